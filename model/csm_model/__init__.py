@@ -1,0 +1,1 @@
+"""The conversational speech model: tensors, training, inference and export. Knows torch; knows no platform."""

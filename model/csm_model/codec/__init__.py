@@ -1,0 +1,24 @@
+"""Codecs: sound to frames of codes and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csm_model.codec.base import AudioCodec, StreamingDecoder
+from csm_model.codec.rvq import RvqCodec, RvqConfig
+from csm_model.errors import ArtifactError
+from csm_model.files import read_json
+
+__all__ = ["AudioCodec", "RvqCodec", "RvqConfig", "StreamingDecoder", "load_codec"]
+
+
+def load_codec(folder: Path) -> AudioCodec:
+    """Loads the codec in `folder`, whose `codec.json` says of which kind it is (`rvq` or `mimi`)."""
+    kind = read_json(folder / "codec.json").get("kind")
+    if kind == "rvq":
+        return RvqCodec.load(folder)
+    if kind == "mimi":
+        from csm_model.codec.mimi import MimiCodec
+
+        return MimiCodec.load(folder)
+    raise ArtifactError(f"{folder / 'codec.json'}: kind {kind!r} is not a codec; it must be 'rvq' or 'mimi'")

@@ -1,0 +1,49 @@
+"""What the rest of the program asks of a neural audio codec.
+
+Shapes: B batch, K codebooks, T frames, S samples (S = T * 1920).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class StreamingDecoder(Protocol):
+    """Decodes frames as they come; what it returns, joined, equals `AudioCodec.decode` of the joined codes."""
+
+    def step(self, codes: Tensor) -> Tensor:
+        """Takes the next codes `[B, K, t]`, returns their sound `[B, 1, t * 1920]` (float32)."""
+        ...
+
+
+class AudioCodec(Protocol):
+    """A causal codec of 24 kHz mono sound with 12.5 frames a second."""
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes run from 0 to this, exclusive."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights and configuration; token shards and bundles name it."""
+        ...
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Sound `[B, 1, S]` (float32, -1 to 1) to codes `[B, K, ceil(S / 1920)]` (int64); zeros fill the last frame."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `[B, K, T]` to sound `[B, 1, T * 1920]`."""
+        ...
+
+    def streaming_decoder(self, batch_size: int = 1) -> StreamingDecoder:
+        """A fresh streaming state for `batch_size` streams."""
+        ...

@@ -1,0 +1,108 @@
+"""Residual vector quantisation with codebooks that follow their data.
+
+Shapes: B batch, T frames, D latent dim, K codebooks, N entries of a codebook.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """What training needs of a quantisation."""
+
+    latent: Tensor  # [B, T, D], straight-through: the gradient reaches the encoder
+    first: Tensor  # [B, T, D], the first codebook's part alone, straight-through
+    codes: Tensor  # [B, K, T] int64
+    commitment: Tensor  # scalar
+
+
+class ResidualQuantizer(nn.Module):
+    """K codebooks, each quantising what the ones before it left over.
+
+    Codebooks are exponential moving averages of the vectors assigned to them; entries that fall out of use are put
+    back onto vectors of the batch ([SoundStream](https://arxiv.org/abs/2107.03312), section III-C).
+    """
+
+    codebooks: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, *, num_codebooks: int, codebook_size: int, dim: int, decay: float = 0.97) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codebooks", torch.randn(num_codebooks, codebook_size, dim) * 0.1)
+        self.register_buffer("counts", torch.zeros(num_codebooks, codebook_size), persistent=False)
+        self.register_buffer("sums", torch.zeros(num_codebooks, codebook_size, dim), persistent=False)
+
+    def nearest(self, x: Tensor, index: int) -> Tensor:
+        """Entries of codebook `index` nearest to `x` `[..., D]`: `[...]` int64."""
+        book = self.codebooks[index]
+        scores = x @ book.T - 0.5 * book.square().sum(-1)
+        return scores.argmax(-1)
+
+    def encode(self, latent: Tensor) -> Tensor:
+        """`[B, T, D]` to codes `[B, K, T]`."""
+        codes, residual = [], latent
+        for index in range(len(self.codebooks)):
+            code = self.nearest(residual, index)
+            residual = residual - F.embedding(code, self.codebooks[index])
+            codes.append(code)
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `[B, k, T]` (k at most K) to their sum `[B, T, D]`."""
+        total = F.embedding(codes[:, 0], self.codebooks[0])
+        for index in range(1, codes.shape[1]):
+            total = total + F.embedding(codes[:, index], self.codebooks[index])
+        return total
+
+    def forward(self, latent: Tensor, mask: Tensor, keep: Tensor) -> Quantized:
+        """Quantises for training and moves the codebooks.
+
+        `mask` `[B, T]` says which frames are real; `keep` `[B]` how many codebooks an item uses (quantiser dropout).
+        """
+        residual, total = latent.detach(), torch.zeros_like(latent)
+        first, codes = total, []
+        for index in range(len(self.codebooks)):
+            code = self.nearest(residual, index)
+            entry = F.embedding(code, self.codebooks[index])
+            if self.training:
+                self._move(index, residual[mask], code[mask])
+            used = (keep > index).to(latent.dtype)[:, None, None]
+            total = total + used * entry
+            residual = residual - entry
+            first = entry if index == 0 else first
+            codes.append(code)
+        weight = mask[..., None].to(latent.dtype)
+        distance = (latent - total).square() + (latent - first).square()
+        commitment = (distance * weight).sum() / (weight.sum() * latent.shape[-1])
+        return Quantized(
+            latent=latent + (total - latent).detach(),
+            first=latent + (first - latent).detach(),
+            codes=torch.stack(codes, dim=1),
+            commitment=commitment,
+        )
+
+    def adopt(self) -> None:
+        """Takes the codebooks as they are for the averages so far, so that training can go on with loaded ones."""
+        self.counts.fill_(1.0)
+        self.sums.copy_(self.codebooks)
+
+    @torch.no_grad()
+    def _move(self, index: int, vectors: Tensor, codes: Tensor) -> None:
+        size = self.codebooks.shape[1]
+        count = torch.bincount(codes, minlength=size).to(vectors.dtype)
+        total = torch.zeros_like(self.sums[index]).index_add_(0, codes, vectors)
+        self.counts[index].mul_(self.decay).add_(count, alpha=1 - self.decay)
+        self.sums[index].mul_(self.decay).add_(total, alpha=1 - self.decay)
+        dead = self.counts[index] < 0.02
+        if dead.any():
+            chosen = vectors[torch.randint(len(vectors), (int(dead.sum()),))]
+            self.counts[index][dead] = 0.08
+            self.sums[index][dead] = chosen * 0.08
+        self.codebooks[index] = self.sums[index] / self.counts[index][:, None]

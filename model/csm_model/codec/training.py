@@ -1,0 +1,267 @@
+"""Trains an `RvqCodec` from clips of speech with their phonemes, and goes on where a killed run stopped.
+
+Two stages. `joint` trains all of it by spectral distances, commitment, and a CTC loss that makes the first codebook
+carry the phonemes. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay good, and
+trains the decoder against discriminators.
+
+Shapes: B batch, T frames, S samples.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
+from csm_model.codec.losses import SpectralLoss
+from csm_model.codec.rvq import DELAY, RvqCodec, RvqConfig
+from csm_model.errors import InputError
+from csm_model.files import atomic_path
+from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
+
+CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
+CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One turn: `audio` int16 `[S]` at 24 kHz, `phonemes` the ids of its text (empty where there is none)."""
+
+    audio: npt.NDArray[np.int16]
+    phonemes: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecTraining:
+    """One stage of training."""
+
+    stage: Literal["joint", "decoder"] = "joint"
+    """`joint`: everything; `decoder`: the decoder alone, adversarially."""
+    minutes: float = 20.0
+    """Time to train for, over all the runs that it took; the learning rate falls to zero towards its end."""
+    max_steps: int | None = None
+    """Stop after so many steps, should they be done before the minutes are used up."""
+    log_every: int = 10
+    """Steps between lines of `metrics.jsonl`."""
+    batch_seconds: float = 16.0
+    """Seconds of sound in a batch."""
+    learning_rate: float = 6e-4
+    """Peak learning rate of AdamW."""
+    discriminator_rate: float = 3e-4
+    """Learning rate of the discriminators."""
+    quantizer_dropout: float = 0.3
+    """Share of clips that use a random smaller number of codebooks."""
+    stft_weight: float = 0.5
+    """Weight of the STFT distance beside the mel distance."""
+    commitment_weight: float = 0.25
+    """Weight of the pull of latents to their codes."""
+    phoneme_weight: float = 0.3
+    """Weight of the CTC loss of the first codebook."""
+    feature_weight: float = 0.5
+    """Weight of feature matching in the `decoder` stage."""
+    adversarial_weight: float = 0.25
+    """Weight of the adversarial loss in the `decoder` stage."""
+    seed: int = 0
+    """Of the batches and the weights."""
+    checkpoint_seconds: float = 60.0
+    """Between checkpoints."""
+    vocab_size: int = 160
+    """Phoneme ids run below this."""
+
+
+class CodecTrainer:
+    """Holds all that changes in training; `run` ends when the minutes are used up."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        config: CodecTraining,
+        out: Path,
+        *,
+        codec: RvqCodec | None = None,
+        sizes: RvqConfig,
+    ) -> None:
+        if not clips:
+            raise InputError("there are no clips to train the codec from: give a corpus with at least one turn")
+        torch.manual_seed(config.seed)
+        self.clips, self.config, self.out = clips, config, out
+        self.codec = (codec or RvqCodec(sizes)).train().requires_grad_(True)
+        if codec is not None:
+            self.codec.quantizer.adopt()
+        self.phoneme_head = nn.Linear(self.codec.config.latent_dim, CTC_STEPS * (config.vocab_size + 1))
+        self.spectral = SpectralLoss()
+        self.discriminators = Discriminators()
+        trained: list[nn.Parameter]
+        if config.stage == "joint":
+            trained = [*self.codec.parameters(), *self.phoneme_head.parameters()]
+        else:
+            self.codec.encoder.requires_grad_(False)
+            trained = list(self.codec.decoder.parameters())
+        self.optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.8, 0.98), weight_decay=0.01)
+        self.judge_optimizer = torch.optim.AdamW(
+            self.discriminators.parameters(), lr=config.discriminator_rate, betas=(0.8, 0.98)
+        )
+        self.step, self.seconds = 0, 0.0
+        self._resume()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def _modules(self) -> dict[str, Any]:
+        return {
+            "codec": self.codec,
+            "phoneme_head": self.phoneme_head,
+            "discriminators": self.discriminators,
+            "optimizer": self.optimizer,
+            "judge_optimizer": self.judge_optimizer,
+        }
+
+    def _save(self) -> None:
+        state = {name: module.state_dict() for name, module in self._modules().items()}
+        quantizer = {"counts": self.codec.quantizer.counts, "sums": self.codec.quantizer.sums}
+        with atomic_path(self.out / "training.pt") as partial:
+            torch.save({**state, "quantizer": quantizer, "step": self.step, "seconds": self.seconds}, partial)
+        self.codec.save(self.out)
+
+    def _resume(self) -> None:
+        path = self.out / "training.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        self.codec.quantizer.counts.copy_(state["quantizer"]["counts"])
+        self.codec.quantizer.sums.copy_(state["quantizer"]["sums"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def _batch(self) -> tuple[Tensor, Tensor, list[list[int]]]:
+        """Clips of about one length: sound `[B, S]`, mask `[B, T]`, phonemes."""
+        rng = np.random.default_rng((self.config.seed, self.step))
+        anchor = len(self.clips[int(rng.integers(len(self.clips)))].audio)
+        count = max(2, round(self.config.batch_seconds * SAMPLE_RATE / anchor))
+        pool = rng.integers(len(self.clips), size=count * 6)
+        chosen = sorted(pool, key=lambda index: abs(len(self.clips[index].audio) - anchor))[:count]
+        frames = max(frames_of(len(self.clips[index].audio)) for index in chosen)
+        audio = np.zeros((count, frames * FRAME_SAMPLES), np.float32)
+        mask = np.zeros((count, frames), bool)
+        for row, index in enumerate(chosen):
+            sound = self.clips[index].audio
+            audio[row, : len(sound)] = sound / 32768.0 * 10 ** rng.uniform(-0.2, 0.1)
+            mask[row, : frames_of(len(sound))] = True
+        return torch.from_numpy(audio), torch.from_numpy(mask), [self.clips[index].phonemes for index in chosen]
+
+    def _keep(self, count: int) -> Tensor:
+        books = self.codec.num_codebooks
+        fewer = torch.randint(1, books + 1, (count,))
+        dropped = torch.rand(count) < self.config.quantizer_dropout
+        return torch.where(dropped, fewer, torch.full((count,), books))
+
+    # -- losses ----------------------------------------------------------------------------------
+
+    def _phoneme_loss(self, first: Tensor, mask: Tensor, phonemes: list[list[int]]) -> Tensor:
+        batch, frames, _ = first.shape
+        scores = self.phoneme_head(first).reshape(batch, frames * CTC_STEPS, -1).log_softmax(-1)
+        spoken = [index for index, ids in enumerate(phonemes) if ids]
+        if not spoken:
+            return first.new_zeros(())
+        targets = torch.tensor([phoneme + 1 for index in spoken for phoneme in phonemes[index]])
+        lengths = torch.tensor([len(phonemes[index]) for index in spoken])
+        return F.ctc_loss(
+            scores[spoken].transpose(0, 1), targets, mask[spoken].sum(1) * CTC_STEPS, lengths, zero_infinity=True
+        )
+
+    def _joint_step(self) -> dict[str, Tensor]:
+        audio, mask, phonemes = self._batch()
+        made, quantized = self.codec(audio, mask, self._keep(len(audio)))
+        mel, stft = self.spectral(made[:, DELAY:], audio[:, :-DELAY])
+        phoneme = self._phoneme_loss(quantized.first, mask, phonemes)
+        config = self.config
+        total = mel + config.stft_weight * stft + config.commitment_weight * quantized.commitment
+        total = total + config.phoneme_weight * phoneme
+        self._descend(self.optimizer, total)
+        used = torch.unique(quantized.codes[:, 0]).numel()
+        return {
+            "mel": mel, "stft": stft, "commitment": quantized.commitment, "phoneme": phoneme,
+            "codes_used": torch.tensor(float(used)),
+        }  # fmt: skip
+
+    def _decoder_step(self) -> dict[str, Tensor]:
+        audio, mask, _ = self._batch()
+        with torch.no_grad():
+            self.codec.quantizer.eval()
+            latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
+        made = self.codec.decoder(latent)[:, DELAY:]
+        real = audio[:, :-DELAY]
+        mel, stft = self.spectral(made, real)
+        size = min(CROP_FRAMES * FRAME_SAMPLES, real.shape[1])
+        start = int(torch.randint(0, real.shape[1] - size + 1, ()))
+        real_crop, made_crop = real[:, start : start + size], made[:, start : start + size]
+        judged_real = self.discriminators(real_crop)
+        judge = discriminator_loss(judged_real, self.discriminators(made_crop.detach()))
+        self._descend(self.judge_optimizer, judge)
+        self.discriminators.requires_grad_(False)
+        adversarial, feature = generator_losses(judged_real, self.discriminators(made_crop))
+        total = mel + self.config.stft_weight * stft
+        total = total + self.config.feature_weight * feature + self.config.adversarial_weight * adversarial
+        self._descend(self.optimizer, total)
+        self.discriminators.requires_grad_(True)
+        return {"mel": mel, "stft": stft, "judge": judge, "adversarial": adversarial, "feature": feature}
+
+    @staticmethod
+    def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, 2.0)
+        optimizer.step()
+
+    def _progress(self) -> float:
+        """Share of the minutes, or of the steps, that is used up; 1 ends the training."""
+        done = self.seconds / (self.config.minutes * 60)
+        if self.config.max_steps is not None:
+            done = max(done, self.step / self.config.max_steps)
+        return min(1.0, done)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self, on_progress: Callable[[str, float, dict[str, float]], None] | None = None) -> RvqCodec:
+        """Trains until the minutes are used up; writes `metrics.jsonl`, checkpoints, and the codec itself to `out`.
+
+        `on_progress` gets the stage, the share of the minutes that is used up, and the losses, every `log_every` steps.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        saved = self.seconds
+        advance = self._joint_step if self.config.stage == "joint" else self._decoder_step
+        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            while (done := self._progress()) < 1.0:
+                began = time.monotonic()
+                warm = min(1.0, (self.step + 1) / 100)
+                rate = self.config.learning_rate * warm * (0.02 + 0.98 * (1 - done))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                losses = advance()
+                self.step += 1
+                self.seconds += time.monotonic() - began
+                if self.step % self.config.log_every == 0:
+                    row = {name: round(float(value.detach()), 4) for name, value in losses.items()}
+                    row = {"step": self.step, "seconds": round(self.seconds, 1), **row}
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                    if on_progress is not None:
+                        on_progress(self.config.stage, self._progress(), row)
+                if self.seconds - saved > self.config.checkpoint_seconds:
+                    self._save()
+                    saved = self.seconds
+        self._save()
+        return self.codec.eval().requires_grad_(False)

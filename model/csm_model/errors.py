@@ -1,0 +1,40 @@
+"""The errors that a caller can act on. A command line prints one in one line and exits with 2.
+
+CsmError
+├── InputError            a value given by the user: text, speaker, path, setting
+│   └── AudioError        sound that cannot be read or used
+├── ArtifactError         a stored thing is damaged or of the wrong kind
+│   ├── DigestError       its bytes are not those that its manifest names
+│   └── CheckpointError   a checkpoint that cannot be resumed from
+└── MissingDependencyError  something outside is missing: a package, a server, a port
+"""
+
+from __future__ import annotations
+
+
+class CsmError(Exception):
+    """Base of all; its message names the value, the rule and the cure, in one line."""
+
+
+class InputError(CsmError):
+    """A value given by the user breaks a rule."""
+
+
+class AudioError(InputError):
+    """Sound that cannot be read or used."""
+
+
+class ArtifactError(CsmError):
+    """A stored artefact is damaged, incomplete or of another kind."""
+
+
+class DigestError(ArtifactError):
+    """The bytes of an artefact are not those that its manifest names."""
+
+
+class CheckpointError(ArtifactError):
+    """A checkpoint that cannot be resumed from."""
+
+
+class MissingDependencyError(CsmError):
+    """Something outside this program is missing: a package, a server, a port, a shared library."""

@@ -1,0 +1,190 @@
+"""The offline generator: text to frames of codes to sound, one frame after another.
+
+A stream is a pure function of the model, the text, the context and the seed: whoever calls it, here or behind a server,
+gets the same codes and the same sound.
+
+Shapes: K codebooks, T rows, F frames, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from csm_model.bundle import Bundle
+from csm_model.errors import InputError
+from csm_model.inference.prompt import audio_rows, text_rows
+from csm_model.inference.sampling import Sampling, sample
+from csm_model.transformer import KVCache
+
+MIN_FRAMES = 3  # speech never ends before; nothing can be said in less
+FRAMES_PER_TEXT_ID = 1.5  # nobody needs more frames a phoneme: twice the slowest training speech
+SPARE_FRAMES = 15
+
+
+def frame_limit(text_length: int, max_frames: int | None = None) -> int:
+    """The most frames that speech of `text_length` ids may take; `max_frames` can only lower it."""
+    limit = int(text_length * FRAMES_PER_TEXT_ID) + SPARE_FRAMES
+    if max_frames is None:
+        return limit
+    if max_frames < 1:
+        raise InputError(f"max_frames {max_frames}: must be at least 1")
+    return min(limit, max_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextTurn:
+    """A turn that was said before: its text and, where known, its codes `[K, F]`."""
+
+    speaker: int
+    text: str
+    codes: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """A finished utterance."""
+
+    audio: npt.NDArray[np.float32]
+    """float32 `[S]`, 24 kHz."""
+    codes: Tensor
+    """int64 `[K, F]`."""
+    ended: bool
+    """Whether the model ended it; False: it was cut at the most frames allowed."""
+
+
+class Generator:
+    """Speaks with a bundle, one stream at a time; several streams may be alive."""
+
+    def __init__(self, bundle: Bundle, *, sampling: Sampling | None = None) -> None:
+        self.bundle = bundle
+        self.model = bundle.model
+        self.config = bundle.model.config
+        self.sampling = sampling or bundle.sampling
+
+    def frames(
+        self,
+        text: str,
+        speaker: int,
+        *,
+        context: Sequence[ContextTurn] = (),
+        sampling: Sampling | None = None,
+        max_frames: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yields the codes `[K]` of each frame until speech ends or `max_frames` are made.
+
+        Raises:
+            InputError: nothing to say, an unknown speaker, codes of another codec, or a context too long.
+        """
+        settings = sampling or self.sampling
+        ids = self.bundle.tokenizer.encode(text, speaker)
+        limit = frame_limit(len(ids), max_frames)
+        rows, mask = self._prompt(ids, context)
+        if rows.shape[0] + limit > self.config.max_rows:
+            raise InputError(
+                f"context and text fill {rows.shape[0]} rows and speech may need {limit}: "
+                f"the model holds {self.config.max_rows}; give fewer context turns"
+            )
+        return self._run(rows, mask, settings, limit, ids)
+
+    def _prompt(self, ids: list[int], context: Sequence[ContextTurn]) -> tuple[Tensor, Tensor]:
+        parts = []
+        for turn in context:
+            parts.append(text_rows(self.bundle.tokenizer.encode(turn.text, turn.speaker), self.config))
+            if turn.codes is not None:
+                self._check_codes(turn.codes)
+                parts.append(audio_rows(turn.codes, self.config, close=True))
+        parts.append(text_rows(ids, self.config))
+        return torch.cat([rows for rows, _ in parts]), torch.cat([mask for _, mask in parts])
+
+    def _check_codes(self, codes: Tensor) -> None:
+        books, size = self.config.num_codebooks, self.config.codebook_size
+        if codes.dim() != 2 or codes.shape[0] != books:
+            raise InputError(f"context codes of shape {tuple(codes.shape)}: the model takes [{books}, frames]")
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
+            raise InputError(f"context codes must be from 0 to {size - 1}: were they made by another codec?")
+
+    def _run(self, rows: Tensor, mask: Tensor, settings: Sampling, limit: int, ids: list[int]) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(settings.seed)
+        guided = settings.guidance != 1.0
+        batch_rows, batch_mask = rows[None], mask[None]
+        if guided:
+            # The second row of the batch does not see what is to be said: only who says it.
+            unread = torch.cat([mask[: -len(ids)], text_rows(ids, self.config, read=False)[1]])
+            batch_rows, batch_mask = rows.expand(2, -1, -1), torch.stack([mask, unread])
+        cache = KVCache(self.config.backbone, batch_size=len(batch_rows), rows=rows.shape[0] + limit)
+        with torch.inference_mode():
+            state = self.model.hidden(batch_rows, batch_mask, cache)[:, -1]
+        for index in range(limit):
+            with torch.inference_mode():
+                codes = self._frame(state, settings, generator, may_end=index >= MIN_FRAMES)
+            if codes is None:
+                return
+            yield codes
+            with torch.inference_mode():
+                row, row_mask = audio_rows(codes[:, None], self.config, close=False)
+                again = (len(batch_rows), -1, -1)
+                state = self.model.hidden(row[None].expand(again), row_mask[None].expand(again), cache)[:, -1]
+
+    def _frame(self, state: Tensor, settings: Sampling, generator: torch.Generator, *, may_end: bool) -> Tensor | None:
+        """One frame's codes `[K]` from the backbone's state `[1 or 2, D]`; None when speech ends."""
+        model, config = self.model, self.config
+        logits = model.codebook0_head(state)
+        if len(logits) == 2:
+            logits = logits[1:] + settings.guidance * (logits[:1] - logits[1:])
+        allowed = config.end_code + 1 if may_end else config.end_code
+        first = sample(logits[:, :allowed], temperature=settings.temperature, top_k=settings.top_k, generator=generator)
+        if int(first) == config.end_code:
+            return None
+        codes = [first]
+        cache = KVCache(config.depth, batch_size=1, rows=config.num_codebooks)
+        entering = torch.stack([state[:1], model.embed_code(first, 0)], dim=1)
+        for codebook in range(1, config.num_codebooks):
+            out = model.decoder(model.projection(entering), cache)[:, -1]
+            logits = out @ model.audio_head[codebook - 1]
+            code = sample(
+                logits[:, : config.codebook_size],
+                temperature=settings.depth_temperature,
+                top_k=settings.top_k,
+                generator=generator,
+            )
+            codes.append(code)
+            entering = model.embed_code(code, codebook)[:, None]
+        return torch.cat(codes)
+
+    def stream(
+        self,
+        text: str,
+        speaker: int,
+        *,
+        context: Sequence[ContextTurn] = (),
+        sampling: Sampling | None = None,
+        max_frames: int | None = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yields each frame's sound as it is made: float32 `[1920]`."""
+        frames = self.frames(text, speaker, context=context, sampling=sampling, max_frames=max_frames)
+        decoder = self.bundle.codec.streaming_decoder()
+        return (decoder.step(codes[None, :, None])[0, 0].numpy() for codes in frames)
+
+    def speak(
+        self,
+        text: str,
+        speaker: int,
+        *,
+        context: Sequence[ContextTurn] = (),
+        sampling: Sampling | None = None,
+        max_frames: int | None = None,
+    ) -> Speech:
+        """The whole utterance."""
+        decoder = self.bundle.codec.streaming_decoder()
+        codes, audio = [], []
+        limit = frame_limit(len(self.bundle.tokenizer.encode(text, speaker)), max_frames)
+        for frame in self.frames(text, speaker, context=context, sampling=sampling, max_frames=max_frames):
+            codes.append(frame)
+            audio.append(decoder.step(frame[None, :, None])[0, 0].numpy())
+        return Speech(audio=np.concatenate(audio), codes=torch.stack(codes, dim=1), ended=len(codes) < limit)

@@ -1,0 +1,74 @@
+"""The conversational speech model: a backbone over text and audio rows, and a depth decoder over a frame's codebooks.
+
+A re-creation of Sesame's CSM (Schalkwyk et al. 2025, "Crossing the uncanny valley of conversational voice"; layout
+after SesameAILabs/csm models.py and generator.py).
+
+Shapes: B batch, T rows, K codebooks, D backbone dim, E depth dim, V audio vocabulary, F frames picked for
+the depth decoder.
+A row is `[K + 1]` ids: K audio columns, then one text column. `mask` says which columns count.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_model.config import ModelConfig
+from csm_model.transformer import KVCache, Transformer
+
+
+class CsmModel(nn.Module):
+    """Single-device model; parallelism is put on from outside."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, depth_dim, vocab = config.backbone.dim, config.depth.dim, config.audio_vocab_size
+        self.backbone = Transformer(config.backbone, max_rows=config.max_rows)
+        self.decoder = Transformer(config.depth, max_rows=config.num_codebooks)
+        self.text_embeddings = nn.Embedding(config.text_vocab_size, dim)
+        self.audio_embeddings = nn.Embedding(config.num_codebooks * vocab, dim)
+        self.projection = nn.Linear(dim, depth_dim, bias=False)
+        self.codebook0_head = nn.Linear(dim, vocab, bias=False)
+        self.audio_head = nn.Parameter(torch.empty(config.num_codebooks - 1, depth_dim, vocab))
+        self.register_buffer(
+            "offsets", torch.arange(config.num_codebooks) * vocab, persistent=False
+        )  # of a codebook's ids in the one table
+        self._init_weights()
+
+    offsets: Tensor
+
+    def _init_weights(self) -> None:
+        """Normal(0, 0.02) everywhere; projections back into the residual stream shrink with the depth of the stack."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for stack in (self.backbone, self.decoder):
+            scale = 0.02 / (2 * stack.config.layers) ** 0.5
+            for name, parameter in stack.named_parameters():
+                if name.endswith(("output_proj.weight", "w2.weight")):
+                    nn.init.normal_(parameter, std=scale)
+        nn.init.normal_(self.audio_head, std=0.02)
+        nn.init.normal_(self.projection.weight, std=self.config.backbone.dim**-0.5)
+
+    def embed_rows(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """Rows `[B, T, K + 1]` to `[B, T, D]`: the sum of the embeddings of the columns that count."""
+        audio = F.embedding(rows[..., :-1] + self.offsets, self.audio_embeddings.weight)
+        text = F.embedding(rows[..., -1], self.text_embeddings.weight)
+        weight = mask[..., None].to(text.dtype)
+        return (audio * weight[..., :-1, :]).sum(-2) + text * weight[..., -1, :]
+
+    def hidden(self, rows: Tensor, mask: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Rows `[B, T, K + 1]` to hidden states `[B, T, D]`; the state at `t - 1` predicts the frame at `t`."""
+        return self.backbone(self.embed_rows(rows, mask), cache)  # type: ignore[no-any-return]
+
+    def embed_code(self, codes: Tensor, codebook: int) -> Tensor:
+        """Codes `[...]` of one codebook to `[..., D]`."""
+        return F.embedding(codes + codebook * self.config.audio_vocab_size, self.audio_embeddings.weight)
+
+    def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
+        """States `[F, D]` and the true codes `[F, K]` to the logits `[F, K - 1, V]` of codebooks 1 to K - 1."""
+        embedded = F.embedding(codes[:, :-1] + self.offsets[:-1], self.audio_embeddings.weight)
+        out = self.decoder(self.projection(torch.cat([state[:, None], embedded], dim=1)))
+        return torch.einsum("fke,kev->fkv", out[:, 1:], self.audio_head)
