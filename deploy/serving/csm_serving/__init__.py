@@ -1,0 +1,1 @@
+"""The model behind Triton: wire protocol, engine adaptor, client and local server."""

@@ -1,0 +1,64 @@
+"""Sound as it arrives: into a WAV file, into this machine's loudspeaker."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from csm_model.errors import InputError
+from csm_model.files import atomic_path
+from csm_model.frames import SAMPLE_RATE
+
+Samples = npt.NDArray[np.float32]
+Listener = Callable[[Samples], None]
+"""Hears each chunk of samples `[1920]` as it arrives."""
+
+_PLAYERS = (
+    ("pw-play", "--rate=24000", "--channels=1", "--format=s16", "-"),
+    ("paplay", "--raw", "--rate=24000", "--channels=1", "--format=s16le"),
+    ("aplay", "-q", "-t", "raw", "-r", "24000", "-c", "1", "-f", "S16_LE"),
+    ("ffplay", "-loglevel", "quiet", "-nodisp", "-autoexit", "-f", "s16le", "-ar", "24000", "-i", "-"),
+)
+
+
+@contextlib.contextmanager
+def wav_writer(path: Path) -> Iterator[Listener]:
+    """Yields a function that appends samples to a 16-bit WAV; `path` appears, complete, when the block ends well."""
+    if path.suffix.lower() != ".wav":
+        raise InputError(f"{path}: speech is written as WAV; give a name that ends in .wav")
+    with (
+        atomic_path(path) as partial,
+        soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype="PCM_16", format="WAV") as file,
+    ):
+        yield file.write
+
+
+@contextlib.contextmanager
+def player() -> Iterator[Listener | None]:
+    """Yields a function that plays samples on this machine's loudspeaker, or None where no player program is found."""
+    command = next((command for command in _PLAYERS if shutil.which(command[0])), None)
+    if command is None:
+        yield None
+        return
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    pipe = process.stdin
+
+    def play(samples: Samples) -> None:
+        with contextlib.suppress(BrokenPipeError):  # no sound device: the file is still written
+            pipe.write((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
+            pipe.flush()
+
+    try:
+        yield play
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
+        process.wait()

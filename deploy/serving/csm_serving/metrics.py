@@ -1,0 +1,153 @@
+"""What a server of streams counts, in one place: names, kinds, meanings.
+
+Triton publishes them on its own metrics port, beside `nv_*`. Triton's own counters release a decoupled request when the
+model takes it, so they say nothing about live streams; these do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+Kind = Literal["gauge", "counter", "histogram"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """One metric; `labels` maps the label's name to every value it may take."""
+
+    name: str
+    kind: Kind
+    help: str
+    label: str = ""
+    values: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+LIVE_STREAMS = MetricSpec(name="csm_live_streams", kind="gauge", help="Streams being spoken now")
+STREAM_SLOTS = MetricSpec(name="csm_stream_slots", kind="gauge", help="Streams that may be live at once")
+FRAMES = MetricSpec(name="csm_frames_total", kind="counter", help="Frames of 80 ms sent")
+LATE_FRAMES = MetricSpec(
+    name="csm_late_frames_total",
+    kind="counter",
+    help="Frames sent after a player that began with the first needed them",
+)
+STREAMS = MetricSpec(
+    name="csm_streams_total",
+    kind="counter",
+    help="Streams that are over, by how they ended",
+    label="outcome",
+    values=("ended", "cut", "cancelled", "failed"),
+)
+REFUSALS = MetricSpec(
+    name="csm_refusals_total",
+    kind="counter",
+    help="Requests refused before a stream began, by reason",
+    label="reason",
+    values=("busy", "invalid_input", "stopping"),
+)
+FIRST_AUDIO = MetricSpec(
+    name="csm_first_audio_seconds",
+    kind="histogram",
+    help="Seconds from the request's arrival at the model to its first frame",
+    buckets=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0, 5.0),
+)
+STREAM_SECONDS = MetricSpec(
+    name="csm_stream_seconds_total", kind="counter", help="Seconds that frames' streams were live"
+)
+AUDIO_SECONDS = MetricSpec(name="csm_audio_seconds_total", kind="counter", help="Seconds of sound in finished streams")
+REAL_TIME_FACTOR = MetricSpec(
+    name="csm_real_time_factor", kind="gauge", help="Seconds the last finished stream took for a second of sound"
+)
+ALL: Final = (
+    LIVE_STREAMS,
+    STREAM_SLOTS,
+    FRAMES,
+    LATE_FRAMES,
+    STREAMS,
+    REFUSALS,
+    FIRST_AUDIO,
+    STREAM_SECONDS,
+    AUDIO_SECONDS,
+    REAL_TIME_FACTOR,
+)
+
+
+class Metrics(Protocol):
+    """Where measurements go."""
+
+    def set(self, spec: MetricSpec, value: float) -> None:
+        """Sets a gauge."""
+        ...
+
+    def add(self, spec: MetricSpec, value: float = 1.0, label: str = "") -> None:
+        """Adds to a counter."""
+        ...
+
+    def observe(self, spec: MetricSpec, value: float) -> None:
+        """Puts a value into a histogram."""
+        ...
+
+
+class MemoryMetrics:
+    """Metrics kept in this process, for an engine outside Triton."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self.observed: dict[str, list[float]] = {}
+
+    def set(self, spec: MetricSpec, value: float) -> None:
+        """Sets a gauge."""
+        self.values[spec.name] = value
+
+    def add(self, spec: MetricSpec, value: float = 1.0, label: str = "") -> None:
+        """Adds to a counter; with a label its key is `name{label}`."""
+        key = f"{spec.name}{{{label}}}" if label else spec.name
+        self.values[key] = self.values.get(key, 0.0) + value
+
+    def observe(self, spec: MetricSpec, value: float) -> None:
+        """Keeps the value."""
+        self.observed.setdefault(spec.name, []).append(value)
+
+
+class TritonMetrics:
+    """Metrics on Triton's endpoint, through `triton_python_backend_utils` (given, because only the stub can import it).
+
+    Servers whose Python backend has no histograms get the pair of counters `_sum` and `_count` instead.
+    """
+
+    def __init__(self, pb_utils: Any) -> None:
+        families = pb_utils.MetricFamily
+        histograms = hasattr(families, "HISTOGRAM")
+        self._families: list[Any] = []  # a family must outlive its metrics
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._histograms = histograms
+        for spec in ALL:
+            if spec.kind == "histogram" and not histograms:
+                for part in ("_sum", "_count"):
+                    family = families(name=spec.name + part, description=spec.help, kind=families.COUNTER)
+                    self._families.append(family)
+                    self._metrics[spec.name + part, ""] = family.Metric(labels={})
+                continue
+            family = families(name=spec.name, description=spec.help, kind=getattr(families, spec.kind.upper()))
+            self._families.append(family)
+            for value in spec.values or ("",):
+                labels = {spec.label: value} if value else {}
+                more = {"buckets": list(spec.buckets)} if spec.buckets else {}
+                self._metrics[spec.name, value] = family.Metric(labels=labels, **more)
+
+    def set(self, spec: MetricSpec, value: float) -> None:
+        """Sets a gauge."""
+        self._metrics[spec.name, ""].set(value)
+
+    def add(self, spec: MetricSpec, value: float = 1.0, label: str = "") -> None:
+        """Adds to a counter."""
+        self._metrics[spec.name, label].increment(value)
+
+    def observe(self, spec: MetricSpec, value: float) -> None:
+        """Puts a value into a histogram, or into its sum and count."""
+        if self._histograms:
+            self._metrics[spec.name, ""].observe(value)
+        else:
+            self._metrics[spec.name + "_sum", ""].increment(value)
+            self._metrics[spec.name + "_count", ""].increment(1)
