@@ -1,0 +1,1 @@
+"""What one pipeline step does: ingest, tokenise, train, evaluate, export, register, deploy."""

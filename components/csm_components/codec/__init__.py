@@ -1,0 +1,1 @@
+"""Training the audio codec from a corpus."""

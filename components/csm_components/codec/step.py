@@ -1,0 +1,154 @@
+"""Trains an `RvqCodec` from the training split of a corpus, and goes on where a killed training stopped.
+
+OUT/conversations/            the corpus, ingested
+OUT/joint/, OUT/decoder/      checkpoints and metrics of the stages
+OUT/codec.json, OUT/codec.safetensors    the trained codec: OUT is the folder that tokenise takes
+OUT/result.json               written last: figures, settings, digests
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from csm_components.ingest.conversations import read_conversations
+from csm_components.ingest.step import ingest
+from csm_model.codec import RvqCodec, RvqConfig
+from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
+from csm_model.errors import InputError
+from csm_model.files import digest_of, read_json, write_json
+from csm_model.frames import SAMPLE_RATE
+from csm_model.text import TextTokenizer
+
+SIZES = {"demo": RvqConfig, "debug": RvqConfig.debug}
+STAGES = {"joint": ("joint",), "decoder": ("decoder",), "both": ("joint", "decoder")}
+_JOINT_SHARE = 0.5  # of the minutes, where both stages are asked for
+_SAY_EVERY_SECONDS = 20.0
+# Settled by trial on two cores; docs/demo.md says what was tried.
+RECIPES: Mapping[str, CodecTraining] = {
+    "joint": CodecTraining(stage="joint", batch_seconds=16.0, learning_rate=8e-4),
+    "decoder": CodecTraining(stage="decoder", batch_seconds=8.0, learning_rate=5e-4),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecResult:
+    """What training a codec came to; JSON-able."""
+
+    out: str
+    """Folder of the codec."""
+    digest: str
+    """Of the codec."""
+    dataset_digest: str
+    """Of the ingested corpus."""
+    clips: int
+    hours: float
+    """Of speech in the training split."""
+    minutes: float
+    """Spent training, over all runs."""
+    steps: int
+    losses: dict[str, float]
+    """The last line of the last stage's metrics."""
+    reused: bool
+
+
+def load_clips(conversations: Path) -> list[Clip]:
+    """Every training turn with its phonemes; a text that cannot be pronounced leaves them empty."""
+    tokenizer, clips = TextTokenizer(), []
+    for conversation in read_conversations(conversations, split="train"):
+        for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
+            try:
+                phonemes = tokenizer.phonemes(turn.text)
+            except InputError:
+                phonemes = []
+            clips.append(Clip(audio=np.round(audio * 32767).astype(np.int16), phonemes=phonemes))
+    return clips
+
+
+def plan(minutes: float, stage: str, *, seed: int, max_steps: int | None = None) -> list[CodecTraining]:
+    """The stages to train, each with its share of the minutes."""
+    if stage not in STAGES:
+        raise InputError(f"stage {stage!r}: there are {', '.join(STAGES)}")
+    shares = {"joint": _JOINT_SHARE, "decoder": 1 - _JOINT_SHARE} if stage == "both" else {stage: 1.0}
+    return [
+        CodecTraining(
+            **{**asdict(RECIPES[name]), "minutes": minutes * shares[name], "seed": seed, "max_steps": max_steps}
+        )
+        for name in STAGES[stage]
+    ]
+
+
+def train_codec(
+    corpus: Path,
+    out: Path,
+    *,
+    minutes: float,
+    stage: str = "both",
+    start: Path | None = None,
+    sizes: str = "demo",
+    seed: int = 0,
+    max_steps: int | None = None,
+    say: Callable[[str], None] = print,
+) -> CodecResult:
+    """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
+
+    Raises:
+        InputError: no such corpus or sizes, no training turns, a decoder stage without a codec to begin from, or a
+            folder that holds a codec of other data or settings.
+    """
+    if sizes not in SIZES:
+        raise InputError(f"sizes {sizes!r}: there are {', '.join(SIZES)}")
+    stages = plan(minutes, stage, seed=seed, max_steps=max_steps)
+    if stage == "decoder" and start is None:
+        raise InputError("the decoder stage needs a codec to begin from: name its folder")
+    codec = RvqCodec.load(start) if start is not None else None
+    dataset = ingest(corpus, out / "conversations").digest
+    begun = codec.digest if codec is not None else None
+    inputs = digest_of([dataset, sizes, begun, [asdict(config) for config in stages]])
+    if (out / "result.json").exists():
+        stored = read_json(out / "result.json")
+        if stored["inputs"] != inputs:
+            raise InputError(f"{out}: holds a codec of other data or settings; name another folder")
+        return CodecResult(**{**stored["result"], "reused": True})
+    clips = load_clips(out / "conversations")
+    trainers = []
+    for config in stages:
+        trainer = CodecTrainer(clips, config, out / config.stage, codec=codec, sizes=SIZES[sizes]())
+        trainers.append(trainer)
+        codec = trainer.run(_narrator(say))
+    assert codec is not None
+    codec.save(out)
+    lines = (out / stages[-1].stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    result = CodecResult(
+        out=str(out),
+        digest=codec.digest,
+        dataset_digest=dataset,
+        clips=len(clips),
+        hours=sum(len(clip.audio) for clip in clips) / SAMPLE_RATE / 3600,
+        minutes=sum(trainer.seconds for trainer in trainers) / 60,
+        steps=sum(trainer.step for trainer in trainers),
+        losses=json.loads(lines[-1]) if lines else {},
+        reused=False,
+    )
+    write_json(out / "result.json", {"inputs": inputs, "result": asdict(result)})
+    return result
+
+
+def _narrator(say: Callable[[str], None]) -> Callable[[str, float, dict[str, float]], None]:
+    """A progress callback that speaks every few seconds of training."""
+    spoken = -_SAY_EVERY_SECONDS
+
+    def narrate(stage: str, done: float, losses: dict[str, float]) -> None:
+        nonlocal spoken
+        if losses["seconds"] - spoken >= _SAY_EVERY_SECONDS:
+            spoken = losses["seconds"]
+            figures = "  ".join(
+                f"{name} {value:.3f}" for name, value in losses.items() if name not in ("step", "seconds")
+            )
+            say(f"{stage} {done:4.0%}  step {losses['step']}  {figures}")
+
+    return narrate

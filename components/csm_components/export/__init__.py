@@ -1,0 +1,1 @@
+"""Export: the quantised bundle, and what the quantisation cost."""

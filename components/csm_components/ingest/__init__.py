@@ -1,0 +1,1 @@
+"""Recordings to conversations: `step.ingest` writes them, `conversations.read_conversations` reads them."""

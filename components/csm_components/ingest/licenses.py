@@ -1,0 +1,77 @@
+"""Licences: the names that are taken, and what a LICENSE file says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FREE_LICENSES: tuple[str, ...] = (
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "CC-BY-2.0",
+    "CC-BY-2.5",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+    "CC-BY-SA-3.0",
+    "CC-BY-SA-4.0",
+    "CDLA-Permissive-2.0",
+    "MIT",
+    "ODC-By-1.0",
+    "PDDL-1.0",
+    "Public-Domain",
+)
+"""SPDX names (and the public domain) that allow training and passing on what was trained, commercially too."""
+
+_TEXTS: tuple[tuple[str, str], ...] = (
+    # what stands in a licence's own text -> its SPDX name; the more particular first
+    (r"attribution-sharealike (\d\.\d)", "CC-BY-SA-{}"),
+    (r"cc[ -]by[ -]sa[ -](\d\.\d)", "CC-BY-SA-{}"),
+    (r"licenses/by-sa/(\d\.\d)", "CC-BY-SA-{}"),
+    (r"attribution-noncommercial\S* (\d\.\d)", "CC-BY-NC-{}"),
+    (r"cc[ -]by[ -]nc\S*[ -](\d\.\d)", "CC-BY-NC-{}"),
+    (r"attribution-noderivatives (\d\.\d)", "CC-BY-ND-{}"),
+    (r"cc0 (\d\.\d)", "CC0-{}"),
+    (r"publicdomain/zero/(\d\.\d)", "CC0-{}"),
+    (r"attribution (\d\.\d)", "CC-BY-{}"),
+    (r"cc[ -]by[ -](\d\.\d)", "CC-BY-{}"),
+    (r"licenses/by/(\d\.\d)", "CC-BY-{}"),
+    (r"apache license,? version (\d\.\d)", "Apache-{}"),
+    (r"community data license agreement - permissive - version (\d\.\d)", "CDLA-Permissive-{}"),
+    (r"permission is hereby granted, free of charge", "MIT"),
+    (r"public domain", "Public-Domain"),
+)
+
+
+def canonical(name: str, known: tuple[str, ...]) -> str | None:
+    """The spelling in `known` of the licence `name` ("cc by 4.0" is "CC-BY-4.0"), or none where it is not there."""
+
+    def bare(text: str) -> str:
+        return re.sub(r"[\s_-]+", "-", text.strip().lower())
+
+    return next((item for item in known if bare(item) == bare(name)), None)
+
+
+def license_of_text(text: str) -> str | None:
+    """The licence that a LICENSE file's text is or names, by its SPDX tag, its one line, or its well-known phrases."""
+    tag = re.search(r"SPDX-License-Identifier:\s*(\S+)", text)
+    if tag:
+        return tag.group(1)
+    lines = text.split("\n")
+    if len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
+        return text.strip()
+    flat = re.sub(r"\s+", " ", text.lower())
+    for pattern, name in _TEXTS:
+        found = re.search(pattern, flat)
+        if found:
+            return name.format(*found.groups())
+    return None
+
+
+def license_of_folder(folder: Path) -> str | None:
+    """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file names; none where there is no such file."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.(txt|md))?", path.name.lower()):
+            return license_of_text(path.read_text(encoding="utf-8", errors="replace"))
+    return None

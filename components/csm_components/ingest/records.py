@@ -1,0 +1,89 @@
+"""What a layout reader finds in a corpus, before any sound is opened, and how a left-out record is told of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Reason = Literal[
+    "unreadable",
+    "empty",
+    "silent",
+    "clipped",
+    "outside its recording",
+    "no text",
+    "text does not fit",
+    "unknown licence",
+    "held-out sentence",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTurn:
+    """One spoken turn of the corpus."""
+
+    id: str
+    text: str
+    speaker: str
+    """The corpus's own name of the speaker; `speakers.py` gives it a number."""
+    audio: str
+    """Path of the sound file, relative to the corpus's folder or absolute."""
+    channel: int | None = None
+    """Channel of the file that holds this speaker; none mixes all channels."""
+    start: float | None = None
+    """Seconds into the file; none is its beginning."""
+    duration: float | None = None
+    """Seconds; none is up to the end of the file."""
+    license: str | None = None
+    voice: str | None = None
+    origin: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConversation:
+    """Turns that belong together, in order."""
+
+    id: str
+    turns: tuple[SourceTurn, ...]
+    split: Split | None = None
+    """As the corpus gives it; none where it does not."""
+
+    @property
+    def one_timeline(self) -> bool:
+        """Whether every turn is a stretch of one and the same recording, which is then kept as it is."""
+        first = self.turns[0]
+        return all(
+            (turn.audio, turn.channel) == (first.audio, first.channel) and turn.duration is not None
+            for turn in self.turns
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """One record that was left out, and why."""
+
+    conversation: str
+    turn: str
+    audio: str
+    reason: Reason
+    detail: str
+    """The figure found and the bound it breaks."""
+    seconds: float = 0.0
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus as its layout describes it."""
+
+    layout: Literal["lhotse", "librispeech", "jsonl"]
+    conversations: tuple[SourceConversation, ...]
+    keep_speaker_numbers: bool
+    """Whether speakers that are called by small numbers keep them."""
+    speaker_names: dict[str, str]
+    """Names of people for the corpus's speaker labels, where it has a list of them."""
+    rejections: tuple[Rejection, ...] = ()
+    """Records that cannot be used whatever their sound is."""

@@ -1,0 +1,1 @@
+"""Registering: a model version with all its digests, and the gate that makes it champion."""

@@ -1,0 +1,1 @@
+"""Conversations to token shards: `step.tokenise`."""

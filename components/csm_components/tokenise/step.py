@@ -1,0 +1,266 @@
+"""The step tokenise: conversations to shards of text ids and codes.
+
+The output folder:
+
+| file | what it is |
+| --- | --- |
+| `manifest.json` | written last: digests of codec, tokenizer, dataset and result; the shards of each split; the check |
+| `SPLIT-00000.safetensors` | a shard (`csm_model.training.shards`) |
+| `tokenizer.json`, `codec/` | what made them, so that later steps need this folder alone |
+| `parts/NAME.json` | what is committed of one shard; a killed run goes on from these |
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from csm_components.ingest.conversations import Conversation, read_conversations, read_manifest
+from csm_components.ingest.records import SPLITS
+from csm_components.settings import worker_count
+from csm_components.tokenise.check import decode_back
+from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
+from csm_components.workers import run_parallel
+from csm_model.codec import AudioCodec, load_codec
+from csm_model.errors import ArtifactError, InputError
+from csm_model.files import digest_of, read_json, write_json
+from csm_model.frames import seconds_of
+from csm_model.text import TextTokenizer
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARD_CONVERSATIONS = 16
+SPEAKERS = 16
+"""Speakers that a new tokenizer has room for, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokeniseResult:
+    """What tokenise made; JSON-able."""
+
+    out: str
+    digest: str
+    dataset_digest: str
+    codec_digest: str
+    tokenizer_digest: str
+    turns: int
+    frames: int
+    left_out: int
+    """Turns whose text the tokenizer refuses."""
+    energy_correlation: float
+    """Of the decode-back check."""
+    mel_distance_db: float
+    sound_seconds_per_second: float
+    """Throughput of the run that made the shards."""
+    reused: bool
+    """Whether the committed result of an earlier run was taken as it is."""
+
+
+def tokenise(
+    conversations: Path,
+    codec: Path,
+    tokenizer_from: Path | None,
+    out: Path,
+    workers: int | None = None,
+    *,
+    shard_conversations: int = SHARD_CONVERSATIONS,
+    check_turns: int = 16,
+    min_energy_correlation: float = 0.7,
+    console: Console | None = None,
+) -> TokeniseResult:
+    """Tokenises all conversations, in parallel, and checks a sample by decoding it again.
+
+    Args:
+        conversations: folder that ingest wrote.
+        codec: folder of the codec.
+        tokenizer_from: `tokenizer.json`, or a folder that holds one (a bundle, tokens); none makes a new tokenizer.
+        out: folder for the result; may hold part of one from a run that was killed.
+        workers: processes; `CSM_WORKERS` or one a core without it.
+        shard_conversations: conversations in a shard.
+        check_turns: turns that are decoded again.
+        min_energy_correlation: what the decoded turns must reach on average (trained codecs reach 0.95, random
+            ones 0.35); -1 lets any codec through.
+        console: where progress goes; standard error without it.
+
+    Raises:
+        InputError: ingest has not finished there, or a speaker has no place in the tokenizer.
+        ArtifactError: the codec does not bring the sound back.
+    """
+    console = console or Console(stderr=True)
+    if shard_conversations < 1 or check_turns < 1:
+        raise InputError(f"{shard_conversations} conversations a shard, {check_turns} turns to check: at least 1 each")
+    dataset = read_manifest(conversations)
+    everything = list(read_conversations(conversations))
+    the_codec = load_codec(codec)
+    if the_codec.codebook_size > 2**15:
+        raise ArtifactError(f"{codec}: {the_codec.codebook_size} codes a codebook; shards hold at most {2**15}")
+    tokenizer = _tokenizer(tokenizer_from, everything)
+
+    tasks = _plan(everything, the_codec.digest, tokenizer.digest, out, shard_conversations)
+    inputs = digest_of(
+        [FORMAT, dataset["digest"], [[task.name, task.key] for task in tasks], check_turns, min_energy_correlation]
+    )
+    if (out / MANIFEST).exists():
+        manifest = read_json(out / MANIFEST)
+        if manifest.get("inputs") == inputs and all(committed(task) for task in tasks):
+            return _result(out, manifest, reused=True)
+
+    (out / MANIFEST).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out / "tokenizer.json")
+    _copy_codec(codec, out / "codec", the_codec.digest)
+    speed = _run([task for task in tasks if not committed(task)], out, worker_count(workers), console)
+    parts = {task.name: read_json(task.part) for task in tasks}
+
+    check = decode_back(the_codec, everything, check_turns)
+    if check["energy_correlation"] < min_energy_correlation:
+        raise ArtifactError(
+            f"{codec}: its output does not follow the sound: energy correlation {check['energy_correlation']:.2f}, "
+            f"at least {min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
+        )
+    _prune(out, tasks)
+    manifest = _manifest(dataset, the_codec, tokenizer, tasks, parts)
+    manifest |= {"inputs": inputs, "check": check, "sound_seconds_per_second": round(speed, 1)}
+    write_json(out / MANIFEST, manifest)
+    minutes = seconds_of(manifest["frames"]) / 60
+    console.print(
+        f"Tokenised {manifest['turns']} turns, {manifest['frames']} frames ({minutes:.1f} min) "
+        f"at {speed:.0f} s of sound a second; decoded again: energy correlation {check['energy_correlation']:.2f}, "
+        f"log-mel distance {check['mel_distance_db']:.1f} dB"
+    )
+    return _result(out, manifest, reused=False)
+
+
+def _tokenizer(source: Path | None, conversations: Sequence[Conversation]) -> TextTokenizer:
+    """The tokenizer to use; raises `InputError` when a speaker of the corpus has no place in it."""
+    speakers = {turn.speaker: item.id for item in conversations for turn in item.turns}
+    if source is None:
+        return TextTokenizer(num_speakers=max(SPEAKERS, max(speakers) + 1))
+    tokenizer = TextTokenizer.load(source / "tokenizer.json" if source.is_dir() else source)
+    beyond = [speaker for speaker in sorted(speakers) if speaker >= tokenizer.num_speakers]
+    if beyond:
+        raise InputError(
+            f"speaker {beyond[0]} (conversation {speakers[beyond[0]]}) has no place in {source}, whose speakers are "
+            f"0 to {tokenizer.num_speakers - 1}; give the corpus other speaker numbers"
+        )
+    return tokenizer
+
+
+def _plan(
+    conversations: Sequence[Conversation], codec_digest: str, tokenizer_digest: str, out: Path, size: int
+) -> list[ShardTask]:
+    """The shards: conversations of one split, in order, some to each."""
+    tasks = []
+    for split in SPLITS:
+        mine = [item for item in conversations if item.split == split]
+        for number, first in enumerate(range(0, len(mine), size)):
+            chosen = tuple(mine[first : first + size])
+            tasks.append(
+                ShardTask(
+                    name=f"{split}-{number:05}",
+                    key=shard_key(chosen, codec_digest, tokenizer_digest),
+                    conversations=chosen,
+                    out=out,
+                )
+            )
+    return tasks
+
+
+def _copy_codec(source: Path, target: Path, digest: str) -> None:
+    """Copies the codec's folder, unless the copy is there already."""
+    if (target / "codec.json").exists() and load_codec(target).digest == digest:
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)
+
+
+def _run(tasks: list[ShardTask], out: Path, workers: int, console: Console) -> float:
+    """Makes the shards that are not committed yet, with progress; returns seconds of sound tokenised in a second."""
+    begun, done = time.perf_counter(), 0.0
+    columns = (
+        TextColumn("tokenise"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} s of sound, {task.fields[speed]:.0f} s a second"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("tokenise", total=sum(task.seconds for task in tasks), speed=0.0)
+        initializer = functools.partial(load_tools, out / "codec", out / "tokenizer.json")
+        for part in run_parallel(make_shard, tasks, workers=min(workers, len(tasks)), initializer=initializer):
+            done += part["seconds"]
+            progress.update(bar, completed=done, speed=done / (time.perf_counter() - begun))
+    return done / max(time.perf_counter() - begun, 1e-9)
+
+
+def _prune(out: Path, tasks: Sequence[ShardTask]) -> None:
+    """Removes shards and parts that belong to no task: older ones, and halves that a kill left behind."""
+    keep = {task.path for task in tasks} | {task.part for task in tasks}
+    for path in [*out.glob("*.safetensors"), *out.glob(".*.partial"), *(out / "parts").iterdir()]:
+        if path not in keep and path.is_file():
+            path.unlink()
+
+
+def _manifest(
+    dataset: Mapping[str, Any],
+    codec: AudioCodec,
+    tokenizer: TextTokenizer,
+    tasks: Sequence[ShardTask],
+    parts: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The manifest, but for what says how the run went."""
+    splits: dict[str, list[dict[str, Any]]] = {}  # a split without turns is not there
+    for task in tasks:
+        row = parts[task.name]["row"]
+        if row is not None:
+            splits.setdefault(task.name.rpartition("-")[0], []).append(row)
+    left_out = [row for part in parts.values() for row in part["left_out"]]
+    if "train" not in splits:
+        why = f"; the first of {len(left_out)} left out: {left_out[0]['reason']}" if left_out else ""
+        raise InputError(f"no training turn can be tokenised{why}")
+    rows = [row for split in splits.values() for row in split]
+    identity = {
+        "format": FORMAT,
+        "codec_digest": codec.digest,
+        "tokenizer_digest": tokenizer.digest,
+        "dataset_digest": dataset["digest"],
+        "splits": splits,
+    }
+    return {
+        **identity,
+        "digest": digest_of(identity),
+        "num_codebooks": codec.num_codebooks,
+        "codebook_size": codec.codebook_size,
+        "vocab_size": tokenizer.vocab_size,
+        "speakers": dataset["speakers"],
+        "turns": sum(row["turns"] for row in rows),
+        "frames": sum(row["frames"] for row in rows),
+        "left_out": left_out,
+    }
+
+
+def _result(out: Path, manifest: Mapping[str, Any], *, reused: bool) -> TokeniseResult:
+    return TokeniseResult(
+        out=str(out),
+        digest=manifest["digest"],
+        dataset_digest=manifest["dataset_digest"],
+        codec_digest=manifest["codec_digest"],
+        tokenizer_digest=manifest["tokenizer_digest"],
+        turns=manifest["turns"],
+        frames=manifest["frames"],
+        left_out=len(manifest["left_out"]),
+        energy_correlation=manifest["check"]["energy_correlation"],
+        mel_distance_db=manifest["check"]["mel_distance_db"],
+        sound_seconds_per_second=manifest["sound_seconds_per_second"],
+        reused=reused,
+    )

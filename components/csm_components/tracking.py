@@ -1,0 +1,291 @@
+"""The record of every run in MLflow: the only module that imports it.
+
+A pipeline run is one MLflow run; each of its steps is a run nested in it. Both are found again by their tags, so a step
+that was killed and started again goes on in the same record. Where the record is:
+
+| `MLFLOW_TRACKING_URI` | `MLFLOW_RUN_ID` | the record |
+| --- | --- | --- |
+| not set | not set | sqlite `mlflow.db` in the run's folder, artefacts in `mlruns/` beside it |
+| set | not set | that server |
+| set | set (by Kubeflow Pipelines) | that run of that server, which the one that made it will also end |
+
+Parameters can be written once (an MLflow rule). A retry that brings another value keeps the first as the parameter and
+writes the new one as a tag, `retry.NAME`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csm_components.settings import load_settings
+from csm_model.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+EXPERIMENT = "csm-foundry"
+_MAX_PARAM = 6000
+_MAX_TAG = 5000
+_MAX_DATASET_DIGEST = 36
+_PARENT_TAG = "mlflow.parentRunId"
+_RUN_TAG = "csm.run"
+_STEP_TAG = "csm.step"
+
+
+class RunLog:
+    """Writes to one MLflow run; safe to repeat."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Logs parameters; nested mappings become `outer.inner`."""
+        known = self._client.get_run(self.run_id).data.params
+        for key, value in flat(values).items():
+            text = str(value)[:_MAX_PARAM]
+            if key not in known:
+                self._client.log_param(self.run_id, key, text)
+            elif known[key] != text:
+                self.tags({f"retry.{key}": text})
+
+    def metrics(self, values: Mapping[str, float | int | None], *, step: int = 0) -> None:
+        """Logs the values that are finite numbers, in one request."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        numbers = {key: float(value) for key, value in flat(values).items() if _is_number(value)}
+        self._client.log_batch(
+            self.run_id, metrics=[Metric(key, value, now, step) for key, value in numbers.items()], synchronous=True
+        )
+
+    def last_step(self, metric: str) -> int:
+        """The latest step at which a metric was logged; -1 where it never was."""
+        return max((point.step for point in self._client.get_metric_history(self.run_id, metric)), default=-1)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Sets tags; an empty value is left out."""
+        for key, value in values.items():
+            if value not in (None, ""):
+                self._client.set_tag(self.run_id, key, str(value)[:_MAX_TAG])
+
+    def dataset(self, name: str, *, digest: str, source: str, profile: Mapping[str, Any], context: str) -> None:
+        """Names the data that the run is made from: as an MLflow dataset, and its full digest as a tag.
+
+        MLflow keeps 36 characters of a digest; the tag `CONTEXT_digest` has all of them.
+        """
+        import json
+
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=name,
+            digest=digest[:_MAX_DATASET_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(dict(profile)),
+        )
+        self._client.log_inputs(
+            self.run_id, datasets=[DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])]
+        )
+        self.tags({f"{context}_digest": digest})
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keeps a file, or a folder with all it holds, beside the run."""
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keeps a picture beside the run."""
+        self._client.log_figure(self.run_id, figure, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """A version of a registered model."""
+
+    name: str
+    version: int
+    source: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """The record of the pipeline run whose folder is `folder`."""
+
+    folder: Path
+
+    @cached_property
+    def uri(self) -> str:
+        """Address of the MLflow store."""
+        return load_settings().mlflow_tracking_uri or f"sqlite:///{self.folder.absolute() / 'mlflow.db'}"
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The MLflow client, quiet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
+            mlflow = _quiet_mlflow()
+            client: MlflowClient = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            try:
+                client.search_experiments(max_results=1)  # opens the store, and makes its tables when it is new
+            except mlflow.exceptions.MlflowException as error:
+                reason = (str(error).splitlines() or ["no reason given"])[0]
+                raise MissingDependencyError(f"MLflow at {self.uri}: {reason}; check MLFLOW_TRACKING_URI") from None
+        return client
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment, made when it is not there."""
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self.folder.absolute() / "mlruns").as_uri() if self.uri.startswith("sqlite:") else None
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def pipeline_run_id(self) -> str:
+        """The MLflow run of the whole pipeline run, made when it is not there."""
+        name = self.folder.resolve().name
+        return self._find_or_create(name, {_RUN_TAG: name, _STEP_TAG: "pipeline"})
+
+    @contextmanager
+    def pipeline(self) -> Iterator[RunLog]:
+        """Writes to the run of the whole pipeline run; it stays open for the steps that follow."""
+        yield RunLog(self.client, self.pipeline_run_id())
+
+    def end_pipeline(self, *, failed: bool) -> None:
+        """Marks the whole run as finished, well or not."""
+        self.client.set_terminated(self.pipeline_run_id(), "FAILED" if failed else "FINISHED")
+
+    @contextmanager
+    def step(self, step: str, *, system_metrics: bool = False) -> Iterator[RunLog]:
+        """Writes to the run of a step, nested in the pipeline's; an exception marks it as failed.
+
+        Args:
+            step: name of the step.
+            system_metrics: also sample processor, memory, disk and network every few seconds.
+        """
+        injected = load_settings().mlflow_run_id
+        run_id = injected or self._step_run_id(step)
+        if not injected:
+            self.client.update_run(run_id, status="RUNNING")
+        monitor = _monitor(run_id, self.uri) if system_metrics else None
+        status = "FAILED"
+        try:
+            yield RunLog(self.client, run_id)
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            if monitor is not None:
+                monitor.finish()
+            if not injected:
+                self.client.set_terminated(run_id, status)
+
+    def _step_run_id(self, step: str) -> str:
+        parent = self.pipeline_run_id()
+        name = self.folder.resolve().name
+        return self._find_or_create(step, {_RUN_TAG: name, _STEP_TAG: step, _PARENT_TAG: parent})
+
+    def _find_or_create(self, name: str, tags: Mapping[str, str]) -> str:
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.client.search_runs([self.experiment_id], filter_string=query, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
+
+    def register(
+        self, name: str, *, source: Path, run_id: str | None, tags: Mapping[str, Any], description: str
+    ) -> ModelVersion:
+        """A version of the model `name` for the bundle in `source`; the same bundle digest gives the version it has."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        texts = {key: str(value) for key, value in tags.items() if value not in (None, "")}
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get("bundle_digest") == texts.get("bundle_digest"):
+                for key, text in texts.items():
+                    self.client.set_model_version_tag(name, version.version, key, text)
+                return _version(self.client.get_model_version(name, version.version))
+        made = self.client.create_model_version(
+            name, source=str(source.absolute()), run_id=run_id, tags=texts, description=description
+        )
+        return _version(made)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Moves an alias to a version."""
+        self.client.set_registered_model_alias(name, alias, str(version))
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """The version that an alias names; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self.client.get_model_version_by_alias(name, alias))
+        except MlflowException:
+            return None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _quiet_mlflow() -> Any:
+    """Imports mlflow with its telemetry, progress bars, banners and migration log turned off."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def _monitor(run_id: str, uri: str) -> Any:
+    from mlflow.system_metrics import system_metrics_monitor
+
+    make: Any = system_metrics_monitor.SystemMetricsMonitor
+    monitor = make(run_id, sampling_interval=5, resume_logging=True, tracking_uri=uri)
+    monitor.start()
+    return monitor
+
+
+def _version(entity: Any) -> ModelVersion:
+    return ModelVersion(
+        name=entity.name, version=int(entity.version), source=str(entity.source), tags=dict(entity.tags or {})
+    )

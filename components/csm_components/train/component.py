@@ -1,0 +1,58 @@
+"""The pipeline component train: token shards in, a float bundle out."""
+
+from kfp import dsl
+
+from csm_components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train_component(
+    tokens: dsl.Input[dsl.Dataset],
+    base: str,
+    recipe: str,
+    nodes: str,
+    threads: int,
+    code_version: str,
+    bundle: dsl.Output[dsl.Model],
+    work: str = "",
+) -> str:
+    """Fine-tunes a base bundle, or trains one from nothing, with torchx; a run that was killed goes on.
+
+    Args:
+        tokens: What tokenise wrote.
+        base: Folder of the bundle to begin from, or a tree in the storage; empty trains from nothing.
+        recipe: The trainer's settings, as JSON.
+        nodes: torchrun agents x workers of each.
+        threads: Compute threads of a worker.
+        code_version: Version of the package; a new one makes the step run again.
+        bundle: The result.
+        work: Folder of the run; empty leaves the place of the result to the pipeline.
+
+    Returns:
+        Digest of the bundle.
+    """
+    import json
+    from contextlib import ExitStack
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from csm_components.steps import place, run_step
+    from csm_components.storage import local_folder
+    from csm_components.tracking import Tracker
+    from csm_components.train.step import TrainSettings, train
+
+    with ExitStack() as stack:
+        result = run_step(
+            work,
+            "train",
+            train,
+            record=False,
+            tokens=Path(tokens.path),
+            out=place(bundle, work, "train"),
+            base=stack.enter_context(local_folder(base)) if base else None,
+            settings=TrainSettings(recipe=json.loads(recipe), nodes=nodes, threads=threads),
+            tracker=Tracker(folder=Path(work)) if work else None,
+        )
+    bundle.uri = result.bundle
+    bundle.metadata.update(asdict(result) | {"code_version": code_version})
+    return result.digest

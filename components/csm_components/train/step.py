@@ -1,0 +1,308 @@
+"""The step train: fine-tunes a base bundle, or trains one from nothing, on token shards.
+
+The output folder:
+
+| file | what it is |
+| --- | --- |
+| `result.json` | written last: what was trained, from what, and how it ended |
+| `config.json` | the trainer's configuration |
+| `metrics.jsonl` | one line a log interval, written by the trainer |
+| `checkpoints/` | what a killed run goes on from |
+| `final/` | the float bundle |
+| `loss.png`, `training.prom` | the curve, and the last Prometheus metrics |
+| `logs/` | all that the agents and workers printed |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from csm_components.metrics import TrainingMetrics
+from csm_components.settings import load_settings
+from csm_components.tracking import RunLog, Tracker
+from csm_model.files import digest_of, read_json, write_json
+
+TRAINER = "csm_model.training.main"
+RESULT = "result.json"
+_LOOK_EVERY_SECONDS = 3.0
+_NOT_A_METRIC = {"step", "steps", "time"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What training made; JSON-able."""
+
+    out: str
+    bundle: str
+    """Folder of the float bundle."""
+    digest: str
+    """Digest of that bundle."""
+    base_digest: str
+    """Digest of the bundle it began from; empty for none."""
+    steps: int
+    loss: float | None
+    """Last training loss."""
+    validation_first: float | None
+    """Last validation loss of codebook 0, in nats."""
+    validation_depth: float | None
+    """Last validation loss of the other codebooks, in nats."""
+    minutes: float
+    """Of training, over all attempts."""
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to train."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The trainer's own settings: model preset, steps, batch, learning rate, ..."""
+    nodes: str = "2x1"
+    """torchrun agents x workers of each."""
+    threads: int = 1
+    """Compute threads of a worker."""
+    trainer: str = TRAINER
+    """Module to run."""
+
+
+def train(
+    tokens: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    settings: TrainSettings | None = None,
+    tracker: Tracker | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainResult:
+    """Trains on the shards in `tokens`; a run that was killed goes on from its last checkpoint.
+
+    Args:
+        tokens: folder that tokenise wrote.
+        out: folder for the result.
+        base: bundle to begin from.
+        settings: how to train.
+        tracker: where to record; nowhere without it.
+        say: called with lines of progress.
+
+    Raises:
+        CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
+    """
+    settings = settings or TrainSettings()
+    tokens_manifest = read_json(tokens / "manifest.json")
+    base_digest = read_json(base / "manifest.json")["digest"] if base else ""
+    inputs = digest_of(
+        {"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": settings.recipe, "nodes": settings.nodes}
+    )
+    if committed := _committed(out, inputs):
+        return TrainResult(**{**committed, "out": str(out), "bundle": str(out / "final"), "reused": True})
+    _start_afresh_unless(out, inputs)
+    config = {
+        **settings.recipe,
+        "tokens": str(tokens.absolute()),
+        "base": str(base.absolute()) if base else None,
+        "out": str(out.absolute()),
+    }
+    write_json(out / "config.json", config)
+    write_json(out / "inputs.json", {"inputs": inputs})
+    if tracker is None:
+        _run(out, settings, None, say)
+    else:
+        with tracker.step("train", system_metrics=True) as log:
+            log.params({**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest})
+            log.dataset(
+                tokens.parent.name,
+                digest=tokens_manifest["dataset_digest"],
+                source=str(tokens),
+                profile={key: value for key, value in tokens_manifest.items() if key.endswith("digest")},
+                context="dataset",
+            )
+            log.tags({key: value for key, value in tokens_manifest.items() if key.endswith("digest")})
+            _run(out, settings, log, say)
+    result = _result(out, base_digest)
+    write_json(out / RESULT, {**asdict(result), "inputs": inputs})
+    return result
+
+
+def _run(out: Path, settings: TrainSettings, log: RunLog | None, say: Callable[[str], None]) -> None:
+    from csm_components.train.launch import LaunchSpec, launch
+
+    spec = LaunchSpec(
+        module=settings.trainer,
+        args=("--config", str((out / "config.json").absolute())),
+        nodes=settings.nodes,
+        threads=settings.threads,
+        log_dir=out / "logs",
+    )
+    port = load_settings().metrics_port
+    with TrainingMetrics(port=port, textfile=out / "training.prom") as metrics:
+        follower = MetricsFollower(out / "metrics.jsonl", log=log, metrics=metrics, say=say)
+        launch(spec, on_line=say, on_tick=follower.tick)
+        follower.tick(last=True)
+    rows = read_rows(out / "metrics.jsonl")
+    if rows:
+        figure = loss_figure(rows)
+        figure.savefig(out / "loss.png", dpi=120)
+        if log is not None:
+            log.figure(figure, "loss.png")
+            log.artifact(out / "config.json")
+
+
+class MetricsFollower:
+    """Follows the trainer's `metrics.jsonl` into MLflow, Prometheus and lines of progress.
+
+    A trainer that resumes cuts the file back to its checkpoint, so the whole of it is read each time; what MLflow has
+    from an earlier attempt is not sent again.
+    """
+
+    def __init__(self, path: Path, *, log: RunLog | None, metrics: TrainingMetrics, say: Callable[[str], None]) -> None:
+        self._path, self._log, self._metrics, self._say = path, log, metrics, say
+        self._sent: dict[str, int] = {}
+        self._seen = (0, 0)
+        self._looked = 0.0
+
+    def tick(self, *, last: bool = False) -> None:
+        """Takes what is new, every few seconds."""
+        if not last and time.monotonic() - self._looked < _LOOK_EVERY_SECONDS:
+            return
+        self._looked = time.monotonic()
+        if not self._path.exists():
+            return
+        stat = self._path.stat()
+        if (stat.st_mtime_ns, stat.st_size) == self._seen:
+            return
+        self._seen = (stat.st_mtime_ns, stat.st_size)
+        rows = read_rows(self._path)
+        for row in rows[-2:]:
+            self._metrics.update(row)
+        if self._log is not None:
+            self._send(self._log, rows)
+        if rows:
+            self._say(_progress(rows))
+
+    def _send(self, log: RunLog, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            step = int(row["step"])
+            new = {}
+            for key, value in row.items():
+                if key not in self._sent and key not in _NOT_A_METRIC:
+                    self._sent[key] = log.last_step(key)
+                if key not in _NOT_A_METRIC and step > self._sent[key]:
+                    new[key] = value
+                    self._sent[key] = step
+            if new:
+                log.metrics(new, step=step)
+
+
+def _progress(rows: list[dict[str, Any]]) -> str:
+    row = rows[-1]
+    shown = [
+        f"{key.replace('_', ' ')} {value:.3f}"
+        for key in ("loss", "validation_first")
+        if (value := last_value(rows, key)) is not None
+    ]
+    left = _seconds_left(rows)
+    return "  ".join(
+        [f"step {row['step']}/{row.get('steps', '?')}", *shown, *([f"{left / 60:.1f} min left"] if left else [])]
+    )
+
+
+def _seconds_left(rows: list[dict[str, Any]]) -> float:
+    """What the rest will take at the speed of the last rows; 0 where that is not known."""
+    first, row = rows[max(0, len(rows) - 20)], rows[-1]
+    steps = row["step"] - first["step"]
+    if steps <= 0 or "steps" not in row:
+        return 0.0
+    return float((row["time"] - first["time"]) / steps * (row["steps"] - row["step"]))
+
+
+def training_seconds(rows: list[dict[str, Any]]) -> float:
+    """Time between the rows, without the pauses between attempts."""
+    gaps = [float(after["time"] - before["time"]) for before, after in pairwise(rows)]
+    longest = 30.0 + 20.0 * statistics.median(gaps) if gaps else 0.0
+    return sum(gap for gap in gaps if gap <= longest)
+
+
+def last_value(rows: list[dict[str, Any]], key: str) -> float | None:
+    """The latest value of a metric; None where it was never logged."""
+    return next((float(row[key]) for row in reversed(rows) if isinstance(row.get(key), int | float)), None)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def loss_figure(rows: list[dict[str, Any]]) -> Any:
+    """The curves of all losses over the steps (a matplotlib figure)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for key in sorted({key for row in rows for key in row if "loss" in key or key.startswith("validation_")}):
+        if "accuracy" in key:
+            continue
+        points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), linewidth=1.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _committed(out: Path, inputs: str) -> dict[str, Any] | None:
+    """The result of an earlier run over the same inputs, where its bundle is still the same."""
+    if not (out / RESULT).exists() or not (out / "final" / "manifest.json").exists():
+        return None
+    result: dict[str, Any] = read_json(out / RESULT)
+    same = (
+        result.pop("inputs", None) == inputs
+        and read_json(out / "final" / "manifest.json")["digest"] == result["digest"]
+    )
+    return result if same else None
+
+
+def _start_afresh_unless(out: Path, inputs: str) -> None:
+    """Removes what an earlier run with other inputs left in `out`; its checkpoints would be resumed from."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / "inputs.json"
+    if mark.exists() and read_json(mark)["inputs"] == inputs:
+        return
+    for name in ("checkpoints", "final"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("metrics.jsonl", RESULT, "inputs.json"):
+        (out / name).unlink(missing_ok=True)
+
+
+def _result(out: Path, base_digest: str) -> TrainResult:
+    rows = read_rows(out / "metrics.jsonl")
+
+    return TrainResult(
+        out=str(out),
+        bundle=str(out / "final"),
+        digest=read_json(out / "final" / "manifest.json")["digest"],
+        base_digest=base_digest,
+        steps=int(last_value(rows, "step") or 0),
+        loss=last_value(rows, "loss"),
+        validation_first=last_value(rows, "validation_first"),
+        validation_depth=last_value(rows, "validation_depth"),
+        minutes=training_seconds(rows) / 60,
+        reused=False,
+    )
