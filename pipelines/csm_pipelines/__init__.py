@@ -1,0 +1,1 @@
+"""How the steps compose, run here or are submitted there; the `csm` command."""

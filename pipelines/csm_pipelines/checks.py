@@ -1,0 +1,73 @@
+"""What is wrong with a run is said before its first step, in one line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from csm_model.errors import InputError
+from csm_pipelines.presets import RunConfig, resolve
+
+RANDOM_CODEC = "random"
+RECOGNISERS = ("tiny", "base")
+PRECISIONS = ("int8", "fp16", "fp32")
+
+
+def check_text(text: str) -> str:
+    """Returns `text`; raises `InputError` where there is nothing in it to say."""
+    if not re.search(r"[^\W_]", text):
+        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
+    return text
+
+
+def check_config(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths, after checking its values and that what it names is there.
+
+    Raises:
+        InputError: no such corpus, codec or base, a path that Kubeflow's local runner would change, a wrong value.
+    """
+    check_text(config.release.say)
+    _one_of("release.precision", config.release.precision, PRECISIONS)
+    _one_of("judge.recogniser", config.judge.recogniser, RECOGNISERS)
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", config.train.nodes):
+        raise InputError(f"train.nodes {config.train.nodes!r}: must be AGENTSxWORKERS, such as 2x1")
+    for name, value, least in (
+        ("train.threads", config.train.threads, 1),
+        ("judge.sentences_per_voice", config.judge.sentences_per_voice, 1),
+        ("release.speaker", config.release.speaker, 0),
+        ("data.workers", config.data.workers, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} {value}: must be at least {least}")
+    return replace(config, data=replace(config.data, **_paths(config)))
+
+
+def check_path(name: str, path: Path) -> Path:
+    """Returns `path`; raises `InputError` for one that Kubeflow's local runner would change."""
+    if "python3" in str(path):
+        raise InputError(f"{name} {path}: Kubeflow's local runner replaces 'python3' in paths; move or rename it")
+    return path
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} {value!r} is not one of {', '.join(known)}")
+
+
+def _paths(config: RunConfig) -> dict[str, Any]:
+    data = config.data
+    corpus = resolve(data.corpus).absolute()
+    if not corpus.is_dir():
+        what = "is not a folder" if corpus.exists() else "no such folder"
+        raise InputError(f"{data.corpus}: {what}; a corpus is a folder of audio and text")
+    paths = {"corpus": corpus}
+    for name, file in (("codec", "codec.json"), ("base", "manifest.json")):
+        value = getattr(data, name)
+        if value is None or (name == "codec" and value == RANDOM_CODEC):
+            continue
+        paths[name] = resolve(value).absolute()
+        if not (paths[name] / file).is_file():
+            raise InputError(f"{value}: no {name} there (no {file}); name another with --set data.{name}=FOLDER")
+    return {name: str(check_path(name, path)) for name, path in paths.items()}

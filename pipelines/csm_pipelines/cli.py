@@ -1,0 +1,64 @@
+"""The command `csm`.
+
+What a caller can put right is printed in one line on standard error, with exit status 2. Nothing heavy is imported
+before a command needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from csm_model.errors import CsmError
+from csm_pipelines.commands import codec, report, run, say, serve
+
+app = typer.Typer(
+    name="csm",
+    help="From recorded conversations to a served conversational speech model.",
+    epilog="Start with: csm run. Then: csm say 'Good morning.' --local",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+codec_app = typer.Typer(help="Train the audio codec.", no_args_is_help=True)
+app.command(name="run")(run.run)
+app.command(name="say")(say.say)
+app.command(name="serve")(serve.serve)
+app.command(name="report")(report.report)
+codec_app.command(name="train")(codec.train)
+app.add_typer(codec_app, name="codec")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"csm-foundry {version('csm-foundry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """From recorded conversations to a served conversational speech model."""
+
+
+def main() -> None:
+    """Runs the command line; 2 for what the caller can put right, 130 when interrupted."""
+    try:
+        app()
+    except CsmError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from what is committed\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What came of a run: `summary.json`, the table at its end, and its record in MLflow.
+
+Every figure comes from the result of the step that measured it (`steps/NAME.json`). A step that was reused carries the
+figures of the run in which it did its work, and is named in `reused`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from csm_components.steps import note_path
+from csm_model.files import atomic_path, read_json, write_json
+from csm_pipelines.steps import STEPS
+
+SUMMARY = "summary.json"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A figure that a run of the demo should reach."""
+
+    key: str
+    title: str
+    bound: float
+    most: bool
+    """Whether the bound is the most allowed, or the least."""
+    show: Callable[[float], str]
+
+    def reached(self, value: float | None) -> bool:
+        """Whether a figure that was measured is within the bound."""
+        return value is not None and (value <= self.bound if self.most else value >= self.bound)
+
+
+def percent(value: float) -> str:
+    """0.153 as 15.3 %."""
+    return f"{value:.1%}"
+
+
+TARGETS = (
+    Target(
+        key="wer_generated", title="word error rate, unseen sentences, streamed", bound=0.15, most=True, show=percent
+    ),
+    Target(key="speaker_accuracy", title="sentences in the right voice", bound=0.95, most=False, show=percent),
+    Target(key="wer_int8_delta", title="word error rate, int8 minus float", bound=0.02, most=True, show=percent),
+    Target(key="real_time_factor", title="real-time factor of one stream", bound=0.7, most=True, show="{:.2f}".format),
+    Target(key="first_audio_ms", title="first audio", bound=400, most=True, show="{:.0f} ms".format),
+    Target(key="minutes", title="time of all steps", bound=20, most=True, show="{:.1f} min".format),
+)
+
+
+def read_steps(folder: Path) -> dict[str, dict[str, Any]]:
+    """The notes of the steps that the run in `folder` has finished."""
+    return {step: read_json(path) for step in STEPS if (path := note_path(folder, step)).exists()}
+
+
+def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
+    """The summary of a run whose steps have all ended; also written to `summary.json`.
+
+    Args:
+        folder: the run's folder.
+        seconds: what this call of the pipeline took.
+    """
+    notes = read_steps(folder)
+    results = {step: note["result"] for step, note in notes.items()}
+    evaluated, registered, spoken = results["evaluate"], results["register"], results["speak"]
+    compared = evaluated["compared"]
+    summary = {
+        "run": folder.name,
+        "wer_generated": evaluated["wer_generated"],
+        "wer_interval": evaluated["wer_interval"],
+        "wer_reconstruction": evaluated["wer_reconstruction"],
+        "wer_original": evaluated["wer_original"],
+        "speaker_accuracy": evaluated["speaker_accuracy"],
+        "mos": evaluated["mos"],
+        "sentences": evaluated["sentences"],
+        "real_time_factor": spoken["real_time_factor"],
+        "first_audio_ms": spoken["first_audio_ms"],
+        "frames_equal": spoken["frames_equal"],
+        "served": spoken["served"],
+        "said": spoken["text"],
+        "said_is_unseen": is_unseen(folder, spoken["text"]),
+        "wer_int8_delta": evaluated["wer_int8_delta"],
+        "base": compared.get("base"),
+        "minutes": _minutes(folder, notes, seconds),
+        "minutes_now": seconds / 60,
+        "reused": {step: note["result"]["reused"] for step, note in notes.items()},
+        "seconds": {step: round(note["seconds"], 2) for step, note in notes.items()},
+        "champion": registered["promoted"],
+        "gate_misses": registered["misses"],
+        "model": registered["model"],
+        "version": registered["version"],
+        "digests": {
+            "dataset": results["ingest"]["digest"],
+            "codec": results["tokenise"]["codec_digest"],
+            "tokenizer": results["tokenise"]["tokenizer_digest"],
+            "float_bundle": results["train"]["digest"],
+            "bundle": results["export"]["digest"],
+        },
+        "paths": {
+            "report": str(folder / REPORT),
+            "speech": spoken["speech"],
+            "bundle": registered["bundle"],
+            "mlflow": str(folder / "mlflow.db"),
+            "summary": str(folder / SUMMARY),
+        },
+    }
+    with atomic_path(folder / REPORT) as partial:
+        shutil.copyfile(evaluated["report"], partial)
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _minutes(folder: Path, notes: Mapping[str, Mapping[str, Any]], seconds: float) -> float:
+    """What the run took: this call, or, where it reused steps, at least what the work took when it was done."""
+    worked = sum(note["seconds"] for note in notes.values()) / 60
+    path = folder / SUMMARY
+    before = read_json(path)["minutes"] if path.exists() and all(n["result"]["reused"] for n in notes.values()) else 0.0
+    return float(max(worked, before, seconds / 60))
+
+
+def record(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    """Writes the run as a whole to MLflow, once for the same results."""
+    mark = folder / "recorded.json"
+    if mark.exists() and read_json(mark) == summary["digests"]:
+        return
+    from csm_components.tracking import Tracker
+
+    tracker = Tracker(folder=folder)
+    with tracker.pipeline() as log:
+        log.params(config)
+        log.metrics({key: value for key, value in summary.items() if isinstance(value, int | float)})
+        log.tags({f"{name}_digest": digest for name, digest in summary["digests"].items()})
+        log.artifact(folder / SUMMARY)
+        log.artifact(folder / REPORT)
+    tracker.end_pipeline(failed=False)
+    write_json(mark, summary["digests"])
+
+
+def record_failure(folder: Path) -> None:
+    """Marks the run as failed in MLflow, where it has been recorded at all."""
+    if note_path(folder, STEPS[0]).exists():
+        from csm_components.tracking import Tracker
+
+        Tracker(folder=folder).end_pipeline(failed=True)
+
+
+def is_unseen(folder: Path, text: str) -> bool:
+    """Whether no training turn of the run in `folder` has the words of `text`."""
+    from csm_model.training.shards import load_tokens
+
+    def words(sentence: str) -> list[str]:
+        return re.findall(r"[a-z0-9']+", sentence.lower())
+
+    asked = words(text)
+    return all(words(turn.text) != asked for turn in load_tokens(folder / "tokens", "train"))
+
+
+def describe_step(folder: Path, step: str) -> tuple[bool, str]:
+    """Whether a step was reused, and a few words on what it made."""
+    path = note_path(folder, step)
+    if not path.exists():
+        return False, ""
+    result = read_json(path)["result"]
+    words = {
+        "ingest": lambda r: f"{r['conversations']} conversations, {r['speech_seconds'] / 60:.0f} min of speech, "
+        f"{r['rejected']} left out",
+        "tokenise": lambda r: f"{r['turns']} turns, {r['frames']} frames",
+        "train": lambda r: f"{r['steps']} steps, validation {_number(r['validation_first'])} nats",
+        "export": lambda r: f"{r['precision']}, {r['megabytes']:.1f} MB of {r['parent_megabytes']:.1f} MB",
+        "evaluate": lambda r: f"{r['sentences']} sentences, word error rate {percent(r['wer_generated'])}",
+        "register": lambda r: f"{r['model']} version {r['version']}, {'champion' if r['promoted'] else 'candidate'}",
+        "speak": lambda r: f"first audio {r['first_audio_ms']:.0f} ms, real-time factor {r['real_time_factor']:.2f}",
+    }[step](result)
+    return bool(result["reused"]), words
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def show(console: Console, summary: Mapping[str, Any]) -> None:
+    """Prints the figures beside their targets, what the gate said, and the paths to open."""
+    console.print()
+    table = Table(title=f"Run {summary['run']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("figure")
+    table.add_column("measured", justify="right")
+    table.add_column("target", justify="right")
+    table.add_column("")
+    for target in TARGETS:
+        value = summary[target.key]
+        sign = "at most" if target.most else "at least"
+        mark = "[green]reached" if target.reached(value) else "[red]missed"
+        shown = "not measured" if value is None else target.show(value)
+        table.add_row(target.title, shown, f"{sign} {target.show(target.bound)}", mark)
+    low, high = summary["wer_interval"]
+    table.add_row("  95 % interval of that word error rate", f"{percent(low)} to {percent(high)}", "", "")
+    table.add_row("  the codec's reconstruction", percent(summary["wer_reconstruction"]), "", "")
+    table.add_row("  the original recordings", percent(summary["wer_original"]), "", "")
+    if summary["mos"] is not None:
+        table.add_row("mean opinion score (1 to 5)", f"{summary['mos']:.2f}", "", "")
+    if base := summary["base"]:
+        table.add_row("  the base, before this run: word error rate", percent(base["wer"]), "", "")
+        table.add_row("  and its sentences in the right voice", percent(base["speaker_accuracy"]), "", "")
+    equal = "equal" if summary["frames_equal"] else "[red]differ"
+    table.add_row("frames of the stream and of the offline generator", equal, "", "")
+    console.print(table)
+    _show_verdict(console, summary)
+
+
+def _show_verdict(console: Console, summary: Mapping[str, Any]) -> None:
+    reused = [step for step, was in summary["reused"].items() if was]
+    if reused:
+        console.print(f"\nReused from an earlier run, with their figures: {', '.join(reused)}.", highlight=False)
+    version = f"{summary['model']} version {summary['version']}"
+    if summary["champion"]:
+        console.print(f"\nThe gate is passed: {version} is [green]champion[/green].", highlight=False)
+    else:
+        console.print(
+            f"\nThe gate is [red]not passed[/red]: {version} stays candidate, and is what speaks here.", highlight=False
+        )
+        for miss in summary["gate_misses"]:
+            console.print(f"  {miss}", highlight=False)
+    if not summary["said_is_unseen"]:
+        console.print(f"Training had this sentence too: {summary['said']}", highlight=False, markup=False)
+    if not summary["served"]:
+        console.print("There is no Triton on this machine: the model spoke in this process.", highlight=False)
+    console.print("\nListen and read:")
+    for name in ("speech", "report", "summary", "bundle"):
+        console.print(f"  {name:<8} {summary['paths'][name]}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  {'mlflow':<8} mlflow ui --backend-store-uri sqlite:///{summary['paths']['mlflow']}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,17 @@
+"""An input that a preset asks to be made: a codec with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def random_codec(folder: Path, *, seed: int = 0) -> Path:
+    """A tiny codec with random weights, the same each time: it codes and decodes, and nothing can be understood."""
+    if not (folder / "codec.json").exists():
+        import torch
+
+        from csm_model.codec import RvqCodec, RvqConfig
+
+        torch.manual_seed(seed)
+        RvqCodec(RvqConfig.debug()).eval().save(folder)
+    return folder
