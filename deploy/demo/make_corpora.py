@@ -1,0 +1,206 @@
+"""Makes the demo's two corpora: lhotse recordings and supervisions over 24 kHz Opus files.
+
+    python deploy/demo/make_corpora.py demo --out deploy/demo/corpus      # the corpus in the repository
+    python deploy/demo/make_corpora.py base --out data/base-corpus        # what the base model was trained on
+
+Needs the extras `data` and `voices`. Every conversation has its own seed, so the result is the same on every machine
+up to the last bits of the synthesisers' arithmetic. A conversation that is already there is not made again. No sentence
+of the demo's held-out conversations stands in a training conversation of either corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from rich.progress import track
+
+from grammar import BASE_SLOTS, BASE_TOPICS, DEMO_SLOTS, DEMO_TOPICS, Turn, conversation, scrambled
+from voices import LICENSE, SAMPLE_RATE, VOICES, dictionary, origin, speak
+
+GAP_S = 0.24  # silence between turns: three codec frames
+OPUS_LEVEL = 0.95  # libsndfile's compression level: 22 kbit/s of mono speech
+TURNS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """`voices[i]` speaks the turns of speaker `i`; `speaker_ids[i]` is the number the model knows it by."""
+
+    id: str
+    split: str
+    seed: int
+    voices: tuple[str, str]
+    speaker_ids: tuple[int, int]
+    turns: tuple[Turn, ...]
+
+
+# The numbers by which the models know the voices. 1 is never used by the base corpus: the demo's second voice is new to it.
+SPEAKER_IDS = {"heart": 0, "kumo": 1, "heart-78": 2, "heart-86": 3, "heart-114": 4, "alpha": 5, "gongitsune": 6}
+DEMO_VOICES = ("heart", "kumo")
+DEMO_SIZES = {"train": 190, "validation": 10, "test": 24}
+# Conversations for each pair of base voices, about 13 hours in all; the Kokoro voices are slow to make and get fewer.
+BASE_PAIRS = {
+    ("heart", "heart-78"): 1400,
+    ("heart", "heart-86"): 1200,
+    ("heart", "heart-114"): 800,
+    ("heart-78", "heart-114"): 600,
+    ("heart-86", "alpha"): 45,
+    ("heart-78", "gongitsune"): 45,
+}
+SCRAMBLED_SHARE = 0.4  # of the base conversations
+
+
+def plan_demo() -> list[Conversation]:
+    """The demo corpus: held-out conversations first, then training ones that share no sentence with them."""
+    taken: set[str] = set()
+    held_out: set[str] = set()
+    plan = []
+    for split in ("test", "validation", "train"):
+        index = 0
+        while sum(conversation.split == split for conversation in plan) < DEMO_SIZES[split]:
+            seed = {"test": 1, "validation": 2, "train": 3}[split] * 1_000_000 + index
+            index += 1
+            turns = conversation(random.Random(seed), DEMO_TOPICS, DEMO_SLOTS, turns=TURNS)
+            texts = [turn.text for turn in turns]
+            if split == "test" and (taken.intersection(texts) or len(set(texts)) < len(texts)):
+                continue
+            if held_out.intersection(texts):
+                continue
+            taken.update(texts)
+            if split != "train":
+                held_out.update(texts)
+            plan.append(
+                Conversation(
+                    id=f"demo-{split}-{seed}",
+                    split=split,
+                    seed=seed,
+                    voices=DEMO_VOICES,
+                    speaker_ids=(SPEAKER_IDS[DEMO_VOICES[0]], SPEAKER_IDS[DEMO_VOICES[1]]),
+                    turns=tuple(turns),
+                )
+            )
+    return plan
+
+
+def plan_base() -> list[Conversation]:
+    """The base corpus: wider text, other voices, and none of the demo's held-out sentences."""
+    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
+    words = dictionary()
+    plan = []
+    for pair_index, (pair, count) in enumerate(BASE_PAIRS.items()):
+        index = made = 0
+        while made < count:
+            seed = 10_000_000 + pair_index * 100_000 + index
+            index += 1
+            rng = random.Random(seed)
+            if rng.random() < SCRAMBLED_SHARE:
+                turns = scrambled(rng, words, turns=TURNS)
+            else:
+                turns = conversation(rng, BASE_TOPICS, BASE_SLOTS, turns=TURNS)
+            if held_out.intersection(turn.text for turn in turns):
+                continue
+            split = "validation" if made % 100 == 99 else "train"
+            made += 1
+            plan.append(
+                Conversation(
+                    id=f"base-{seed}",
+                    split=split,
+                    seed=seed,
+                    voices=pair,
+                    speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                    turns=tuple(turns),
+                )
+            )
+    return plan
+
+
+def _make(item: Conversation, out: Path) -> None:
+    """Speaks one conversation into `audio/ID.opus` and, last of all, `parts/ID.json`."""
+    done = out / "parts" / f"{item.id}.json"
+    if done.exists():
+        return
+    rng = random.Random(item.seed)
+    gap = np.zeros(int(GAP_S * SAMPLE_RATE), np.float32)
+    pieces, turns, position = [gap], [], len(gap)
+    for number, turn in enumerate(item.turns):
+        audio = speak(item.voices[turn.speaker], turn.text, seed=item.seed + number, speed=rng.uniform(0.94, 1.1))
+        turns.append({**asdict(turn), "start": position / SAMPLE_RATE, "duration": len(audio) / SAMPLE_RATE})
+        pieces += [audio, gap]
+        position += len(audio) + len(gap)
+    partial = out / "audio" / f".{item.id}.opus"
+    soundfile.write(
+        partial, np.concatenate(pieces), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_LEVEL
+    )
+    partial.replace(out / "audio" / f"{item.id}.opus")
+    record = {"samples": position, "turns": turns}
+    partial = done.with_suffix(".partial")
+    partial.write_text(json.dumps(record), encoding="utf-8")
+    partial.replace(done)
+
+
+def _write_manifests(plan: list[Conversation], out: Path) -> None:
+    """Writes lhotse's `recordings.jsonl` and `supervisions.jsonl`, each by rename."""
+    from lhotse import AudioSource, Recording, SupervisionSegment
+
+    recordings, supervisions = [], []
+    for item in plan:
+        made = json.loads((out / "parts" / f"{item.id}.json").read_text(encoding="utf-8"))
+        recordings.append(
+            Recording(
+                id=item.id,
+                sources=[AudioSource(type="file", channels=[0], source=f"audio/{item.id}.opus")],
+                sampling_rate=SAMPLE_RATE,
+                num_samples=made["samples"],
+                duration=made["samples"] / SAMPLE_RATE,
+            ).to_dict()
+        )
+        for number, turn in enumerate(made["turns"]):
+            voice = item.voices[turn["speaker"]]
+            supervisions.append(
+                SupervisionSegment(
+                    id=f"{item.id}-{number:02}",
+                    recording_id=item.id,
+                    start=round(turn["start"], 6),
+                    duration=round(turn["duration"], 6),
+                    text=turn["text"],
+                    language="en",
+                    speaker=str(item.speaker_ids[turn["speaker"]]),
+                    custom={"voice": voice, "split": item.split, "license": LICENSE, "origin": origin(voice)},
+                ).to_dict()
+            )
+    for name, rows in (("recordings", recordings), ("supervisions", supervisions)):
+        partial = out / f".{name}.jsonl"
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(out / f"{name}.jsonl")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=("demo", "base"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; made if it is not there")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    plan = {"demo": plan_demo, "base": plan_base}[arguments.which]()
+    unknown = {voice for item in plan for voice in item.voices} - VOICES.keys()
+    assert not unknown, unknown
+    for folder in ("audio", "parts"):
+        (arguments.out / folder).mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        jobs = [pool.submit(_make, item, arguments.out) for item in plan]
+        for job in track(jobs, description=f"{arguments.which} corpus"):
+            job.result()
+    _write_manifests(plan, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
