@@ -1,0 +1,52 @@
+"""Training a codec from a corpus: it ends with a codec that tokenise can load, resumes, and refuses what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from csm_components.codec.step import train_codec
+from csm_model.codec import load_codec
+from csm_model.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LibriSpeech folders with two chapters of tones."""
+    root = tmp_path_factory.mktemp("corpus")
+    time = np.arange(24_000 * 2) / 24_000
+    for chapter in range(8):
+        folder = root / "1" / str(chapter)
+        folder.mkdir(parents=True)
+        sound = 0.3 * np.sin(2 * np.pi * (200 + 20 * chapter) * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time))
+        soundfile.write(folder / f"1-{chapter}-0000.flac", sound, 24_000)
+        (folder / f"1-{chapter}.trans.txt").write_text(
+            f"1-{chapter}-0000 THIS IS SENTENCE NUMBER {'ABCDEFGH'[chapter]}\n"
+        )
+    (root / "LICENSE").write_text("CC0-1.0\n")
+    return root
+
+
+def test_both_stages_make_a_codec_once(corpus: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    first = train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=12, say=lines.append)
+    assert first.steps == 24
+    assert load_codec(tmp_path).digest == first.digest
+    assert lines[0].startswith("joint")
+    assert train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=12, say=print).reused
+    with pytest.raises(InputError, match="other data or settings"):
+        train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=13, say=print)
+
+
+def test_refusals(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there are joint, decoder, both"):
+        train_codec(corpus, tmp_path, minutes=1, stage="all")
+    with pytest.raises(InputError, match="needs a codec to begin from"):
+        train_codec(corpus, tmp_path, minutes=1, stage="decoder")
+    with pytest.raises(InputError, match="there are demo, debug"):
+        train_codec(corpus, tmp_path, minutes=1, sizes="huge")
+    with pytest.raises(InputError, match="nowhere"):
+        train_codec(tmp_path / "nowhere", tmp_path, minutes=1)

@@ -1,0 +1,95 @@
+"""The corpus in the repository is what its script makes, and its held-out sentences are held out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[2]
+CORPUS = ROOT / "deploy" / "demo" / "corpus"
+
+
+@pytest.fixture(scope="module")
+def supervisions() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (CORPUS / "supervisions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def maker() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "deploy" / "demo"))
+    try:
+        import make_corpora
+
+        yield make_corpora
+    finally:
+        sys.path.pop(0)
+        for name in ("make_corpora", "grammar", "voices"):
+            sys.modules.pop(name, None)
+
+
+def texts(rows: list[dict[str, Any]], *splits: str) -> set[str]:
+    return {row["text"] for row in rows if row["custom"]["split"] in splits}
+
+
+def test_no_held_out_sentence_is_in_training(supervisions: list[dict[str, Any]]) -> None:
+    held_out, trained = texts(supervisions, "test", "validation"), texts(supervisions, "train")
+    assert len(held_out) > 100
+    assert not held_out & trained
+
+
+def test_no_held_out_sentence_is_in_the_base_corpus(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+    base = {turn.text for item in maker.plan_base() for turn in item.turns}
+    assert len(base) > 10_000
+    assert not texts(supervisions, "test", "validation") & base
+
+
+def test_the_base_has_never_heard_the_second_voice(maker: ModuleType) -> None:
+    voices = {voice for item in maker.plan_base() for voice in item.voices}
+    assert maker.DEMO_VOICES[1] not in voices
+    assert maker.DEMO_VOICES[0] in voices
+
+
+def test_the_script_plans_the_corpus_as_it_is(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+    planned = [
+        (f"{item.id}-{number:02}", turn.text) for item in maker.plan_demo() for number, turn in enumerate(item.turns)
+    ]
+    assert planned == [(row["id"], row["text"]) for row in supervisions]
+
+
+def test_every_record_names_licence_origin_and_voice(supervisions: list[dict[str, Any]]) -> None:
+    for row in supervisions:
+        assert row["custom"]["license"] == "Apache-2.0"
+        assert row["custom"]["origin"].startswith("synthesised with")
+        assert row["speaker"] == {"heart": "0", "kumo": "1"}[row["custom"]["voice"]]
+
+
+def test_recordings_are_24_khz_mono_opus_of_the_length_named(supervisions: list[dict[str, Any]]) -> None:
+    recordings = [json.loads(line) for line in (CORPUS / "recordings.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["recording_id"] for row in supervisions} == {recording["id"] for recording in recordings}
+    for recording in recordings:
+        info = soundfile.info(CORPUS / recording["sources"][0]["source"])
+        assert (info.samplerate, info.channels, info.subtype) == (24_000, 1, "OPUS")
+        assert info.frames == recording["num_samples"]
+
+
+def test_corpus_fits_into_25_megabytes() -> None:
+    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 25e6
+
+
+def test_each_voice_has_48_held_out_sentences(supervisions: list[dict[str, Any]]) -> None:
+    for speaker in ("0", "1"):
+        assert sum(row["speaker"] == speaker and row["custom"]["split"] == "test" for row in supervisions) >= 48
+
+
+def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: ModuleType) -> None:
+    words = {
+        word for item in maker.plan_base() for turn in item.turns for word in turn.text.lower().strip("?.").split()
+    }
+    assert len(words) > 20_000

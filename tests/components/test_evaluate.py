@@ -1,0 +1,325 @@
+"""The step evaluate, end to end with a random model: what it writes, what it keeps, and the page it makes."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from csm_components.evaluate import html
+from csm_components.evaluate.clips import ClipPlace, SpeakTask
+from csm_components.evaluate.figures import figures_of, wilson_interval
+from csm_components.evaluate.report_sentences import badness, choose_samples
+from csm_components.evaluate.sentences import choose_sentences
+from csm_components.evaluate.sources import FromBundle, FromServer
+from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
+from csm_components.evaluate.verdicts import JudgeTask
+from csm_components.ingest.conversations import Conversation, Turn, read_conversations
+from csm_components.ingest.step import ingest
+from csm_components.tokenise.step import tokenise
+from csm_model.bundle import write_bundle
+from csm_model.codec import RvqCodec, RvqConfig
+from csm_model.config import debug_config
+from csm_model.errors import ArtifactError, InputError
+from csm_model.files import read_json
+from csm_model.model import CsmModel
+from csm_model.text import TextTokenizer
+from csm_serving.protocol import SpeechRequest
+from csm_serving.protocol import Turn as SpokenTurn
+
+SETTINGS = EvaluateSettings(
+    sentences_per_voice=2, parent_per_voice=1, base_per_voice=1, recogniser="tiny", mos=False, max_frames=8
+)
+SPLITS = {"talk-1": "train", "talk-2": "validation", "talk-3": "test", "talk-4": "test"}
+LOG = [
+    {"step": 1, "loss": 3.0, "loss_first": 2.0, "loss_depth": 1.0},
+    {"step": 2, "loss": 2.5, "loss_first": 1.5, "loss_depth": 1.0, "validation_first": 1.8, "validation_depth": 1.1},
+]
+
+
+@dataclass(frozen=True)
+class Material:
+    conversations: Path
+    tokens: Path
+    bundle: Path
+    base: Path
+    train: Path
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, Callable[..., Path]]) -> Material:
+    """Ingested talks, tokenised by a random codec; a random model, and another in the part of its base."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    corpus = write_corpus["lhotse"](folder / "corpus", splits=SPLITS)
+    ingest(corpus, folder / "ingest", workers=1, console=quiet())
+    torch.manual_seed(0)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    codec.save(folder / "codec")
+    tokenise(
+        folder / "ingest", folder / "codec", None, folder / "tokens", 1, min_energy_correlation=-1.0, console=quiet()
+    )
+    tokenizer = TextTokenizer.load(folder / "tokens" / "tokenizer.json")
+    sizes = {"num_codebooks": codec.num_codebooks, "codebook_size": codec.codebook_size}
+    for seed, name in ((1, "bundle"), (2, "base")):
+        torch.manual_seed(seed)
+        write_bundle(
+            folder / name,
+            model=CsmModel(debug_config(text_vocab_size=tokenizer.vocab_size, **sizes)).eval(),
+            tokenizer=tokenizer,
+            codec_folder=folder / "codec",
+            precision="fp32",
+            info={"dataset_digest": "0" * 64, "speakers": {"0": "<anna>", "1": "ben"}},
+        )
+    (folder / "train").mkdir()
+    (folder / "train" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG) + '{"step"')
+    return Material(folder / "ingest", folder / "tokens", folder / "bundle", folder / "base", folder / "train")
+
+
+def run(material: Material, out: Path, *, workers: int = 1, settings: EvaluateSettings = SETTINGS) -> EvaluateResult:
+    return evaluate(
+        material.bundle,
+        material.conversations,
+        material.tokens,
+        out,
+        settings=settings,
+        base=material.base,
+        parent=material.bundle,
+        training=material.train,
+        thresholds={"wer": 0.15, "speaker_accuracy": 0.95},
+        workers=workers,
+        console=quiet(),
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluateResult, Path]:
+    out = tmp_path_factory.mktemp("evaluated")
+    return run(material, out), out
+
+
+def test_every_series_is_spoken_and_judged(evaluated: tuple[EvaluateResult, Path]) -> None:
+    result, out = evaluated
+    stored = read_json(out / "result.json")
+    assert {name: len(rows) for name, rows in stored["rows"].items()} == {
+        "generated": 4,
+        "parent": 2,
+        "base": 2,
+        "original": 4,
+        "reconstruction": 4,
+    }
+    assert result.sentences == 4
+    assert not result.reused
+    assert result.wer_interval[0] <= result.wer_generated <= result.wer_interval[1]
+    assert stored["figures"]["original"]["speaker_accuracy"] == 1.0
+    assert stored["voices"]["1"]["name"] == "ben"
+    assert result.mos is None
+    assert result.for_gate()["wer"] == result.wer_generated
+    assert sum(row["context"] is not None for row in stored["rows"]["generated"]) == 2
+    for row in stored["rows"]["generated"]:
+        assert (out / "clips" / "generated" / row["wav"]).exists()
+
+
+def test_a_parent_that_is_the_bundle_costs_nothing(evaluated: tuple[EvaluateResult, Path]) -> None:
+    result, _ = evaluated
+    assert result.wer_int8_delta == 0.0
+    assert result.compared["parent"]["wer"] == result.compared["parent"]["wer_here"]
+    assert result.compared["base"]["sentences"] == 2
+
+
+def test_a_second_run_takes_what_is_there(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
+    result, out = evaluated
+    again = run(material, out)
+    assert again == replace(result, reused=True)
+
+
+def test_a_killed_run_goes_on(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
+    result, out = evaluated
+    (out / "result.json").unlink()
+    clips, verdicts = (sorted((out / part / "generated").glob("*.json")) for part in ("clips", "verdicts"))
+    clips[0].unlink()
+    verdicts[1].unlink()
+    before = {path: path.stat().st_mtime_ns for path in (*clips[1:], verdicts[0], *verdicts[2:])}
+    again = run(material, out)
+    assert replace(again, minutes=0.0) == replace(result, minutes=0.0)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert clips[0].exists()
+    assert verdicts[1].exists()
+
+
+class Reader(HTMLParser):
+    """Counts what a page has, and checks that every tag is closed."""
+
+    EMPTY = frozenset({"img", "meta"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: dict[str, list[str]] = {"audio": [], "img": []}
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        if tag in self.sources:
+            self.sources[tag].append(dict(attrs)["src"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_holds_players_pictures_and_figures(evaluated: tuple[EvaluateResult, Path]) -> None:
+    result, out = evaluated
+    page = (out / "report.html").read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert len(reader.sources["audio"]) == 4 * 3 + 2 + 2 + 4
+    assert all(source.startswith("data:audio/ogg;base64,") for source in reader.sources["audio"])
+    assert all(source.startswith("data:image/png;base64,") for source in reader.sources["img"])
+    assert len(reader.sources["img"]) == 16 + 2
+    for said in (f"{result.wer_generated:.1%}", "misses at most 15%", "What the run learned", "What quantising cost"):
+        assert said in reader.text
+    assert "asked of <anna>" in reader.text
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_seeds_and_data_make_another_result(material: Material, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, sentences_per_voice=1)
+    first = evaluate(
+        material.bundle,
+        material.conversations,
+        material.tokens,
+        tmp_path,
+        settings=settings,
+        workers=1,
+        console=quiet(),
+    )
+    kept = (tmp_path / "clips" / "original").glob("*.json")
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    other = replace(settings, seed=7)
+    second = evaluate(
+        material.bundle, material.conversations, material.tokens, tmp_path, settings=other, workers=1, console=quiet()
+    )
+    assert not second.reused
+    assert first.digest != second.digest
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_what_does_not_belong_together_is_refused(material: Material, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = RvqCodec(RvqConfig.debug()).eval()
+    other.save(tmp_path / "codec")
+    tokenise(
+        material.conversations, tmp_path / "codec", None, tmp_path / "tokens", 1, min_energy_correlation=-1.0,
+        console=quiet(),
+    )  # fmt: skip
+    with pytest.raises(ArtifactError, match="run tokenise with the bundle's codec"):
+        evaluate(material.bundle, material.conversations, tmp_path / "tokens", tmp_path / "out", console=quiet())
+    with pytest.raises(InputError, match="not a bundle"):
+        evaluate(tmp_path, material.conversations, material.tokens, tmp_path / "out", console=quiet())
+    with pytest.raises(InputError, match="base_per_voice 0: must be 1 or more"):
+        EvaluateSettings(base_per_voice=0)
+    with pytest.raises(InputError, match="'large' is not one of tiny, base"):
+        EvaluateSettings(recogniser="large")  # type: ignore[arg-type]
+
+
+def talk(name: str, lines: list[tuple[int, str]]) -> Conversation:
+    turns = tuple(
+        Turn(
+            id=f"{name}-{number}", text=text, speaker=speaker, start=0.0, duration=1.0, start_sample=0, samples=24_000,
+            license="CC0-1.0",
+        )
+        for number, (speaker, text) in enumerate(lines)
+    )  # fmt: skip
+    return Conversation(id=name, split="test", turns=turns, path=Path("x"), samples=0, pcm_sha256="")
+
+
+def test_sentences_are_unseen_spread_and_have_a_turn_before_them() -> None:
+    talks = [
+        talk("a", [(0, "Good morning."), (1, "Hello there."), (0, "It is late."), (1, "It is 9:30.")]),
+        talk("b", [(1, "Is it dry?"), (0, "No, it is wet."), (1, "What a pity.")]),
+    ]
+    ids = {turn.id for item in talks for turn in item.turns} - {"b-2"}
+    choice = choose_sentences(talks, encoded=ids, training_texts=["it is nine thirty"], per_voice=4)
+    assert choice.seen == 1
+    by_voice = {voice: [item for item in choice.sentences if item.speaker == voice] for voice in (0, 1)}
+    assert [(item.turn, item.own) for item in by_voice[0]] == [
+        ("b-1", True),
+        ("a-2", True),
+        ("a-0", True),
+        ("a-1", False),
+    ]
+    assert [item.turn for item in by_voice[1]] == ["a-1", "b-0", "b-1", "a-2"]
+    assert by_voice[1][1].context is None
+    assert by_voice[0][0].context == "b-0"
+    with pytest.raises(InputError, match="no held-out sentence to speak"):
+        choose_sentences(talks, encoded=[], training_texts=[], per_voice=4)
+
+
+def test_samples_begin_with_the_worst(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
+    from csm_components.evaluate.outcome import row_of
+    from csm_components.evaluate.work import Take, place_of
+
+    _, out = evaluated
+    held_out = list(read_conversations(material.conversations, "test"))
+    ids = {turn.id for item in held_out for turn in item.turns}
+    choice = choose_sentences(held_out, encoded=ids, training_texts=[], per_voice=2)
+    rows = []
+    for sentence in choice.sentences:
+        place = place_of(out, "generated", sentence)
+        rows.append(row_of(Take(sentence=sentence, place=place), out / "verdicts" / "generated" / place.note.name))
+    chosen = choose_samples(rows, 3)
+    assert len(chosen) == 3
+    assert chosen[0] == min(rows, key=badness)
+    assert chosen[-1] == max(rows, key=badness)
+    assert choose_samples(rows, 9) == sorted(rows, key=badness)
+    assert figures_of(rows).sentences == 4
+
+
+def test_shares_have_honest_intervals() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = wilson_interval(96, 96)
+    assert high == pytest.approx(1.0)
+    assert 0.95 < low < 0.97
+
+
+def test_text_never_becomes_a_tag() -> None:
+    made = html.element("p", "<script>alert('&')</script>", cls='a"b')
+    assert made == '<p class="a&quot;b">&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;</p>'
+    assert html.join("a<b", made).startswith("a&lt;b<p")
+
+
+def test_tasks_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    place = ClipPlace(wav=tmp_path / "a.wav", key="k")
+    request = SpeechRequest(
+        text="Hello.", context=(SpokenTurn(speaker=1, text="Hi.", codes=np.zeros((2, 3), np.int64)),)
+    )
+    for source in (FromBundle(folder=tmp_path), FromServer(url="127.0.0.1:8001", digest="d")):
+        task = pickle.loads(pickle.dumps(SpeakTask(source=source, request=request, place=place)))
+        assert task.source == source
+        assert task.request.context[0].text == "Hi."
+        assert not task.place.committed
+    judged = JudgeTask(
+        clip=place,
+        path=tmp_path / "v.json",
+        recogniser="tiny",
+        references={0: np.ones(4, np.float32)},
+        references_key="r",
+    )
+    assert pickle.loads(pickle.dumps(judged)).key == judged.key

@@ -1,0 +1,74 @@
+"""The same trees in a real S3 service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from csm_components.settings import Settings
+from csm_components.storage import TREE, open_storage
+from csm_model.errors import DigestError, InputError, MissingDependencyError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    (folder / "audio").mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"digest": "x"}')
+    (folder / "audio" / "größe 1.flac").write_bytes(b"sound" * 1000)
+    (folder / "empty").write_bytes(b"")
+    return folder
+
+
+def test_a_tree_comes_back_as_it_was(s3: Settings, tmp_path: Path, tree: Path) -> None:
+    storage = open_storage("s3://artefacts/some/prefix", s3)
+    put = storage.put_tree(tree, "ingest/1")
+    assert open_storage("s3://artefacts/some/prefix", s3).get_tree("ingest/1", tmp_path / "back") == put
+    for name in put["files"]:
+        assert (tmp_path / "back" / name).read_bytes() == (tree / name).read_bytes()
+    assert storage.list("ingest/") == sorted(f"ingest/1/{name}" for name in [TREE, *put["files"]])
+    assert open_storage("s3://artefacts", s3).exists("some/prefix/ingest/1/manifest.json")
+    assert storage.digest("ingest/1/manifest.json") == put["files"]["manifest.json"]["sha256"]
+
+
+def test_storing_again_stores_nothing(s3: Settings, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage("s3://artefacts/again", s3)
+    put = storage.put_tree(tree, "t")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage), "put_file", None)  # would fail if it were called
+        assert storage.put_tree(tree, "t") == put
+    (tree / "empty").unlink()
+    storage.put_tree(tree, "t")
+    assert not storage.exists("t/empty")
+
+
+def test_a_changed_object_is_refused(s3: Settings, tmp_path: Path, tree: Path) -> None:
+    storage = open_storage("s3://artefacts/damaged", s3)
+    storage.put_tree(tree, "t")
+    (tmp_path / "other").write_text("something else")
+    storage.put_file(tmp_path / "other", "t/manifest.json")
+    with pytest.raises(DigestError, match=r"t/manifest\.json"):
+        storage.get_tree("t", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_tree_without_its_list_is_not_there(s3: Settings, tmp_path: Path, tree: Path) -> None:
+    storage = open_storage("s3://artefacts/half", s3)
+    storage.put_tree(tree, "t")
+    storage.delete(f"t/{TREE}")
+    with pytest.raises(InputError, match="no such tree"):
+        storage.get_tree("t", tmp_path / "back")
+
+
+def test_what_goes_wrong_is_said(s3: Settings, tmp_path: Path) -> None:
+    assert not open_storage("s3://never-made", s3).exists("x")
+    assert open_storage("s3://never-made", s3).list() == []
+    with pytest.raises(InputError, match="s3://artefacts/nothing: no such object"):
+        open_storage("s3://artefacts", s3).get_file("nothing", tmp_path / "x")
+    wrong = Settings(s3_endpoint=s3.s3_endpoint, s3_access_key="tester", s3_secret_key="not it")
+    with pytest.raises(InputError, match="CSM_S3_SECRET_KEY"):
+        open_storage("s3://artefacts", wrong).put_file(Path(__file__), "x")
+    nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x")
+    with pytest.raises(MissingDependencyError, match=r"does not answer as it should \(.*refused"):
+        open_storage("s3://artefacts", nobody).put_file(Path(__file__), "x")

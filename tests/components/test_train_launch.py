@@ -1,0 +1,169 @@
+"""torchx starts two real torchrun agents that join over gloo; a failure comes back as the error that caused it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from csm_components.failures import cause, error_from
+from csm_components.train.launch import LaunchError, LaunchSpec, build_app, launch
+from csm_model.errors import DigestError, InputError
+
+
+def module(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module named `tiny_trainer` that the workers can import."""
+    (folder / "tiny_trainer.py").write_text(textwrap.dedent(body))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return "tiny_trainer"
+
+
+def test_torchx_is_the_pinned_nightly_and_not_the_release_of_2022() -> None:
+    import torchx
+
+    assert tuple(int(part) for part in torchx.__version__.split(".")[:3]) >= (2026, 3, 15)
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.distribution("torchx")
+
+
+def test_app_is_a_torchrun_of_guarded_workers(tmp_path: Path) -> None:
+    app = build_app(
+        LaunchSpec(module="m", args=("--config", "a b.json"), nodes="3x2", log_dir=tmp_path), rendezvous_port=29501
+    )
+    (role,) = app.roles
+    assert role.num_replicas == 3
+    command = role.args[1]
+    assert command.startswith(
+        f"exec {sys.executable} -m csm_components.train.guard torch.distributed.run --rdzv_backend c10d"
+    )
+    assert "--nnodes 3 --nproc_per_node 2" in command
+    assert command.endswith("-m csm_components.train.guard m --config 'a b.json'")
+    assert role.env["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize("nodes", ["2", "0x1", "2x0", "axb", ""])
+def test_shape_that_is_none_is_refused(nodes: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="AGENTSxWORKERS"):
+        LaunchSpec(module="m", nodes=nodes, log_dir=tmp_path)
+
+
+def test_two_agents_join_and_rank_0_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(
+        tmp_path,
+        """
+        import os, sys
+        import torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        total = torch.tensor([dist.get_rank() + 1.0])
+        dist.all_reduce(total)
+        cores = len(os.sched_getaffinity(0))
+        print("sum", total.item(), "of", dist.get_world_size(), sys.argv[1], "cores", cores, flush=True)
+        dist.destroy_process_group()
+        """,
+        monkeypatch,
+    )
+    lines: list[str] = []
+    ticks: list[float] = []
+    launch(
+        LaunchSpec(module=name, args=("hello",), log_dir=tmp_path / "logs"),
+        on_line=lines.append,
+        on_tick=lambda: ticks.append(time.monotonic()),
+        poll_seconds=0.1,
+    )
+    cores = len(os.sched_getaffinity(0))
+    assert [line.strip() for line in lines if "sum" in line] == [f"sum 3.0 of 2 hello cores {max(1, cores // 2)}"]
+    assert ticks
+
+
+def test_failure_of_one_worker_is_the_error_that_it_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(
+        tmp_path,
+        """
+        import os, torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        if dist.get_rank() == 1:
+            from csm_model.errors import DigestError
+            raise {error}
+        dist.all_reduce(torch.zeros(1))
+        """.replace("{error}", 'DigestError("shard-3: not the bytes of its manifest; tokenise again")'),
+        monkeypatch,
+    )
+    with pytest.raises(DigestError, match="shard-3: not the bytes of its manifest"):
+        launch(LaunchSpec(module=name, log_dir=tmp_path / "logs"), poll_seconds=0.1)
+
+
+def test_an_error_that_the_trainer_names_is_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "import sys\nsys.stderr.write('error: tokens: no such folder\\n')\nsys.exit(2)\n"
+    with pytest.raises(LaunchError, match=r"^tokens: no such folder$"):
+        launch(LaunchSpec(module=module(tmp_path, body, monkeypatch), nodes="1x1", log_dir=tmp_path / "logs"))
+
+
+def test_any_other_failure_names_its_last_line_and_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, "nothing = {}['depth']\n", monkeypatch)
+    with pytest.raises(LaunchError, match=r"KeyError: 'depth'; all that it printed is in") as caught:
+        launch(LaunchSpec(module=name, nodes="1x1", log_dir=tmp_path / "logs"), poll_seconds=0.1)
+    assert any("nothing = {}" in line for line in caught.value.tail)
+    assert caught.value.logs.is_dir()
+
+
+SLEEPER = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1], f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_starter(how: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, SLEEPER, monkeypatch)
+    starter = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from csm_components.train.launch import *;"
+            f"launch(LaunchSpec(module={name!r}, args=(sys.argv[1],), log_dir=Path(sys.argv[1]) / 'l'))",
+            str(tmp_path),
+        ]
+    )
+    pids: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(pids) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        pids = [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
+    assert len(pids) == 2
+    starter.send_signal(how)
+    code = starter.wait(timeout=30)
+    assert code == (143 if how == signal.SIGTERM else -signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_echo_of_a_dead_peer_is_not_the_cause() -> None:
+    lines = [
+        "Traceback (most recent call last):",
+        '  File "a.py", line 1',
+        "ValueError: 3 is not 4",
+        "Traceback (most recent call last):",
+        '  File "b.py", line 1',
+        "torch.distributed.DistBackendError: Connection closed by peer",
+    ]
+    assert cause(lines)[-1] == "ValueError: 3 is not 4"
+    assert error_from(lines) is None
+    assert isinstance(error_from([*lines[:2], "csm_model.errors.InputError: speaker 7: there are 0 and 1"]), InputError)

@@ -1,0 +1,193 @@
+"""`csm run --preset debug`: the whole path with everything real but small, killed on the way and started again.
+
+One run serves all tests: it is killed with SIGKILL while it trains, goes on, and is asked for once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from csm_components.tracking import Tracker
+from csm_model.files import read_json
+from csm_pipelines.steps import STEPS
+
+pytestmark = pytest.mark.timeout(1500)
+STEPS_OF_TRAINING = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What happened."""
+
+    folder: Path
+    second: str
+    """What the run that went on printed."""
+    third: str
+    """What the run that found everything printed."""
+    third_seconds: float
+    summary: dict[str, object]
+    """After the second."""
+    checkpoints_at_kill: list[str]
+    orphans: list[int]
+    """Processes of the killed run that were still alive after a while."""
+
+
+def command() -> list[str]:
+    return [
+        sys.executable, "-m", "csm_pipelines.cli", "run", "--preset", "debug",
+        "--set", f"train.recipe.steps={STEPS_OF_TRAINING}", "--set", "release.say=Good evening, everyone.",
+    ]  # fmt: skip
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Processes whose command line names the run's folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes()
+            state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(folder).encode() in line and state != "Z" and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Names of the checkpoints that a run holds."""
+    return sorted(path.name for path in (run / "train" / "checkpoints").glob("step-*"))
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return what()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    place = tmp_path_factory.mktemp("e2e")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CSM_", "MLFLOW_"))}
+    latest = place / "runs" / "latest"
+
+    def run() -> str:
+        done = subprocess.run(
+            command(), cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=1200
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with subprocess.Popen(
+        command(), cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as first:
+        try:
+            assert wait_for(lambda: bool(checkpoints(latest)) or first.poll() is not None, 900)
+            assert first.poll() is None, first.communicate()[1]
+        finally:
+            first.send_signal(signal.SIGKILL)
+    at_kill = checkpoints(latest)
+    assert not (latest / "train" / "result.json").exists()
+    folder = latest.resolve()
+    wait_for(lambda: not workers_of(folder), 40)
+    orphans = workers_of(folder)
+
+    second = run()
+    summary = read_json(folder / "summary.json")
+    began = time.monotonic()
+    third = run()
+    return Story(
+        folder=folder,
+        second=second,
+        third=third,
+        third_seconds=time.monotonic() - began,
+        summary=summary,
+        checkpoints_at_kill=at_kill,
+        orphans=orphans,
+    )
+
+
+def test_nothing_of_the_killed_run_lives_on(story: Story) -> None:
+    assert story.checkpoints_at_kill
+    assert story.orphans == []
+
+
+def test_the_run_went_on_from_what_was_committed(story: Story) -> None:
+    assert story.summary["reused"] == {step: step in ("ingest", "tokenise") for step in STEPS}
+    rows = [json.loads(line) for line in (story.folder / "train" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS_OF_TRAINING
+    times = [row["time"] for row in rows]
+    assert times[0] < read_json(story.folder / "steps" / "tokenise.json")["finished"], (
+        "its first rows are the killed run's"
+    )
+
+
+def test_every_figure_was_measured(story: Story) -> None:
+    summary = story.summary
+    for key in ("wer_generated", "wer_reconstruction", "wer_original", "speaker_accuracy", "wer_int8_delta"):
+        assert isinstance(summary[key], float), key
+    assert float(str(summary["wer_original"])) < 0.3, "the recordings are real speech"
+    assert 0 < float(str(summary["real_time_factor"])) < 20
+    assert float(str(summary["first_audio_ms"])) > 0
+    assert (summary["served"], summary["frames_equal"], summary["champion"]) == (True, True, False)
+    paths = summary["paths"]
+    assert isinstance(paths, dict)
+    info = soundfile.info(paths["speech"])
+    assert (info.samplerate, info.channels) == (24_000, 1)
+    assert info.frames % 1_920 == 0
+    assert "<html" in Path(paths["report"]).read_text(encoding="utf-8")
+
+
+def test_a_missed_gate_is_said_and_is_no_error(story: Story) -> None:
+    assert "stays candidate" in story.second
+    assert "misses at most 0.15" in story.second
+
+
+def test_the_third_run_reuses_every_step_and_says_so(story: Story) -> None:
+    for step in STEPS:
+        assert any(line.split()[:2] == [step, "reused"] for line in story.third.splitlines()), step
+    again = read_json(story.folder / "summary.json")
+    assert all(again["reused"].values())
+    for key, value in story.summary.items():
+        if key not in ("reused", "minutes_now"):
+            assert again[key] == value, key
+
+
+def test_mlflow_has_the_run_its_steps_and_the_model(story: Story) -> None:
+    tracker = Tracker(folder=story.folder)
+    parent = tracker.pipeline_run_id()
+    runs = tracker.client.search_runs([tracker.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert {run.info.run_name for run in runs} == {
+        "ingest",
+        "tokenise",
+        "train",
+        "export",
+        "evaluate",
+        "register",
+        "speak",
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    whole = tracker.client.get_run(parent)
+    assert whole.data.params["preset"] == "debug"
+    assert whole.data.metrics["wer_generated"] == story.summary["wer_generated"]
+    assert {entry.path for entry in tracker.client.list_artifacts(parent)} == {"report.html", "summary.json"}
+    candidate = tracker.by_alias("csm-debug", "candidate")
+    assert candidate is not None
+    digests = story.summary["digests"]
+    assert isinstance(digests, dict)
+    assert candidate.tags["bundle_digest"] == digests["bundle"]
+    assert candidate.tags["parent_digest"] == digests["float_bundle"]
+    assert tracker.by_alias("csm-debug", "champion") is None

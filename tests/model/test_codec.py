@@ -1,0 +1,159 @@
+"""The RVQ codec: shapes, exact streaming, fewer codebooks, storage, training, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csm_model.codec import RvqCodec, RvqConfig, load_codec
+from csm_model.codec.rvq import DELAY
+from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
+from csm_model.errors import ArtifactError, InputError
+from csm_model.files import read_json, write_json
+from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def codec() -> RvqCodec:
+    torch.manual_seed(0)
+    return RvqCodec(RvqConfig.debug()).eval()
+
+
+def speech(samples: int, seed: int = 0) -> torch.Tensor:
+    """A chirp with an envelope and a little noise: `[1, 1, samples]`."""
+    time = torch.arange(samples) / SAMPLE_RATE
+    noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
+    sound = 0.3 * torch.sin(2 * torch.pi * (150 + 400 * time) * time) * torch.sin(torch.pi * time * 2).abs()
+    return (sound + 0.01 * noise)[None, None]
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (19_200, 10)])
+def test_frames_are_the_samples_rounded_up(codec: RvqCodec, samples: int, frames: int) -> None:
+    codes = codec.encode(speech(samples))
+    assert codes.shape == (1, codec.num_codebooks, frames)
+    assert codec.decode(codes).shape == (1, 1, frames * FRAME_SAMPLES)
+
+
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 7], [12], [3, 1, 8]])
+def test_streaming_decode_equals_whole_decode_to_the_bit(codec: RvqCodec, pieces: list[int]) -> None:
+    codes = codec.encode(speech(12 * FRAME_SAMPLES))
+    stream = codec.streaming_decoder()
+    joined = torch.cat([stream.step(part) for part in codes.split(pieces, dim=-1)], dim=-1)
+    assert torch.equal(joined, codec.decode(codes))
+
+
+def test_decoder_for_training_is_the_same_function(codec: RvqCodec) -> None:
+    codes = codec.encode(speech(12 * FRAME_SAMPLES))
+    with torch.inference_mode():
+        whole = codec.decoder(codec.quantizer.decode(codes))
+    torch.testing.assert_close(whole, codec.decode(codes)[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_codes_do_not_depend_on_what_comes_later(codec: RvqCodec) -> None:
+    sound = speech(20 * FRAME_SAMPLES)
+    assert torch.equal(codec.encode(sound)[..., :8], codec.encode(sound[..., : 8 * FRAME_SAMPLES]))
+
+
+def test_batch_gives_what_each_gives_alone(codec: RvqCodec) -> None:
+    both = torch.cat([speech(9600, 1), speech(9600, 2)])
+    codes = codec.encode(both)
+    assert torch.equal(codes[1:], codec.encode(both[1:]))
+    torch.testing.assert_close(codec.decode(codes)[1:], codec.decode(codes[1:]), rtol=1e-4, atol=1e-6)
+
+
+def test_fewer_codebooks_still_decode(codec: RvqCodec) -> None:
+    codes = codec.encode(speech(9600))
+    sounds = [codec.decode(codes[:, :books]) for books in range(1, codec.num_codebooks + 1)]
+    assert all(sound.shape == sounds[0].shape for sound in sounds)
+    assert not torch.equal(sounds[0], sounds[-1])
+
+
+def test_refusals(codec: RvqCodec) -> None:
+    codes = codec.encode(speech(9600))
+    with pytest.raises(InputError, match=r"code 32 is outside 0\.\.31"):
+        codec.decode(torch.full_like(codes, 32))
+    with pytest.raises(InputError, match=r"takes \[batch, 1..4, frames\]"):
+        codec.decode(codes[0])
+    with pytest.raises(InputError, match="at least one sample"):
+        codec.encode(torch.zeros(1, 1, 0))
+
+
+def test_stored_codec_is_the_same(codec: RvqCodec, tmp_path: Path) -> None:
+    codec.save(tmp_path)
+    loaded = load_codec(tmp_path)
+    assert isinstance(loaded, RvqCodec)
+    assert loaded.digest == codec.digest
+    again = load_codec(tmp_path)
+    codes = loaded.encode(speech(9600))
+    assert torch.equal(again.encode(speech(9600)), codes)
+
+
+def test_damaged_or_foreign_codec_is_refused(codec: RvqCodec, tmp_path: Path) -> None:
+    codec.save(tmp_path)
+    stored = read_json(tmp_path / "codec.json")
+    write_json(tmp_path / "codec.json", {**stored, "digest": "0" * 64})
+    with pytest.raises(ArtifactError, match="do not match the digest"):
+        load_codec(tmp_path)
+    write_json(tmp_path / "codec.json", {**stored, "kind": "wav"})
+    with pytest.raises(ArtifactError, match="'wav' is not a codec"):
+        load_codec(tmp_path)
+
+
+def clips() -> list[Clip]:
+    sounds = [(speech(n, seed)[0, 0] * 20_000).to(torch.int16).numpy() for seed, n in enumerate((9600, 12_000, 15_000))]
+    return [Clip(audio=sound, phonemes=[3, 4, 5]) for sound in sounds]
+
+
+@pytest.mark.parametrize("stage", ["joint", "decoder"])
+def test_training_learns_and_resumes(stage: str, tmp_path: Path) -> None:
+    config = CodecTraining(
+        stage=stage,
+        minutes=30,
+        max_steps=24,
+        batch_seconds=2.0,
+        learning_rate=2e-2,
+        log_every=1,  # type: ignore[arg-type]
+    )
+    codec = CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug()).run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["mel"] < rows[0]["mel"]
+    resumed = CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug())
+    assert resumed.step == rows[-1]["step"] == config.max_steps
+    assert load_codec(tmp_path).digest == codec.digest
+
+
+def test_decoder_stage_keeps_the_codes(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    codec = RvqCodec(RvqConfig.debug())
+    before = codec.eval().encode(speech(19_200))
+    config = CodecTraining(stage="decoder", minutes=30, max_steps=3, batch_seconds=2.0)
+    after = CodecTrainer(clips(), config, tmp_path, codec=codec, sizes=codec.config).run()
+    assert torch.equal(after.encode(speech(19_200)), before)
+
+
+def test_joint_training_goes_on_from_loaded_codebooks(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    codec = RvqCodec(RvqConfig.debug())
+    before = codec.quantizer.codebooks.clone()
+    config = CodecTraining(stage="joint", minutes=30, max_steps=1, batch_seconds=2.0)
+    after = CodecTrainer(clips(), config, tmp_path, codec=codec, sizes=codec.config).run().quantizer.codebooks
+    moved = (after - before).norm() / before.norm()
+    assert 0 < moved < 0.2, "one step of an average that has seen much moves it a little"
+
+
+def test_training_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no clips to train the codec from"):
+        CodecTrainer([], CodecTraining(), tmp_path, sizes=RvqConfig.debug())
+
+
+def test_delay_is_the_overlap_of_the_windows() -> None:
+    assert DELAY == 720
+    assert pytest.approx(0.03) == DELAY / SAMPLE_RATE
+
+
+def test_clip_is_sixteen_bit() -> None:
+    assert all(clip.audio.dtype == np.int16 for clip in clips())

@@ -1,0 +1,146 @@
+"""The command `csm`: what a person can put right is one line on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from csm_model.files import write_json
+
+Csm = Callable[..., Any]
+
+
+def refused(outcome: Any, words: str) -> None:
+    """One line that says `words`, and exit status 2."""
+    assert outcome.status == 2, outcome
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--corpus", "nowhere"], "no such folder; a corpus is a folder of audio and text"),
+        (["run", "--corpus", __file__], "is not a folder; a corpus is a folder of audio and text"),
+        (["run", "--preset", "x"], "preset 'x': there are demo, demo-base, debug"),
+        (["run", "--set", "gate.max_wer"], "write it as key=value"),
+        (["run", "--corpus", ".", "--set", "data.codec=nowhere"], "nowhere: no codec there"),
+        (
+            ["run", "--corpus", ".", "--set", "data.codec=random", "--set", "data.base=nowhere"],
+            "nowhere: no base there",
+        ),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "train.nodes=2"], "must be AGENTSxWORKERS"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "judge.recogniser=huge"], "'huge' is not one of"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "release.precision=int4"], "'int4' is not one of"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "release.say=..."], "has nothing to say"),
+        (["say", "..."], "has nothing to say"),
+        (["say", ""], "nothing to say"),
+        (["say", "hello", "--speaker", "-1"], "speaker -1"),
+        (["say", "hello", "--seed", "-1"], "seed -1"),
+        (["say", "hello", "--local"], "no run has released a bundle yet; start one with: csm run"),
+        (["say", "hello", "--url", "127.0.0.1:1"], "or speak without one: csm say --local"),
+        (["serve", "nowhere"], "not a bundle"),
+        (["report"], "no finished run there; start one with: csm run"),
+        (["codec", "train", "--corpus", "nowhere", "--out", "c"], "no such folder"),
+        (["codec", "train", "--corpus", ".", "--out", "c", "--stage", "x"], "stage 'x'"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_2(csm: Csm, arguments: list[str], words: str) -> None:
+    refused(csm(*arguments), words)
+
+
+def test_a_folder_without_audio_is_refused_by_the_step_that_looks(csm: Csm, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("hello")
+    refused(csm("run", "--preset", "debug", "--corpus", "texts"), "no audio")
+
+
+def test_an_unknown_speaker_names_those_there_are(csm: Csm, bundle: Path) -> None:
+    outcome = csm("say", "hello", "--bundle", bundle, "--speaker", "7", "--out", "x.wav")
+    refused(outcome, "speaker 7")
+    assert not Path("x.wav").exists()
+
+
+def test_a_bundle_whose_digest_does_not_match_is_refused(csm: Csm, bundle: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "damaged")
+    data = bytearray((damaged / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(data)
+    refused(csm("say", "hello", "--bundle", damaged, "--out", "x.wav"), "digest")
+
+
+def test_a_port_in_use_names_the_option(csm: Csm, bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        outcome = csm("serve", bundle, "--grpc-port", port, "--http-port", 0, "--metrics-port", 0)
+    refused(outcome, f"port {port}")
+    assert "--grpc-port" in outcome.err
+
+
+def test_without_triton_the_cure_is_named_and_local_speech_works(
+    csm: Csm, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytriton", None)
+    refused(csm("serve", bundle), "csm say --local")
+    spoken = csm("say", "Hello there.", "--local", "--bundle", bundle, "--speaker", 1, "--out", "hello.wav")
+    assert (spoken.status, spoken.err) == (0, "")
+    assert "first audio" in spoken.out
+    assert "hello.wav" in spoken.out
+    info = soundfile.info("hello.wav")
+    assert (info.samplerate, info.channels) == (24_000, 1)
+
+
+def test_the_bundle_of_the_last_run_is_the_champion_else_the_candidate(bundle: Path, tmp_path: Path) -> None:
+    from csm_pipelines.released import find_bundle
+
+    run = tmp_path / "runs" / "demo-1"
+    shutil.copytree(bundle, run / "bundle")
+    (tmp_path / "runs" / "latest").symlink_to("demo-1")
+    assert find_bundle(None, tmp_path / "runs") == (run / "bundle").resolve()
+    write_json(run / "register" / "result.json", {"champion_bundle": None, "bundle": str(run / "bundle")})
+    assert find_bundle(None, tmp_path / "runs") == run / "bundle"
+    write_json(run / "register" / "result.json", {"champion_bundle": str(bundle), "bundle": str(run / "bundle")})
+    assert find_bundle(None, tmp_path / "runs") == bundle
+
+
+@pytest.mark.parametrize("arguments", [[], ["run"], ["say"], ["serve"], ["report"], ["codec", "train"]])
+def test_help_shows_examples(csm: Csm, arguments: list[str]) -> None:
+    outcome = csm(*arguments, "--help")
+    assert outcome.status == 0
+    assert "csm " in outcome.out
+    assert not arguments or "Examples" in outcome.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, csm_pipelines.cli;"
+        "heavy = ('torch', 'kfp', 'mlflow', 'tritonclient', 'lhotse', 'matplotlib');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version(csm: Csm) -> None:
+    outcome = csm("--version")
+    assert outcome.status == 0
+    assert outcome.out.startswith("csm-foundry ")
+
+
+def test_show_prints_the_configuration(csm: Csm) -> None:
+    import json
+
+    outcome = csm("run", "--preset", "debug", "--set", "train.recipe.steps=9", "--show")
+    assert json.loads(outcome.out)["train"]["recipe"]["steps"] == 9

@@ -1,0 +1,125 @@
+"""The summary is made of what the steps noted down, and says which targets are reached."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from csm_components.steps import note_path
+from csm_model.files import read_json, write_json
+from csm_model.training.shards import TokenTurn, write_shard
+from csm_pipelines.summary import TARGETS, describe_step, show, summarise
+
+ASKED = (
+    "wer_generated", "wer_interval", "wer_reconstruction", "wer_original", "speaker_accuracy", "mos",
+    "real_time_factor", "first_audio_ms", "wer_int8_delta", "minutes",
+)  # fmt: skip
+RESULTS: dict[str, dict[str, Any]] = {
+    "ingest": {"digest": "d", "conversations": 4, "speech_seconds": 600.0, "rejected": 1},
+    "tokenise": {"codec_digest": "c", "tokenizer_digest": "t", "turns": 9, "frames": 90},
+    "train": {"digest": "f", "steps": 200, "validation_first": 1.234},
+    "export": {"digest": "b", "precision": "int8", "megabytes": 9.0, "parent_megabytes": 33.0},
+    "evaluate": {
+        "wer_generated": 0.12, "wer_interval": [0.1, 0.14], "wer_reconstruction": 0.04, "wer_original": 0.02,
+        "speaker_accuracy": 0.99, "mos": 3.3, "sentences": 96, "wer_int8_delta": 0.03,
+        "compared": {"base": {"wer": 0.3, "speaker_accuracy": 0.5}},
+    },
+    "register": {"promoted": False, "misses": ["wer_int8_delta 0.030 misses"], "model": "m", "version": 2,
+                 "bundle": "b"},
+    "speak": {
+        "real_time_factor": 0.5, "first_audio_ms": 200.0, "frames_equal": True, "served": True,
+        "speech": "speech/x.wav", "text": "Good evening, everyone!",
+    },
+}  # fmt: skip
+
+
+def write_tokens(folder: Path, *texts: str) -> None:
+    turns = [
+        TokenTurn(
+            id=str(number), conversation="c", split="train", speaker=0, text=text,
+            text_ids=np.zeros(2, np.int32), codes=np.zeros((2, 3), np.int16),
+        )
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    write_json(
+        folder / "manifest.json", {"splits": {"train": [write_shard(folder / "train-00000.safetensors", turns)]}}
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run = tmp_path / "demo-1"
+    (run / "evaluate").mkdir(parents=True)
+    (run / "evaluate" / "report.html").write_text("<p>report</p>")
+    write_tokens(run / "tokens", "Good morning, everyone.")
+    for step, result in RESULTS.items():
+        result = {**result, "reused": step == "ingest", "report": str(run / "evaluate" / "report.html")}
+        write_json(note_path(run, step), {"step": step, "seconds": 60.0, "finished": 0.0, "result": result})
+    return run
+
+
+def test_every_figure_is_there_and_reused_steps_are_named(folder: Path) -> None:
+    summary = summarise(folder, seconds=600.0)
+    assert set(ASKED) <= set(summary)
+    assert summary == read_json(folder / "summary.json")
+    assert summary["reused"] == {step: step == "ingest" for step in RESULTS}
+    assert summary["minutes"] == 10.0
+    assert (folder / "report.html").read_text() == "<p>report</p>"
+
+
+def test_a_run_that_reused_everything_keeps_the_minutes_of_the_work(folder: Path) -> None:
+    summarise(folder, seconds=600.0)
+    for step in RESULTS:
+        note = read_json(note_path(folder, step))
+        note["result"]["reused"] = True
+        write_json(note_path(folder, step), note)
+    summary = summarise(folder, seconds=12.0)
+    assert (summary["minutes"], summary["minutes_now"]) == (10.0, 0.2)
+
+
+def test_the_table_names_what_is_reached_and_what_is_missed(folder: Path) -> None:
+    screen = io.StringIO()
+    summary = summarise(folder, seconds=600.0)
+    show(Console(file=screen, width=120), summary)
+    text = screen.getvalue()
+    lines = {target.key: next(line for line in text.splitlines() if target.title in line) for target in TARGETS}
+    assert {key for key, line in lines.items() if "missed" in line} == {"wer_int8_delta"}
+    assert "12.0%" in lines["wer_generated"]
+    for words in (
+        "10.0% to 14.0%",
+        "wer_int8_delta 0.030 misses",
+        "stays candidate",
+        "Reused from an earlier run, with their figures: ingest.",
+        "speech/x.wav",
+        "30.0%",
+    ):
+        assert words in text
+
+
+def test_a_figure_that_was_not_measured_is_missed(folder: Path) -> None:
+    summary = summarise(folder, seconds=1.0) | {"wer_int8_delta": None, "mos": None, "base": None}
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summary)
+    assert "not measured" in screen.getvalue()
+
+
+def test_a_sentence_that_training_had_is_not_called_unseen(folder: Path) -> None:
+    assert summarise(folder, seconds=1.0)["said_is_unseen"]
+    write_tokens(folder / "tokens", "Good morning.", "good evening everyone")
+    summary = summarise(folder, seconds=1.0)
+    assert not summary["said_is_unseen"]
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summary)
+    assert "Training had this sentence too: Good evening, everyone!" in screen.getvalue()
+
+
+@pytest.mark.parametrize("step", sorted(RESULTS))
+def test_every_step_is_described_in_a_few_words(folder: Path, step: str) -> None:
+    reused, words = describe_step(folder, step)
+    assert reused == (step == "ingest")
+    assert 10 < len(words) < 80

@@ -1,0 +1,114 @@
+"""Speech taken down as it arrives, over a service of a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from csm_model.errors import InputError
+from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
+from csm_serving.audio import player
+from csm_serving.client import SpeechClient
+from csm_serving.errors import ServingError, UnavailableError
+from csm_serving.protocol import Chunk, End, SpeechRequest
+from csm_serving.speech import SpeechService, SpeechStream
+
+
+class Tone(SpeechService):
+    """Frame n is n hundredths; speaker 1 breaks after two frames."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def open(self, request: SpeechRequest) -> SpeechStream:
+        return SpeechStream(self._frames(request))
+
+    def _frames(self, request: SpeechRequest) -> Generator[Chunk | End, None, None]:
+        try:
+            for index in range(request.max_frames or 4):
+                if request.speaker == 1 and index == 2:
+                    raise ServingError("the model failed")
+                audio = np.full(FRAME_SAMPLES, index / 100, np.float32)
+                yield Chunk(audio=audio, frame_index=index, codes=np.zeros(4, np.int32))
+            yield End(ended=request.max_frames is None)
+        finally:
+            self.closed += 1
+
+
+def test_said_to_a_file_and_to_a_listener(tmp_path: Path) -> None:
+    heard: list[float] = []
+    path = tmp_path / "deep" / "said.wav"
+
+    def listen(samples: np.ndarray) -> None:
+        assert not path.exists(), "the file appears when it is complete"
+        heard.append(float(samples[0]))
+
+    spoken = Tone().say("hello", path=path, listener=listen)
+    audio, rate = soundfile.read(path)
+    assert (rate, audio.shape) == (SAMPLE_RATE, (4 * FRAME_SAMPLES,))
+    np.testing.assert_allclose(audio[::FRAME_SAMPLES], [0, 0.01, 0.02, 0.03], atol=1e-4)
+    assert heard == pytest.approx([0, 0.01, 0.02, 0.03])
+    assert (spoken.path, spoken.frames, spoken.ended) == (path, 4, True)
+    assert spoken.seconds == pytest.approx(0.32)
+    assert 0 < spoken.first_audio_ms <= spoken.real_time_factor * 320
+    assert [entry.name for entry in path.parent.iterdir()] == ["said.wav"]
+
+
+def test_a_stream_that_breaks_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ServingError):
+        Tone().say("hello", 1, path=tmp_path / "said.wav")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_turn_is_no_ended_turn() -> None:
+    assert Tone().say("hello", max_frames=2).ended is False
+
+
+def test_leaving_a_stream_cancels_it() -> None:
+    service = Tone()
+    stream = service.stream("hello")
+    assert next(stream).frame_index == 0
+    stream.close()
+    assert service.closed == 1
+    assert list(stream) == []
+
+
+def test_only_wav_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.wav"):
+        Tone().say("hello", path=tmp_path / "said.mp3")
+
+
+def test_a_player_gets_16_bit_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "aplay"
+    program.write_text(f"#!/bin/sh\ncat > {tmp_path}/heard\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    with player() as play:
+        assert play is not None
+        Tone().say("hello", listener=play)
+    heard = np.fromfile(tmp_path / "heard", "<i2")
+    assert heard.shape == (4 * FRAME_SAMPLES,)
+    assert heard[-1] == int(0.03 * 32767)
+
+
+def test_without_a_player_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with player() as play:
+        assert play is None
+
+
+def test_bad_requests_are_refused_before_they_are_sent() -> None:
+    with SpeechClient("127.0.0.1:9") as client, pytest.raises(InputError, match="nothing to say"):
+        client.stream("  ?!")
+
+
+def test_where_no_server_answers_one_line_says_so() -> None:
+    with (
+        SpeechClient("127.0.0.1:9") as client,
+        pytest.raises(UnavailableError, match=r"no server at 127\.0\.0\.1:9 .*csm serve.*csm say --local"),
+    ):
+        client.say("hello")

@@ -1,0 +1,298 @@
+"""A real Triton over a bundle of random weights: what it streams, refuses, counts, and how it stops."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from csm_model.bundle import Bundle, load_bundle
+from csm_model.errors import ArtifactError, DigestError, InputError
+from csm_model.frames import FRAME_SAMPLES
+from csm_model.inference.generator import ContextTurn, Generator, Speech
+from csm_model.inference.sampling import Sampling
+from csm_serving import repository
+from csm_serving.client import SpeechClient
+from csm_serving.errors import BusyError, ServingError, UnavailableError
+from csm_serving.local import LocalSpeech
+from csm_serving.protocol import Chunk, End, SamplingOptions, Turn
+from csm_serving.settings import load_settings
+from csm_serving.speech import SpeechService
+from csm_serving.triton import LocalTriton
+
+TEXT = "The train to Boston leaves at half past nine."
+LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
+FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300}
+GREEDY = SamplingOptions(temperature=0.0)
+CONTEXT_CODES = np.arange(12, dtype=np.int64).reshape(4, 3)
+
+
+@pytest.fixture(scope="module")
+def offline(bundle: Path) -> Bundle:
+    return load_bundle(bundle)
+
+
+def heard(service: SpeechService, *args: object, **kwargs: object) -> tuple[list[Chunk], bool]:
+    stream = service.stream(*args, **kwargs)  # type: ignore[arg-type]
+    chunks = list(stream)
+    assert stream.end is not None
+    assert [chunk.frame_index for chunk in chunks] == list(range(len(chunks)))
+    return chunks, stream.end.ended
+
+
+def assert_equal(chunks: list[Chunk], ended: bool, speech: Speech) -> None:
+    np.testing.assert_array_equal(np.stack([chunk.codes for chunk in chunks], axis=1), speech.codes.numpy())
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    np.testing.assert_allclose(audio, speech.audio, rtol=0, atol=1e-5)  # the server may run on fewer threads than this
+    assert ended == speech.ended
+
+
+def metrics_of(triton: LocalTriton) -> dict[str, float]:
+    address = urlsplit(triton.metrics_url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=10)
+    connection.request("GET", address.path)
+    rows = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return {key: float(value) for key, _, value in (row.rpartition(" ") for row in rows if row.startswith("csm_"))}
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("speaker", "seed"), [(0, 0), (1, 0), (1, 2**63 - 1)])
+def test_a_stream_equals_the_offline_generator(client: SpeechClient, offline: Bundle, speaker: int, seed: int) -> None:
+    chunks, ended = heard(client, TEXT, speaker, seed=seed)
+    sampling = Sampling(temperature=0.9, guidance=1.5, top_k=10, seed=seed)
+    assert_equal(chunks, ended, Generator(offline).speak(TEXT, speaker, sampling=sampling))
+
+
+def test_context_and_sampling_reach_the_model(client: SpeechClient, bundle: Path, offline: Bundle) -> None:
+    context = [Turn(speaker=1, text="Where to?", codes=CONTEXT_CODES), Turn(speaker=0, text="To Boston, please.")]
+    options = SamplingOptions(temperature=0.3, depth_temperature=0.0, top_k=7, guidance=1.0)
+    chunks, ended = heard(client, TEXT, 1, context=context, sampling=options, seed=5, max_frames=20)
+    speech = Generator(offline).speak(
+        TEXT,
+        1,
+        context=[
+            ContextTurn(speaker=1, text="Where to?", codes=torch.from_numpy(CONTEXT_CODES)),
+            ContextTurn(speaker=0, text="To Boston, please."),
+        ],
+        sampling=Sampling(temperature=0.3, depth_temperature=0.0, top_k=7, guidance=1.0, seed=5),
+        max_frames=20,
+    )
+    assert_equal(chunks, ended, speech)
+    here, here_ended = heard(LocalSpeech(bundle), TEXT, 1, context=context, sampling=options, seed=5, max_frames=20)
+    assert_equal(here, here_ended, speech)
+    alone, _ = heard(client, TEXT, 1, sampling=options, seed=5, max_frames=20)
+    assert [list(chunk.codes) for chunk in alone] != [list(chunk.codes) for chunk in chunks]
+
+
+def test_streams_among_others_equal_streams_alone(client: SpeechClient, offline: Bundle) -> None:
+    texts = [TEXT, "Good morning.", "It is cold and windy today, take the red scarf."]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        streams = list(pool.map(lambda text: heard(client, text, 0, seed=3), texts))
+    for text, (chunks, ended) in zip(texts, streams, strict=True):
+        sampling = Sampling(temperature=0.9, guidance=1.5, top_k=10, seed=3)
+        assert_equal(chunks, ended, Generator(offline).speak(text, 0, sampling=sampling))
+
+
+def test_how_a_stream_ended_is_told(client: SpeechClient, offline: Bundle) -> None:
+    sampling = Sampling(temperature=5.0, guidance=1.0, top_k=0)
+    options = SamplingOptions(temperature=5.0, guidance=1.0, top_k=0)
+    by_end = {}
+    for seed in range(20):
+        speech = Generator(offline).speak("No.", 0, sampling=replace(sampling, seed=seed))
+        by_end.setdefault(speech.ended, (seed, speech))
+    assert sorted(by_end) == [False, True]
+    for seed, speech in by_end.values():
+        assert_equal(*heard(client, "No.", 0, sampling=options, seed=seed), speech)
+
+
+def test_said_to_a_file(client: SpeechClient, tmp_path: Path) -> None:
+    spoken = client.say(TEXT, 1, path=tmp_path / "said.wav", max_frames=6)
+    audio, _ = soundfile.read(tmp_path / "said.wav")
+    assert audio.shape == (spoken.frames * FRAME_SAMPLES,)
+    assert spoken.first_audio_ms > 0
+    assert spoken.real_time_factor > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"speaker": 2}, r"speaker 2 is unknown: this bundle speaks as 0 \(heart\), 1 \(kumo\)"),
+        ({"context": (Turn(speaker=7, text="hi"),)}, "speaker 7 is unknown"),
+        ({"context": (Turn(speaker=0, text="hi", codes=CONTEXT_CODES + 90),)}, "made by another codec"),
+        ({"context": (Turn(speaker=0, text="hi", codes=CONTEXT_CODES[:3]),)}, r"\[4, frames\]"),
+        ({"context": (Turn(speaker=0, text="hi", codes=np.zeros((4, 3000), np.int32)),)}, "fewer context turns"),
+    ],
+)
+def test_what_only_the_server_can_refuse_comes_back_typed(
+    client: SpeechClient, triton: LocalTriton, values: dict[str, object], message: str
+) -> None:
+    before = metrics_of(triton)['csm_refusals_total{reason="invalid_input"}']
+    with pytest.raises(InputError, match=message):
+        client.say(TEXT, **values)  # type: ignore[arg-type]
+    assert metrics_of(triton)['csm_refusals_total{reason="invalid_input"}'] == before + 1
+
+
+def test_a_cancelled_stream_frees_its_slot(client: SpeechClient, triton: LocalTriton) -> None:
+    before = metrics_of(triton)
+    stream = client.stream(LONG, sampling=GREEDY)
+    next(stream)
+    stream.close()
+    eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
+    after = metrics_of(triton)
+    outcome = 'csm_streams_total{outcome="cancelled"}'
+    assert after[outcome] == before[outcome] + 1
+    assert after["csm_frames_total"] - before["csm_frames_total"] < 200, "the whole story was not spoken"
+
+
+def test_above_the_slots_a_request_is_refused_at_once(client: SpeechClient, triton: LocalTriton) -> None:
+    slots = int(metrics_of(triton)["csm_stream_slots"])
+    live = [client.stream(LONG, sampling=GREEDY) for _ in range(slots)]
+    try:
+        for stream in live:
+            next(stream)
+        began = time.monotonic()
+        with pytest.raises(BusyError, match=f"all {slots} slots"):
+            client.say(TEXT)
+        assert time.monotonic() - began < 2
+        assert metrics_of(triton)["csm_live_streams"] == slots
+    finally:
+        for stream in live:
+            stream.close()
+    eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
+    assert client.say(TEXT, max_frames=3).frames == 3
+
+
+def test_metrics_count_streams(client: SpeechClient, triton: LocalTriton) -> None:
+    before = metrics_of(triton)
+    spoken = client.say(TEXT, max_frames=5)
+    after = metrics_of(triton)
+    assert after["csm_frames_total"] - before["csm_frames_total"] == spoken.frames == 5
+    assert after["csm_audio_seconds_total"] - before["csm_audio_seconds_total"] == pytest.approx(0.4, abs=1e-3)
+    assert after["csm_first_audio_seconds_count"] == before["csm_first_audio_seconds_count"] + 1
+    assert after["csm_first_audio_seconds_sum"] > before["csm_first_audio_seconds_sum"]
+    assert after["csm_real_time_factor"] > 0
+
+
+def test_sigterm_lets_a_live_stream_end(bundle: Path) -> None:
+    settings = load_settings(**FREE_PORTS, exit_timeout_s=60)
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
+        stream = client.stream(LONG, sampling=GREEDY, max_frames=400)
+        next(stream)
+        triton.terminate()
+        eventually(lambda: _refuses(client))
+        eventually(lambda: _gone(triton.pid), seconds=55)  # though nobody has read the stream on
+        assert sum(1 for _ in stream) == 399
+        assert stream.end == End(ended=False)
+
+
+def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(bundle: Path) -> None:
+    settings = load_settings(**FREE_PORTS, exit_timeout_s=5)
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
+        stream = client.stream(LONG, sampling=GREEDY)
+        next(stream)
+        triton.terminate()
+        with pytest.raises(UnavailableError):
+            list(stream)
+
+
+def test_a_damaged_bundle_is_one_clear_line(bundle: Path, tmp_path: Path) -> None:
+    name = "codec/codec.safetensors"
+    damaged = tmp_path / "bundle"
+    shutil.copytree(bundle, damaged)
+    data = bytearray((damaged / name).read_bytes())
+    data[-1] ^= 1
+    (damaged / name).write_bytes(data)
+    settings = load_settings(**FREE_PORTS)
+    with pytest.raises(DigestError, match=name) as caught, LocalTriton(damaged, settings=settings):
+        pass
+    assert "\n" not in str(caught.value)
+    assert "At:" not in str(caught.value)
+
+
+def test_another_configuration_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(folder: Path) -> None:
+        repository.write_repository(folder)
+        config = folder / "csm" / "config.pbtxt"
+        config.write_text(
+            config.read_text().replace('"TOP_K", data_type: TYPE_INT32', '"TOP_K", data_type: TYPE_INT64')
+        )
+
+    monkeypatch.setattr("csm_serving.triton.write_repository", other)
+    with (
+        pytest.raises(ArtifactError, match="another protocol: TOP_K differ"),
+        LocalTriton(bundle, settings=load_settings(**FREE_PORTS)),
+    ):
+        pass
+
+
+def test_a_server_that_takes_too_long_is_given_up(bundle: Path) -> None:
+    settings = load_settings(**FREE_PORTS | {"ready_timeout_s": 0.2})
+    with pytest.raises(ServingError, match=r"did not answer within 0\.2 s"), LocalTriton(bundle, settings=settings):
+        pass
+
+
+def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from csm_serving.triton import LocalTriton\n"
+        "with LocalTriton(Path(sys.argv[1]), folder=Path(sys.argv[2])) as triton:\n"
+        "    print(triton.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    eventually(lambda: _gone(pid))
+
+
+def test_serve_runs_until_it_is_told_to_stop(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from csm_serving.triton import serve\n"
+        "sys.exit(serve(Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1,"
+        " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, flush=True)))"
+    )
+    command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with SpeechClient(url) as client:
+            assert client.say(TEXT, max_frames=3).frames == 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def _refuses(client: SpeechClient) -> bool:
+    try:
+        client.say(TEXT, max_frames=1)
+    except UnavailableError:
+        return True
+    return False
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
