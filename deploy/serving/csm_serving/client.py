@@ -24,7 +24,15 @@ from csm_serving.settings import load_settings
 from csm_serving.speech import SpeechService, SpeechStream
 
 _MAX_MESSAGE = 64 * 2**20
-_NOT_SERVED = ("Server exiting", "has no available versions", "is not found")
+# How Triton 2.51 says that it starts or stops; which of them comes depends on how far it is with it.
+_NOT_SERVED = (
+    "Server exiting",
+    "Server is stopping",
+    "stopped accepting new inference requests",
+    "has no available versions",
+    "is not found",
+    "is not available",
+)
 _END_TIMEOUT_S = 2.0
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
