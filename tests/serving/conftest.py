@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,20 +23,28 @@ SLOTS = 3
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_bundle(tmp_path_factory.mktemp("serving"))
+
+
+@pytest.fixture
+def slow_bundle(tmp_path: Path) -> Path:
+    """Many times the layers: a long stream outlasts a grace of seconds on any machine."""
+    return random_bundle(tmp_path, layers=100)
+
+
+def random_bundle(folder: Path, *, layers: int = 2) -> Path:
     """Two speakers, 4 codebooks of 32; guided, so that both rows of a guided batch are served."""
     torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("serving")
     config = RvqConfig.debug()
     codec = RvqCodec(config)
     codec.save(folder / "codec")
     tokenizer = TextTokenizer(num_speakers=2)
-    model = CsmModel(
-        debug_config(
-            text_vocab_size=tokenizer.vocab_size,
-            num_codebooks=config.num_codebooks,
-            codebook_size=config.codebook_size,
-        )
+    sizes = debug_config(
+        text_vocab_size=tokenizer.vocab_size,
+        num_codebooks=config.num_codebooks,
+        codebook_size=config.codebook_size,
     )
+    model = CsmModel(replace(sizes, backbone=replace(sizes.backbone, layers=layers)))
     for parameter in model.parameters():
         parameter.data *= 8  # random weights of the usual size give one distribution whatever is asked
     model.codebook0_head.weight.data[model.config.end_code] = 0.0  # never the likeliest: a greedy stream does not end

@@ -206,9 +206,9 @@ def test_sigterm_lets_a_live_stream_end(bundle: Path) -> None:
         assert stream.end == End(ended=False)
 
 
-def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(bundle: Path) -> None:
+def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(slow_bundle: Path) -> None:
     settings = load_settings(**FREE_PORTS, exit_timeout_s=5)
-    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
+    with LocalTriton(slow_bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
         stream = client.stream(LONG, sampling=GREEDY)
         next(stream)
         triton.terminate()
