@@ -137,10 +137,16 @@ wheel.index-url='https://not.this/simple'
 """
     assert environment.index_settings(config) == {
         "UV_INDEX_STRATEGY": "unsafe-best-match",
-        "UV_INDEX": "https://a.example/simple https://b.example/simple",
+        "UV_INDEX": "https://mirror.example/simple https://a.example/simple https://b.example/simple",
         "UV_FIND_LINKS": "/wheels,/more",
         "UV_DEFAULT_INDEX": "https://mirror.example/simple",
     }
+
+
+def test_pypi_comes_before_other_indexes_in_uv() -> None:
+    config = "global.extra-index-url='https://few.example/simple'"
+    assert environment.index_settings(config)["UV_INDEX"] == "https://pypi.org/simple https://few.example/simple"
+    assert "UV_INDEX" not in environment.index_settings("global.timeout='60'")
 
 
 def test_one_package_is_cut_out_of_the_lock_with_its_hashes() -> None:

@@ -25,6 +25,7 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "installed.json"
 GLIBC = (2, 35)
+PYPI = "https://pypi.org/simple"  # what pip and uv take where no index is set
 
 
 class SetupError(Exception):
@@ -96,6 +97,8 @@ def index_settings(pip_config: str) -> dict[str, str]:
     """pip's configuration (as `pip config list` prints it) in uv's own variables, since uv does not read it.
 
     Like pip, uv then takes a version from whichever index has it; the lock's hashes say which files are the right ones.
+    Where several have it, uv, unlike pip, looks at the files of the first alone, and a mirror of a few files may hold
+    the poorer wheel (soundfile's without its library): the main index, which holds them all, comes first.
     """
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS"}
     settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
@@ -105,6 +108,8 @@ def index_settings(pip_config: str) -> dict[str, str]:
         if section in {"global", "install", ":env:"} and option in names:
             words = str(ast.literal_eval(value)).split()
             settings[names[option]] = ("," if option == "find-links" else " ").join(words)
+    if "UV_INDEX" in settings:
+        settings["UV_INDEX"] = f"{settings.get('UV_DEFAULT_INDEX', PYPI)} {settings['UV_INDEX']}"
     return settings
 
 
