@@ -55,7 +55,8 @@ def dynamic(bundle: Bundle) -> Bundle:
 def endless(bundle: Bundle) -> Iterator[Tensor]:
     """Sound without end: utterance after utterance."""
     for seed in itertools.count():
-        yield from map(torch.from_numpy, Generator(bundle).stream(TEXT, 0, sampling=Sampling(seed=seed)))
+        for frame in Generator(bundle).stream(TEXT, 0, sampling=Sampling(seed=seed)):
+            yield torch.from_numpy(frame.audio)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from csm_model.transformer import KVCache, Transformer
 
 
 def codes_of(bundle: Bundle, **settings: object) -> torch.Tensor:
-    frames = Generator(bundle).frames("Hello there.", 1, sampling=Sampling(**settings))  # type: ignore[arg-type]
-    return torch.stack(list(frames), dim=1)
+    stream = Generator(bundle).stream("Hello there.", 1, sampling=Sampling(**settings))  # type: ignore[arg-type]
+    return torch.stack([frame.codes for frame in stream], dim=1)
 
 
 def test_same_seed_same_speech_other_seed_other_speech(bundle: Bundle) -> None:
@@ -32,24 +32,30 @@ def test_same_seed_same_speech_other_seed_other_speech(bundle: Bundle) -> None:
 
 def test_stream_is_speech_in_pieces(bundle: Bundle) -> None:
     generator, sampling = Generator(bundle), Sampling(seed=5)
-    pieces = list(generator.stream("Hello there.", 0, sampling=sampling))
+    stream = generator.stream("Hello there.", 0, sampling=sampling)
+    pieces = [frame.audio for frame in stream]
     speech = generator.speak("Hello there.", 0, sampling=sampling)
     assert {piece.shape for piece in pieces} == {(FRAME_SAMPLES,)}
     assert np.array_equal(np.concatenate(pieces), speech.audio)
     decoded = bundle.codec.decode(speech.codes[None])[0, 0].numpy()
     assert np.array_equal(decoded, speech.audio)
+    assert list(stream) == []
+    assert stream.ended == speech.ended
 
 
 def test_two_streams_at_once_do_not_touch(bundle: Bundle) -> None:
     generator = Generator(bundle)
-    alone = [list(generator.frames("Good day.", speaker, sampling=Sampling(seed=speaker))) for speaker in (0, 1)]
-    a = generator.frames("Good day.", 0, sampling=Sampling(seed=0))
-    b = generator.frames("Good day.", 1, sampling=Sampling(seed=1))
+    alone = [
+        [frame.codes for frame in generator.stream("Good day.", speaker, sampling=Sampling(seed=speaker))]
+        for speaker in (0, 1)
+    ]
+    a = generator.stream("Good day.", 0, sampling=Sampling(seed=0))
+    b = generator.stream("Good day.", 1, sampling=Sampling(seed=1))
     mixed: list[list[torch.Tensor]] = [[], []]
     for turn in range(200):
         frame = next((a, b)[turn % 2], None)
         if frame is not None:
-            mixed[turn % 2].append(frame)
+            mixed[turn % 2].append(frame.codes)
     assert [len(m) for m in mixed] == [len(s) for s in alone]
     assert all(torch.equal(x, y) for m, s in zip(mixed, alone, strict=True) for x, y in zip(m, s, strict=True))
 
@@ -96,7 +102,7 @@ def test_context_changes_speech(bundle: Bundle) -> None:
 )
 def test_bad_requests_are_refused_before_the_first_frame(bundle: Bundle, text: str, speaker: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Generator(bundle).frames(text, speaker)
+        Generator(bundle).stream(text, speaker)
 
 
 def test_bad_context_is_refused(bundle: Bundle) -> None:
@@ -106,10 +112,10 @@ def test_bad_context_is_refused(bundle: Bundle) -> None:
         (torch.full((books, 3), 32), "another codec"),
     ):
         with pytest.raises(InputError, match=message):
-            generator.frames("Hello.", 0, context=[ContextTurn(speaker=1, text="Hi.", codes=codes)])
+            generator.stream("Hello.", 0, context=[ContextTurn(speaker=1, text="Hi.", codes=codes)])
     long = ContextTurn(speaker=1, text="Hi.", codes=torch.zeros(books, 2048, dtype=torch.long))
     with pytest.raises(InputError, match="give fewer context turns"):
-        generator.frames("Hello.", 0, context=[long])
+        generator.stream("Hello.", 0, context=[long])
 
 
 @pytest.mark.parametrize(

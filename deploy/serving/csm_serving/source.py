@@ -12,7 +12,7 @@ import torch
 
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import InputError
-from csm_model.inference.generator import ContextTurn, frame_limit
+from csm_model.inference.generator import ContextTurn
 from csm_model.inference.generator import Generator as SpeechGenerator
 from csm_serving.protocol import Chunk, End, SpeechRequest, Turn
 
@@ -37,22 +37,16 @@ class BundleSource:
         """Yields the chunks of one turn and returns how it ended; raises `InputError` on the first step."""
         self._check_speaker(request.speaker)
         limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
-        longest = min(limits, default=None)
-        frames = self._generator.frames(
+        stream = self._generator.stream(
             request.text,
             request.speaker,
             context=[_context_turn(turn) for turn in request.context],
             sampling=replace(self._bundle.sampling, **_asked(request)),
-            max_frames=longest,
+            max_frames=min(limits, default=None),
         )
-        decoder = self._bundle.codec.streaming_decoder()
-        count = 0
-        for codes in frames:
-            audio = decoder.step(codes[None, :, None])[0, 0].numpy()
-            yield Chunk(audio=audio, frame_index=count, codes=codes.numpy().astype(np.int32))
-            count += 1
-        ids = self._bundle.tokenizer.encode(request.text, request.speaker)
-        return End(ended=count < frame_limit(len(ids), longest))
+        for index, frame in enumerate(stream):
+            yield Chunk(audio=frame.audio, frame_index=index, codes=frame.codes.numpy().astype(np.int32))
+        return End(ended=stream.ended)
 
     def warm_up_request(self) -> SpeechRequest:
         """A short turn that touches everything a first caller would otherwise wait for."""

@@ -8,8 +8,10 @@ Shapes: K codebooks, T rows, F frames, S samples.
 
 from __future__ import annotations
 
+import collections.abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
+from csm_model.codec.base import StreamingDecoder
 from csm_model.errors import InputError
 from csm_model.inference.prompt import audio_rows, text_rows
 from csm_model.inference.sampling import Sampling, sample
@@ -58,6 +61,31 @@ class Speech:
     """Whether the model ended it; False: it was cut at the most frames allowed."""
 
 
+class Frame(NamedTuple):
+    """80 ms of speech."""
+
+    codes: Tensor  # int64 [K]
+    audio: npt.NDArray[np.float32]  # float32 [1920]
+
+
+class SpeechStream(Iterator[Frame]):
+    """The frames of one utterance, each made when it is asked for."""
+
+    def __init__(self, codes: Iterator[Tensor], decoder: StreamingDecoder) -> None:
+        self._codes = codes
+        self._decoder = decoder
+        self.ended = False
+        """After the last frame: whether the model ended it; False: it was cut at the most frames allowed."""
+
+    def __next__(self) -> Frame:
+        try:
+            codes = next(self._codes)
+        except StopIteration as stop:
+            self.ended = self.ended or bool(stop.value)
+            raise
+        return Frame(codes, self._decoder.step(codes[None, :, None])[0, 0].numpy())
+
+
 class Generator:
     """Speaks with a bundle, one stream at a time; several streams may be alive."""
 
@@ -67,7 +95,7 @@ class Generator:
         self.config = bundle.model.config
         self.sampling = sampling or bundle.sampling
 
-    def frames(
+    def stream(
         self,
         text: str,
         speaker: int,
@@ -75,13 +103,12 @@ class Generator:
         context: Sequence[ContextTurn] = (),
         sampling: Sampling | None = None,
         max_frames: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yields the codes `[K]` of each frame until speech ends or `max_frames` are made.
+    ) -> SpeechStream:
+        """Each frame as it is made, until speech ends or `max_frames` are made.
 
         Raises:
             InputError: nothing to say, an unknown speaker, codes of another codec, or a context too long.
         """
-        settings = sampling or self.sampling
         ids = self.bundle.tokenizer.encode(text, speaker)
         limit = frame_limit(len(ids), max_frames)
         rows, mask = self._prompt(ids, context)
@@ -90,7 +117,26 @@ class Generator:
                 f"context and text fill {rows.shape[0]} rows and speech may need {limit}: "
                 f"the model holds {self.config.max_rows}; give fewer context turns"
             )
-        return self._run(rows, mask, settings, limit, ids)
+        codes = self._run(rows, mask, sampling or self.sampling, limit, ids)
+        return SpeechStream(codes, self.bundle.codec.streaming_decoder())
+
+    def speak(
+        self,
+        text: str,
+        speaker: int,
+        *,
+        context: Sequence[ContextTurn] = (),
+        sampling: Sampling | None = None,
+        max_frames: int | None = None,
+    ) -> Speech:
+        """The whole utterance; raises as `stream` does."""
+        stream = self.stream(text, speaker, context=context, sampling=sampling, max_frames=max_frames)
+        frames = list(stream)
+        return Speech(
+            audio=np.concatenate([frame.audio for frame in frames]),
+            codes=torch.stack([frame.codes for frame in frames], dim=1),
+            ended=stream.ended,
+        )
 
     def _prompt(self, ids: list[int], context: Sequence[ContextTurn]) -> tuple[Tensor, Tensor]:
         parts = []
@@ -109,7 +155,10 @@ class Generator:
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise InputError(f"context codes must be from 0 to {size - 1}: were they made by another codec?")
 
-    def _run(self, rows: Tensor, mask: Tensor, settings: Sampling, limit: int, ids: list[int]) -> Iterator[Tensor]:
+    def _run(
+        self, rows: Tensor, mask: Tensor, settings: Sampling, limit: int, ids: list[int]
+    ) -> collections.abc.Generator[Tensor, None, bool]:
+        """Yields the codes `[K]` of each frame; returns whether the model ended the speech."""
         generator = torch.Generator().manual_seed(settings.seed)
         guided = settings.guidance != 1.0
         batch_rows, batch_mask = rows[None], mask[None]
@@ -124,12 +173,13 @@ class Generator:
             with torch.inference_mode():
                 codes = self._frame(state, settings, generator, may_end=index >= MIN_FRAMES)
             if codes is None:
-                return
+                return True
             yield codes
             with torch.inference_mode():
                 row, row_mask = audio_rows(codes[:, None], self.config, close=False)
                 again = (len(batch_rows), -1, -1)
                 state = self.model.hidden(row[None].expand(again), row_mask[None].expand(again), cache)[:, -1]
+        return False
 
     def _frame(self, state: Tensor, settings: Sampling, generator: torch.Generator, *, may_end: bool) -> Tensor | None:
         """One frame's codes `[K]` from the backbone's state `[1 or 2, D]`; None when speech ends."""
@@ -156,35 +206,3 @@ class Generator:
             codes.append(code)
             entering = model.embed_code(code, codebook)[:, None]
         return torch.cat(codes)
-
-    def stream(
-        self,
-        text: str,
-        speaker: int,
-        *,
-        context: Sequence[ContextTurn] = (),
-        sampling: Sampling | None = None,
-        max_frames: int | None = None,
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Yields each frame's sound as it is made: float32 `[1920]`."""
-        frames = self.frames(text, speaker, context=context, sampling=sampling, max_frames=max_frames)
-        decoder = self.bundle.codec.streaming_decoder()
-        return (decoder.step(codes[None, :, None])[0, 0].numpy() for codes in frames)
-
-    def speak(
-        self,
-        text: str,
-        speaker: int,
-        *,
-        context: Sequence[ContextTurn] = (),
-        sampling: Sampling | None = None,
-        max_frames: int | None = None,
-    ) -> Speech:
-        """The whole utterance."""
-        decoder = self.bundle.codec.streaming_decoder()
-        codes, audio = [], []
-        limit = frame_limit(len(self.bundle.tokenizer.encode(text, speaker)), max_frames)
-        for frame in self.frames(text, speaker, context=context, sampling=sampling, max_frames=max_frames):
-            codes.append(frame)
-            audio.append(decoder.step(frame[None, :, None])[0, 0].numpy())
-        return Speech(audio=np.concatenate(audio), codes=torch.stack(codes, dim=1), ended=len(codes) < limit)
