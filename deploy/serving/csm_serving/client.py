@@ -31,7 +31,7 @@ _NOT_SERVED = (
     "stopped accepting new inference requests",
     "has no available versions",
     "is not found",
-    "is not available",
+    "version is not available",
 )
 _END_TIMEOUT_S = 2.0
 _LOOPBACK = ("127.", "localhost", "[::1]")
