@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from csm_components.codec.step import train_codec
+from csm_components.codec.step import load_clips, train_codec
 from csm_model.codec import load_codec
 from csm_model.errors import InputError
 
@@ -32,21 +32,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_stages_make_a_codec_once(corpus: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    first = train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=12, say=lines.append)
+    first = train_codec([corpus, corpus], tmp_path, minutes=20, sizes="debug", max_steps=12, say=lines.append)
+    assert first.clips == 2 * len(load_clips(tmp_path / "conversations/0")), "a corpus named twice counts twice"
     assert first.steps == 24
     assert load_codec(tmp_path).digest == first.digest
     assert lines[0].startswith("joint")
-    assert train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=12, say=print).reused
+    assert train_codec([corpus, corpus], tmp_path, minutes=20, sizes="debug", max_steps=12, say=print).reused
     with pytest.raises(InputError, match="other data or settings"):
-        train_codec(corpus, tmp_path, minutes=20, sizes="debug", max_steps=13, say=print)
+        train_codec([corpus, corpus], tmp_path, minutes=20, sizes="debug", max_steps=13, say=print)
+    with pytest.raises(InputError, match="other data or settings"):
+        train_codec([corpus], tmp_path, minutes=20, sizes="debug", max_steps=12, say=print)
 
 
 def test_refusals(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are joint, decoder, both"):
-        train_codec(corpus, tmp_path, minutes=1, stage="all")
+        train_codec([corpus], tmp_path, minutes=1, stage="all")
     with pytest.raises(InputError, match="needs a codec to begin from"):
-        train_codec(corpus, tmp_path, minutes=1, stage="decoder")
+        train_codec([corpus], tmp_path, minutes=1, stage="decoder")
     with pytest.raises(InputError, match="there are demo, debug"):
-        train_codec(corpus, tmp_path, minutes=1, sizes="huge")
+        train_codec([corpus], tmp_path, minutes=1, sizes="huge")
     with pytest.raises(InputError, match="nowhere"):
-        train_codec(tmp_path / "nowhere", tmp_path, minutes=1)
+        train_codec([tmp_path / "nowhere"], tmp_path, minutes=1)

@@ -1,6 +1,6 @@
-"""Trains an `RvqCodec` from the training split of a corpus, and goes on where a killed training stopped.
+"""Trains an `RvqCodec` from the training split of one or more corpora, and goes on where a killed training stopped.
 
-OUT/conversations/            the corpus, ingested
+OUT/conversations/N/          the corpora, ingested
 OUT/joint/, OUT/decoder/      checkpoints and metrics of the stages
 OUT/codec.json, OUT/codec.safetensors    the trained codec: OUT is the folder that tokenise takes
 OUT/result.json               written last: figures, settings, digests
@@ -9,7 +9,7 @@ OUT/result.json               written last: figures, settings, digests
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class CodecResult:
     digest: str
     """Of the codec."""
     dataset_digest: str
-    """Of the ingested corpus."""
+    """Of the ingested corpora."""
     clips: int
     hours: float
     """Of speech in the training split."""
@@ -83,7 +83,7 @@ def plan(minutes: float, stage: str, *, seed: int, max_steps: int | None = None)
 
 
 def train_codec(
-    corpus: Path,
+    corpora: Sequence[Path],
     out: Path,
     *,
     minutes: float,
@@ -96,6 +96,8 @@ def train_codec(
 ) -> CodecResult:
     """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
 
+    A corpus that is named twice counts twice.
+
     Raises:
         InputError: no such corpus or sizes, no training turns, a decoder stage without a codec to begin from, or a
             folder that holds a codec of other data or settings.
@@ -106,7 +108,9 @@ def train_codec(
     if stage == "decoder" and start is None:
         raise InputError("the decoder stage needs a codec to begin from: name its folder")
     codec = RvqCodec.load(start) if start is not None else None
-    dataset = ingest(corpus, out / "conversations").digest
+    folders = {corpus: out / "conversations" / str(number) for number, corpus in enumerate(dict.fromkeys(corpora))}
+    digests = {corpus: ingest(corpus, folder).digest for corpus, folder in folders.items()}
+    dataset = digest_of([digests[corpus] for corpus in corpora])
     begun = codec.digest if codec is not None else None
     inputs = digest_of([dataset, sizes, begun, [asdict(config) for config in stages]])
     if (out / "result.json").exists():
@@ -114,7 +118,8 @@ def train_codec(
         if stored["inputs"] != inputs:
             raise InputError(f"{out}: holds a codec of other data or settings; name another folder")
         return CodecResult(**{**stored["result"], "reused": True})
-    clips = load_clips(out / "conversations")
+    turns = {corpus: load_clips(folder) for corpus, folder in folders.items()}
+    clips = [clip for corpus in corpora for clip in turns[corpus]]
     trainers = []
     for config in stages:
         trainer = CodecTrainer(clips, config, out / config.stage, codec=codec, sizes=SIZES[sizes]())

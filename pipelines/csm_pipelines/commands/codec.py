@@ -9,7 +9,12 @@ import typer
 
 
 def train(
-    corpus: Annotated[Path, typer.Option(help="Folder of audio and text, in any layout that csm run takes.")],
+    corpus: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of audio and text, in any layout that csm run takes; more than one add up, twice counts twice."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training goes on in it.")],
     minutes: Annotated[
         float, typer.Option(help="Time to train for, over all the runs that it takes.", min=0.01)
@@ -30,6 +35,8 @@ def train(
     [bold]Examples[/bold]
 
       csm codec train --corpus deploy/demo/corpus --out codec --minutes 60
+
+      csm codec train --corpus deploy/demo/base-corpus --corpus deploy/demo/corpus --out codec --minutes 60
 
       csm codec train --corpus deploy/demo/corpus --from codec --out codec-2 --stage decoder --minutes 30
     """
