@@ -59,7 +59,7 @@ class JudgeConfig:
 
     sentences_per_voice: int = 48
     """Held-out sentences that each voice speaks, streamed from the server."""
-    parent_per_voice: int = 24
+    parent_per_voice: int = 48
     """Of these, sentences that the float parent speaks too, with the same seeds."""
     base_per_voice: int = 12
     """Of these, sentences that the base speaks too."""
@@ -123,7 +123,7 @@ def demo() -> RunConfig:
     return RunConfig(
         preset="demo",
         data=DataConfig(corpus=str(DEMO / "corpus"), codec=str(DEMO / "codec"), base=str(DEMO / "base")),
-        train=TrainConfig(recipe={**_RECIPE, "steps": 600, "learning_rate": 1e-3, "warmup_steps": 40}),
+        train=TrainConfig(recipe={**_RECIPE, "steps": 250, "learning_rate": 1e-3, "warmup_steps": 40}),
     )
 
 

@@ -30,7 +30,7 @@ def maker() -> Iterator[ModuleType]:
         yield make_corpora
     finally:
         sys.path.pop(0)
-        for name in ("make_corpora", "grammar", "voices"):
+        for name in ("make_corpora", "grammar", "topics", "words", "voices"):
             sys.modules.pop(name, None)
 
 

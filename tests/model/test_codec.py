@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from csm_model.codec import RvqCodec, RvqConfig, load_codec
-from csm_model.codec.rvq import DELAY
+from csm_model.codec.source import DELAY
 from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
@@ -31,6 +32,12 @@ def speech(samples: int, seed: int = 0) -> torch.Tensor:
     return (sound + 0.01 * noise)[None, None]
 
 
+def assert_same_sound(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for a pitch whose last bit differs, which drifts by a hair of a cycle in a second."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize(("samples", "frames"), [(1, 1), (1920, 1), (1921, 2), (19_200, 10)])
 def test_frames_are_the_samples_rounded_up(codec: RvqCodec, samples: int, frames: int) -> None:
     codes = codec.encode(speech(samples))
@@ -49,8 +56,8 @@ def test_streaming_decode_equals_whole_decode_to_the_bit(codec: RvqCodec, pieces
 def test_decoder_for_training_is_the_same_function(codec: RvqCodec) -> None:
     codes = codec.encode(speech(12 * FRAME_SAMPLES))
     with torch.inference_mode():
-        whole = codec.decoder(codec.quantizer.decode(codes))
-    torch.testing.assert_close(whole, codec.decode(codes)[:, 0], rtol=1e-4, atol=1e-6)
+        whole = codec.decoder(codec.decoder.controls(codec.quantizer.decode(codes)))
+    assert_same_sound(whole, codec.decode(codes)[:, 0])
 
 
 def test_codes_do_not_depend_on_what_comes_later(codec: RvqCodec) -> None:
@@ -58,11 +65,25 @@ def test_codes_do_not_depend_on_what_comes_later(codec: RvqCodec) -> None:
     assert torch.equal(codec.encode(sound)[..., :8], codec.encode(sound[..., : 8 * FRAME_SAMPLES]))
 
 
+def test_sound_does_not_depend_on_codes_to_come(codec: RvqCodec) -> None:
+    codes = codec.encode(speech(12 * FRAME_SAMPLES))
+    assert torch.equal(codec.decode(codes)[..., : 7 * FRAME_SAMPLES], codec.decode(codes[..., :7]))
+
+
+def test_codec_of_another_version_is_refused(codec: RvqCodec, tmp_path: Path) -> None:
+    codec.save(tmp_path)
+    weights = load_file(tmp_path / "codec.safetensors")
+    weights["decoder.head.weight"] = weights.pop("decoder.source.head.weight")
+    save_file(weights, tmp_path / "codec.safetensors")
+    with pytest.raises(ArtifactError, match="not those of this version's RvqCodec; train the codec again"):
+        load_codec(tmp_path)
+
+
 def test_batch_gives_what_each_gives_alone(codec: RvqCodec) -> None:
     both = torch.cat([speech(9600, 1), speech(9600, 2)])
     codes = codec.encode(both)
     assert torch.equal(codes[1:], codec.encode(both[1:]))
-    torch.testing.assert_close(codec.decode(codes)[1:], codec.decode(codes[1:]), rtol=1e-4, atol=1e-6)
+    assert_same_sound(codec.decode(codes)[1:], codec.decode(codes[1:]))
 
 
 def test_fewer_codebooks_still_decode(codec: RvqCodec) -> None:

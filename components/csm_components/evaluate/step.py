@@ -57,7 +57,7 @@ class EvaluateSettings:
 
     sentences_per_voice: int = 48
     """Held-out sentences for each voice; fewer where the split has fewer."""
-    parent_per_voice: int = 24
+    parent_per_voice: int = 48
     """Of these, sentences that the float parent speaks too."""
     base_per_voice: int = 12
     """Of these, sentences that the base speaks too."""

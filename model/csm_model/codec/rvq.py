@@ -1,9 +1,9 @@
 """`RvqCodec`: a small causal neural codec that one can train at home, for when Mimi cannot be had.
 
 Log-mel frames go through ConvNeXt blocks at 50 Hz and 12.5 Hz to a latent, four residual codebooks quantise it, and
-ConvNeXt blocks at 12.5 Hz and 100 Hz drive an inverse-STFT head ([Vocos](https://arxiv.org/abs/2306.00814)). The first
-codebook is trained to carry the phonemes, as Mimi's first is trained to carry WavLM's features
-([Moshi, section 3.3](https://arxiv.org/abs/2410.00037)). The sound comes out 30 ms late, the overlap of the STFT.
+ConvNeXt blocks at 12.5 Hz and 100 Hz (as in [Vocos](https://arxiv.org/abs/2306.00814)) drive a vocoder of pulses and
+noise. The first codebook is trained to carry the phonemes, as Mimi's first is trained to carry WavLM's features
+([Moshi, section 3.3](https://arxiv.org/abs/2410.00037)). The sound comes out 30 ms late: the vocoder's windows overlap.
 
 Shapes: B batch, K codebooks, T frames (12.5 Hz), S samples, C channels.
 """
@@ -20,15 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from csm_model.codec.blocks import CausalStack, LogMel
-from csm_model.codec.quantizer import Quantized, ResidualQuantizer
+from csm_model.codec.pitch import HOP
+from csm_model.codec.quantizer import ResidualQuantizer
+from csm_model.codec.source import WINDOW, Controls, HarmonicNoise, SourceState
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import atomic_path, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
 
-HOP = 240  # of the STFTs: 100 Hz, eight steps a frame
-WINDOW = 960
-STEPS = FRAME_SAMPLES // HOP
-DELAY = WINDOW - HOP  # samples by which the decoded sound comes late
+STEPS = FRAME_SAMPLES // HOP  # of 100 Hz in a frame
 FOLD = 4  # steps of 50 Hz in a frame
 
 
@@ -98,8 +97,6 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents `[B, T, D]` to sound `[B, T * 1920]`."""
 
-    window: Tensor
-
     def __init__(self, config: RvqConfig) -> None:
         super().__init__()
         self.channels = config.decoder_channels
@@ -107,48 +104,34 @@ class Decoder(nn.Module):
         self.coarse = CausalStack(config.frame_channels, config.frame_depth)
         self.unfold = nn.Linear(config.frame_channels, STEPS * config.decoder_channels)
         self.fine = CausalStack(config.decoder_channels, config.decoder_depth)
-        self.norm = nn.LayerNorm(config.decoder_channels)
-        self.head = nn.Linear(config.decoder_channels, 2 * (WINDOW // 2 + 1))
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.source = HarmonicNoise(config.decoder_channels)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """The whole sequence at once, for training; equal to `step` but for rounding."""
+    def controls(self, latent: Tensor) -> Controls:
+        """The whole sequence at once: what the vocoder is to do."""
         batch, frames, _ = latent.shape
         x = self.unfold(self.coarse(self.enter(latent)))
-        x = self.fine(x.reshape(batch, frames * STEPS, self.channels))
-        pieces = self._windows(x)  # [B, steps, WINDOW]
-        # Window j ends with sample (j + 1) * HOP of the output, whose clock is DELAY behind: four rows overlap.
-        rows = pieces.reshape(batch, frames * STEPS, WINDOW // HOP, HOP)
-        late = F.pad(rows, (0, 0, 0, 0, WINDOW // HOP - 1, 0))
-        total = sum(late[:, WINDOW // HOP - 1 - k : late.shape[1] - k, k] for k in range(WINDOW // HOP))
-        assert isinstance(total, Tensor)
-        return total.reshape(batch, frames * FRAME_SAMPLES)
+        return self.source.controls(self.fine(x.reshape(batch, frames * STEPS, self.channels)))
 
-    def _windows(self, x: Tensor) -> Tensor:
-        magnitude, phase = self.head(self.norm(x)).float().chunk(2, dim=-1)
-        magnitude = torch.exp(magnitude.clamp(max=6.0))
-        spectrum = torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
-        # Hann windows at a quarter of their length add up to 2.
-        return torch.fft.irfft(spectrum, n=WINDOW) * self.window * 0.5  # type: ignore[no-any-return]
+    def forward(self, controls: Controls) -> Tensor:
+        """The sound of a whole sequence; equal to `step` but for rounding and, in training, where the noise begins."""
+        state = self.source.initial_state(len(controls.pitch))
+        if self.training:
+            state.position = torch.randint(1 << 16, state.position.shape)
+        return self.source.step(controls, state)
 
     def initial_state(self, batch_size: int) -> DecoderState:
         """State before the first frame."""
         return DecoderState(
             coarse=self.coarse.initial_past(batch_size),
             fine=self.fine.initial_past(batch_size),
-            tail=self.window.new_zeros(batch_size, DELAY),
+            source=self.source.initial_state(batch_size),
         )
 
     def step(self, latent: Tensor, state: DecoderState) -> Tensor:
         """One frame's latent `[B, 1, D]` to its sound `[B, 1920]`; moves `state` on."""
         x = self.unfold(self.coarse.step(self.enter(latent), state.coarse))
         x = self.fine.step(x.reshape(len(latent), STEPS, self.channels), state.fine)
-        pieces = self._windows(x)
-        total = F.pad(state.tail, (0, FRAME_SAMPLES))
-        for index in range(STEPS):
-            total[:, index * HOP : index * HOP + WINDOW] += pieces[:, index]
-        state.tail = total[:, FRAME_SAMPLES:]
-        return total[:, :FRAME_SAMPLES]
+        return self.source.step(self.source.controls(x), state.source)
 
 
 @dataclass
@@ -157,7 +140,7 @@ class DecoderState:
 
     coarse: list[Tensor]
     fine: list[Tensor]
-    tail: Tensor  # [B, DELAY], sound not yet complete
+    source: SourceState
 
 
 class RvqStreamingDecoder:
@@ -205,11 +188,6 @@ class RvqCodec(nn.Module):
             total.update(name.encode())
             total.update(tensor.half().numpy().tobytes())
         return total.hexdigest()
-
-    def forward(self, audio: Tensor, mask: Tensor, keep: Tensor) -> tuple[Tensor, Quantized]:
-        """Sound `[B, S]` to its reconstruction `[B, S]` (DELAY samples late) and the quantisation, for training."""
-        quantized = self.quantizer(self.encoder(audio), mask, keep)
-        return self.decoder(quantized.latent), quantized
 
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
@@ -261,7 +239,12 @@ class RvqCodec(nn.Module):
             raise ArtifactError(
                 f"{folder / 'codec.safetensors'}: cannot be read ({error}); copy the codec again"
             ) from None
-        codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        try:
+            codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        except RuntimeError:
+            raise ArtifactError(
+                f"{folder}: the weights are not those of this version's RvqCodec; train the codec again"
+            ) from None
         if codec.digest != stored["digest"]:
             raise ArtifactError(
                 f"{folder}: the codec's weights do not match the digest in codec.json; copy the codec again"

@@ -1,8 +1,8 @@
 """Trains an `RvqCodec` from clips of speech with their phonemes, and goes on where a killed run stopped.
 
-Two stages. `joint` trains all of it by spectral distances, commitment, and a CTC loss that makes the first codebook
-carry the phonemes. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay good, and
-trains the decoder against discriminators.
+Two stages. `joint` trains all of it by spectral distances, the pitch, commitment, and a CTC loss that makes the first
+codebook carry the phonemes. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay
+good, and trains the decoder against discriminators.
 
 Shapes: B batch, T frames, S samples.
 """
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
 from csm_model.codec.losses import SpectralLoss
-from csm_model.codec.rvq import DELAY, RvqCodec, RvqConfig
+from csm_model.codec.pitch import track_pitch
+from csm_model.codec.rvq import RvqCodec, RvqConfig
+from csm_model.codec.source import DELAY
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
@@ -65,6 +67,8 @@ class CodecTraining:
     """Weight of the STFT distance beside the mel distance."""
     commitment_weight: float = 0.25
     """Weight of the pull of latents to their codes."""
+    pitch_weight: float = 1.0
+    """Weight of the distance of the log pitch where the sound is voiced."""
     phoneme_weight: float = 0.3
     """Weight of the CTC loss of the first codebook."""
     feature_weight: float = 0.5
@@ -181,19 +185,34 @@ class CodecTrainer:
             scores[spoken].transpose(0, 1), targets, mask[spoken].sum(1) * CTC_STEPS, lengths, zero_infinity=True
         )
 
+    def _reconstruct(self, latent: Tensor, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the decoder makes of latents, its distances to the sound, and their weighted sum as `total`.
+
+        On every second step the pulses follow the true pitch: a pulse train that is a little out of tune says nothing
+        of how loud its harmonics should be.
+        """
+        controls = self.codec.decoder.controls(latent)
+        pitch, voiced = track_pitch(audio)
+        error = (controls.pitch.log() - pitch.log()).abs() * voiced
+        tune = error.sum() / voiced.sum().clamp(min=1)
+        if self.step % 2:
+            controls = controls._replace(pitch=torch.where(voiced, pitch, controls.pitch))
+        made = self.codec.decoder(controls)[:, DELAY:]
+        mel, stft = self.spectral(made, audio[:, :-DELAY])
+        config = self.config
+        total = mel + config.stft_weight * stft + config.pitch_weight * tune
+        return made, {"total": total, "mel": mel, "stft": stft, "pitch": tune}
+
     def _joint_step(self) -> dict[str, Tensor]:
         audio, mask, phonemes = self._batch()
-        made, quantized = self.codec(audio, mask, self._keep(len(audio)))
-        mel, stft = self.spectral(made[:, DELAY:], audio[:, :-DELAY])
+        quantized = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio)))
+        _, losses = self._reconstruct(quantized.latent, audio)
         phoneme = self._phoneme_loss(quantized.first, mask, phonemes)
-        config = self.config
-        total = mel + config.stft_weight * stft + config.commitment_weight * quantized.commitment
-        total = total + config.phoneme_weight * phoneme
-        self._descend(self.optimizer, total)
+        total = losses.pop("total") + self.config.commitment_weight * quantized.commitment
+        self._descend(self.optimizer, total + self.config.phoneme_weight * phoneme)
         used = torch.unique(quantized.codes[:, 0]).numel()
         return {
-            "mel": mel, "stft": stft, "commitment": quantized.commitment, "phoneme": phoneme,
-            "codes_used": torch.tensor(float(used)),
+            **losses, "commitment": quantized.commitment, "phoneme": phoneme, "codes_used": torch.tensor(float(used)),
         }  # fmt: skip
 
     def _decoder_step(self) -> dict[str, Tensor]:
@@ -201,9 +220,8 @@ class CodecTrainer:
         with torch.no_grad():
             self.codec.quantizer.eval()
             latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
-        made = self.codec.decoder(latent)[:, DELAY:]
+        made, losses = self._reconstruct(latent, audio)
         real = audio[:, :-DELAY]
-        mel, stft = self.spectral(made, real)
         size = min(CROP_FRAMES * FRAME_SAMPLES, real.shape[1])
         start = int(torch.randint(0, real.shape[1] - size + 1, ()))
         real_crop, made_crop = real[:, start : start + size], made[:, start : start + size]
@@ -212,11 +230,10 @@ class CodecTrainer:
         self._descend(self.judge_optimizer, judge)
         self.discriminators.requires_grad_(False)
         adversarial, feature = generator_losses(judged_real, self.discriminators(made_crop))
-        total = mel + self.config.stft_weight * stft
-        total = total + self.config.feature_weight * feature + self.config.adversarial_weight * adversarial
-        self._descend(self.optimizer, total)
+        total = losses.pop("total") + self.config.feature_weight * feature
+        self._descend(self.optimizer, total + self.config.adversarial_weight * adversarial)
         self.discriminators.requires_grad_(True)
-        return {"mel": mel, "stft": stft, "judge": judge, "adversarial": adversarial, "feature": feature}
+        return {**losses, "judge": judge, "adversarial": adversarial, "feature": feature}
 
     @staticmethod
     def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -1,0 +1,141 @@
+"""A vocoder of pulses and noise: what the codec's decoder shapes into speech.
+
+The decoder says, 100 times a second, how high the voice is and how loud the pulses and the noise are in each of 64
+bands; the phases follow from that, so none has to be learnt. Harmonics plus filtered noise as in
+[DDSP](https://arxiv.org/abs/2001.04643), with a band-limited pulse train and minimum-phase filters as in
+[WORLD](https://doi.org/10.1587/transinf.2015EDP7457).
+
+Window j of the output covers the sound up to the end of step j, so the sound comes `DELAY` samples late.
+
+Shapes: B batch, L steps (100 Hz), S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from csm_model.codec.blocks import mel_filters
+from csm_model.codec.pitch import HOP
+from csm_model.frames import SAMPLE_RATE
+
+WINDOW = 960
+DELAY = WINDOW - HOP  # samples by which the sound comes late
+BANDS = 64
+LOWEST, HIGHEST = 50.0, 500.0  # Hz, of the pitch
+_ROWS = WINDOW // HOP
+_OVERLAP = 1.5  # squared Hann windows at a quarter of their length add up to this
+_QUIET = -3.0  # log gain to begin with
+_TABLE = 1 << 16  # samples of noise, used round and round
+
+
+class Controls(NamedTuple):
+    """What drives the vocoder."""
+
+    pitch: Tensor  # [B, L], Hz at the end of each step
+    pulses: Tensor  # [B, L, BANDS], log gains
+    noise: Tensor  # [B, L, BANDS], log gains
+
+
+@dataclass
+class SourceState:
+    """What the vocoder remembers between steps."""
+
+    pitch: Tensor  # [B], at the end of the last step; 0 before the first
+    phase: Tensor  # [B] float64, of the pulse train, in cycles
+    position: Tensor  # [B] int64, samples so far
+    sources: Tensor  # [B, 2, DELAY], the last pulses and noise
+    tail: Tensor  # [B, DELAY], sound not yet complete
+
+
+class HarmonicNoise(nn.Module):
+    """Features `[B, L, C]` to sound `[B, L * 240]`."""
+
+    window: Tensor
+    bands: Tensor
+    table: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.head = nn.Linear(channels, 1 + 2 * BANDS)
+        with torch.no_grad():
+            self.head.bias[1:].fill_(_QUIET)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        filters = mel_filters(SAMPLE_RATE, WINDOW, BANDS).T
+        # Every bin is a mean of the bands around it; the bins beyond the outermost bands follow the nearest one.
+        filters = filters / filters.amax(1, keepdim=True)
+        filters[0, 0], filters[-1, -1] = 1.0, 1.0
+        self.register_buffer("bands", filters / filters.sum(0), persistent=False)
+        noise = torch.randn(_TABLE, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("table", noise, persistent=False)
+
+    def controls(self, x: Tensor) -> Controls:
+        """What the features ask for."""
+        pitch, pulses, noise = self.head(self.norm(x)).float().split([1, BANDS, BANDS], dim=-1)
+        hertz = torch.exp(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
+        return Controls(pitch=hertz, pulses=pulses.clamp(-12.0, 6.0), noise=noise.clamp(-12.0, 6.0))
+
+    def initial_state(self, batch_size: int) -> SourceState:
+        """Silence."""
+        zeros = self.window.new_zeros
+        return SourceState(
+            pitch=zeros(batch_size),
+            phase=zeros(batch_size, dtype=torch.float64),
+            position=zeros(batch_size, dtype=torch.int64),
+            sources=zeros(batch_size, 2, DELAY),
+            tail=zeros(batch_size, DELAY),
+        )
+
+    def step(self, controls: Controls, state: SourceState) -> Tensor:
+        """The sound of the next L steps `[B, L * 240]`, `DELAY` samples late; moves `state` on."""
+        steps = controls.pitch.shape[1]
+        fresh = torch.stack([self._pulses(controls.pitch, state), self._noise(steps * HOP, state)], dim=1)
+        sources = torch.cat([state.sources, fresh], dim=-1)
+        state.sources = sources[..., -DELAY:]
+        spectra = torch.fft.rfft(sources.unfold(-1, WINDOW, HOP) * self.window)  # [B, 2, L, bins]
+        shaped = spectra[:, 0] * minimum_phase(controls.pulses @ self.bands)
+        shaped = shaped + spectra[:, 1] * torch.exp(controls.noise @ self.bands)
+        pieces = torch.fft.irfft(shaped, n=WINDOW) * (self.window / _OVERLAP)
+        # Window j begins where step j of the output does: four rows of 240 overlap.
+        rows = F.pad(pieces.unflatten(-1, (_ROWS, HOP)), (0, 0, 0, 0, 0, _ROWS - 1))
+        total = sum(rows[..., k, :].roll(k, dims=1) for k in range(_ROWS))
+        assert isinstance(total, Tensor)
+        sound = total.flatten(1) + F.pad(state.tail, (0, steps * HOP))
+        state.tail = sound[:, steps * HOP :]
+        return sound[:, : steps * HOP]
+
+    @torch.no_grad()
+    def _pulses(self, pitch: Tensor, state: SourceState) -> Tensor:
+        """Harmonics of the pitch up to half the sampling rate, in phase, of unit power: `[B, L * 240]`."""
+        previous = torch.where(state.pitch > 0, state.pitch, pitch[:, 0])[:, None]
+        ends = torch.cat([previous, pitch], dim=1)
+        ramp = torch.arange(1, HOP + 1, device=pitch.device) / HOP
+        hertz = (ends[:, :-1, None] + (ends[:, 1:] - ends[:, :-1])[..., None] * ramp).flatten(1)
+        cycles = state.phase[:, None] + (hertz.double() / SAMPLE_RATE).cumsum(-1)
+        state.pitch, state.phase = pitch[:, -1], cycles[:, -1].remainder(1.0)
+        half = math.pi * (cycles - cycles.round()).float()  # half the phase, the pulse at 0
+        count = torch.floor(SAMPLE_RATE / 2 / hertz)
+        below = torch.sin(half)
+        near = below.abs() < 1e-4
+        kernel = torch.sin((2 * count + 1) * half) / torch.where(near, torch.ones_like(below), 2 * below)
+        return (torch.where(near, count + 0.5, kernel) - 0.5) * torch.sqrt(2 / count)
+
+    def _noise(self, samples: int, state: SourceState) -> Tensor:
+        index = state.position[:, None] + torch.arange(samples, device=self.table.device)
+        state.position = state.position + samples
+        return self.table[index % _TABLE]
+
+
+def minimum_phase(log_gain: Tensor) -> Tensor:
+    """The minimum-phase filter of a log gain `[..., bins]`, through the real cepstrum (Oppenheim and Schafer, 13.5)."""
+    size = 2 * (log_gain.shape[-1] - 1)
+    cepstrum = torch.fft.irfft(log_gain.to(torch.complex64), n=size)
+    fold = cepstrum.new_zeros(size)
+    fold[0], fold[1 : size // 2], fold[size // 2] = 1.0, 2.0, 1.0
+    return torch.exp(torch.fft.rfft(cepstrum * fold))
