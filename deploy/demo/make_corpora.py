@@ -23,8 +23,10 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from grammar import BASE_SLOTS, BASE_TOPICS, DEMO_SLOTS, DEMO_TOPICS, Turn, conversation, scrambled
+from grammar import Turn, conversation, scrambled
+from topics import BASE_TOPICS, DEMO_TOPICS
 from voices import LICENSE, SAMPLE_RATE, VOICES, dictionary, origin, speak
+from words import BASE_SLOTS, DEMO_SLOTS
 
 GAP_S = 0.24  # silence between turns: three codec frames
 OPUS_LEVEL = 0.95  # libsndfile's compression level: 22 kbit/s of mono speech
@@ -47,7 +49,7 @@ class Conversation:
 SPEAKER_IDS = {"heart": 0, "kumo": 1, "heart-78": 2, "heart-86": 3, "heart-114": 4, "alpha": 5, "gongitsune": 6}
 DEMO_VOICES = ("heart", "kumo")
 DEMO_SIZES = {"train": 190, "validation": 10, "test": 24}
-# Conversations for each pair of base voices, about 13 hours in all; the Kokoro voices are slow to make and get fewer.
+# Conversations for each pair of base voices, about 18 hours in all; the Kokoro voices are slow to make and get fewer.
 BASE_PAIRS = {
     ("heart", "heart-78"): 1400,
     ("heart", "heart-86"): 1200,

@@ -37,6 +37,10 @@ _END_TIMEOUT_S = 2.0
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
+def _says_not_served(line: str) -> bool:
+    return any(words in line for words in _NOT_SERVED)
+
+
 class SpeechClient(SpeechService):
     """Speaks through the server at `url` (`host:port` of its gRPC). Several threads may hold streams at once."""
 
@@ -108,7 +112,7 @@ class SpeechClient(SpeechService):
             raise UnavailableError(f"{self.url} closed the stream before the turn was over; ask again")
         if isinstance(answer, grpc.RpcError):
             line = " ".join(str(answer.details()).split())
-            if any(words in line for words in _NOT_SERVED):
+            if _says_not_served(line):
                 raise self._not_served(line)
             raise UnavailableError(
                 f"no server at {self.url} ({line}): start one with `csm serve`, or speak without one: csm say --local"
@@ -120,11 +124,7 @@ class SpeechClient(SpeechService):
         if (ours := protocol.find_error(message)) is not None:
             return ours
         line = " ".join(message.split())
-        return (
-            self._not_served(line)
-            if any(words in line for words in _NOT_SERVED)
-            else ServingError(f"{self.url}: {line}")
-        )
+        return self._not_served(line) if _says_not_served(line) else ServingError(f"{self.url}: {line}")
 
     def _not_served(self, line: str) -> UnavailableError:
         return UnavailableError(
