@@ -286,8 +286,8 @@ def test_samples_begin_with_the_worst(material: Material, evaluated: tuple[Evalu
         rows.append(row_of(Take(sentence=sentence, place=place), out / "verdicts" / "generated" / place.note.name))
     chosen = choose_samples(rows, 3)
     assert len(chosen) == 3
-    assert chosen[0] == min(rows, key=badness)
-    assert chosen[-1] == max(rows, key=badness)
+    assert badness(chosen[0]) == min(map(badness, rows))
+    assert badness(chosen[-1]) == max(map(badness, rows)), "several may be equally good"
     assert choose_samples(rows, 9) == sorted(rows, key=badness)
     assert figures_of(rows).sentences == 4
 
