@@ -132,7 +132,8 @@ def demo_base() -> RunConfig:
     return RunConfig(
         preset="demo-base",
         data=DataConfig(corpus=str(DEMO / "base-corpus"), codec=str(DEMO / "codec")),
-        train=TrainConfig(recipe={**_RECIPE, "steps": 6000, "learning_rate": 2e-3, "warmup_steps": 200}),
+        train=TrainConfig(recipe={**_RECIPE, "steps": 12_000, "learning_rate": 1.5e-3, "warmup_steps": 200}),
+        judge=JudgeConfig(split="validation"),
         release=ReleaseConfig(model="csm-demo-base"),
     )
 
