@@ -123,7 +123,7 @@ def demo() -> RunConfig:
     return RunConfig(
         preset="demo",
         data=DataConfig(corpus=str(DEMO / "corpus"), codec=str(DEMO / "codec"), base=str(DEMO / "base")),
-        train=TrainConfig(recipe={**_RECIPE, "steps": 250, "learning_rate": 1e-3, "warmup_steps": 40}),
+        train=TrainConfig(recipe={**_RECIPE, "steps": 250, "learning_rate": 4e-4, "warmup_steps": 40}),
     )
 
 
