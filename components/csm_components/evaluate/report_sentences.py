@@ -41,7 +41,7 @@ def choose_samples(rows: Sequence[Row], count: int = SAMPLES) -> list[Row]:
     ranked = sorted(rows, key=badness)
     if len(ranked) <= count:
         return ranked
-    worst, best = count // 2, count // 4
+    worst, best = (count + 1) // 2, min(count // 2, max(1, count // 4))
     typical = count - worst - best
     middle = max(worst, len(ranked) // 2 - typical // 2)
     middle = min(middle, len(ranked) - best - typical)
