@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from csm_model.codec.blocks import CausalStack, LogMel
 from csm_model.codec.pitch import HOP
 from csm_model.codec.quantizer import ResidualQuantizer
-from csm_model.codec.source import WINDOW, Controls, HarmonicNoise, SourceState
+from csm_model.codec.source import NOISE_SAMPLES, WINDOW, Controls, HarmonicNoise, SourceState
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import atomic_path, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         """The sound of a whole sequence; equal to `step` but for rounding and, in training, where the noise begins."""
         state = self.source.initial_state(len(controls.pitch))
         if self.training:
-            state.position = torch.randint(1 << 16, state.position.shape)
+            state.position = torch.randint(NOISE_SAMPLES, state.position.shape)
         return self.source.step(controls, state)
 
     def initial_state(self, batch_size: int) -> DecoderState:
@@ -129,9 +129,12 @@ class Decoder(nn.Module):
 
     def step(self, latent: Tensor, state: DecoderState) -> Tensor:
         """One frame's latent `[B, 1, D]` to its sound `[B, 1920]`; moves `state` on."""
+        return self.source.step(self.step_controls(latent, state), state.source)
+
+    def step_controls(self, latent: Tensor, state: DecoderState) -> Controls:
+        """One frame's latent `[B, 1, D]` to what the vocoder is to do in it; moves the blocks' `state` on."""
         x = self.unfold(self.coarse.step(self.enter(latent), state.coarse))
-        x = self.fine.step(x.reshape(len(latent), STEPS, self.channels), state.fine)
-        return self.source.step(self.source.controls(x), state.source)
+        return self.source.controls(self.fine.step(x.reshape(len(latent), STEPS, self.channels), state.fine))
 
 
 @dataclass

@@ -31,7 +31,7 @@ LOWEST, HIGHEST = 50.0, 500.0  # Hz, of the pitch
 _ROWS = WINDOW // HOP
 _OVERLAP = 1.5  # squared Hann windows at a quarter of their length add up to this
 _QUIET = -3.0  # log gain to begin with
-_TABLE = 1 << 16  # samples of noise, used round and round
+NOISE_SAMPLES = 1 << 16  # of the table, used round and round
 
 
 class Controls(NamedTuple):
@@ -72,7 +72,7 @@ class HarmonicNoise(nn.Module):
         filters = filters / filters.amax(1, keepdim=True)
         filters[0, 0], filters[-1, -1] = 1.0, 1.0
         self.register_buffer("bands", filters / filters.sum(0), persistent=False)
-        noise = torch.randn(_TABLE, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(NOISE_SAMPLES, generator=torch.Generator().manual_seed(0))
         self.register_buffer("table", noise, persistent=False)
 
     def controls(self, x: Tensor) -> Controls:
@@ -129,7 +129,7 @@ class HarmonicNoise(nn.Module):
     def _noise(self, samples: int, state: SourceState) -> Tensor:
         index = state.position[:, None] + torch.arange(samples, device=self.table.device)
         state.position = state.position + samples
-        return self.table[index % _TABLE]
+        return self.table[index % NOISE_SAMPLES]
 
 
 def minimum_phase(log_gain: Tensor) -> Tensor:

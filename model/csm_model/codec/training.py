@@ -185,8 +185,8 @@ class CodecTrainer:
             scores[spoken].transpose(0, 1), targets, mask[spoken].sum(1) * CTC_STEPS, lengths, zero_infinity=True
         )
 
-    def _reconstruct(self, latent: Tensor, audio: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the decoder makes of latents, its distances to the sound, and their weighted sum as `total`.
+    def _reconstruct(self, latent: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the decoder makes of latents, the weighted sum of its distances to the sound, and each of them.
 
         On every second step the pulses follow the true pitch: a pulse train that is a little out of tune says nothing
         of how loud its harmonics should be.
@@ -201,14 +201,14 @@ class CodecTrainer:
         mel, stft = self.spectral(made, audio[:, :-DELAY])
         config = self.config
         total = mel + config.stft_weight * stft + config.pitch_weight * tune
-        return made, {"total": total, "mel": mel, "stft": stft, "pitch": tune}
+        return made, total, {"mel": mel, "stft": stft, "pitch": tune}
 
     def _joint_step(self) -> dict[str, Tensor]:
         audio, mask, phonemes = self._batch()
         quantized = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio)))
-        _, losses = self._reconstruct(quantized.latent, audio)
+        _, total, losses = self._reconstruct(quantized.latent, audio)
         phoneme = self._phoneme_loss(quantized.first, mask, phonemes)
-        total = losses.pop("total") + self.config.commitment_weight * quantized.commitment
+        total = total + self.config.commitment_weight * quantized.commitment
         self._descend(self.optimizer, total + self.config.phoneme_weight * phoneme)
         used = torch.unique(quantized.codes[:, 0]).numel()
         return {
@@ -220,7 +220,7 @@ class CodecTrainer:
         with torch.no_grad():
             self.codec.quantizer.eval()
             latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
-        made, losses = self._reconstruct(latent, audio)
+        made, total, losses = self._reconstruct(latent, audio)
         real = audio[:, :-DELAY]
         size = min(CROP_FRAMES * FRAME_SAMPLES, real.shape[1])
         start = int(torch.randint(0, real.shape[1] - size + 1, ()))
@@ -230,7 +230,7 @@ class CodecTrainer:
         self._descend(self.judge_optimizer, judge)
         self.discriminators.requires_grad_(False)
         adversarial, feature = generator_losses(judged_real, self.discriminators(made_crop))
-        total = losses.pop("total") + self.config.feature_weight * feature
+        total = total + self.config.feature_weight * feature
         self._descend(self.optimizer, total + self.config.adversarial_weight * adversarial)
         self.discriminators.requires_grad_(True)
         return {**losses, "judge": judge, "adversarial": adversarial, "feature": feature}
