@@ -18,7 +18,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file, save_file
 
 from csm_model.codec import AudioCodec, load_codec
-from csm_model.config import ModelConfig, TransformerConfig
+from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.sampling import Sampling
@@ -139,9 +139,7 @@ def load_bundle(folder: Path, *, codec_folder: Path | None = None) -> Bundle:
 
 def read_config(folder: Path) -> ModelConfig:
     """The sizes of a bundle's model."""
-    stored = read_json(folder / "config.json")
-    backbone, depth = (TransformerConfig(**stored.pop(part)) for part in ("backbone", "depth"))
-    return ModelConfig(backbone=backbone, depth=depth, **stored)
+    return ModelConfig.from_json(read_json(folder / "config.json"))
 
 
 def load_weights(model: CsmModel, folder: Path, precision: Precision) -> CsmModel:

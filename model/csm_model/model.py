@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_model.config import ModelConfig
-from csm_model.transformer import KVCache, Transformer
+from csm_model.transformer import Attend, Transformer
 
 
 class CsmModel(nn.Module):
@@ -32,14 +32,23 @@ class CsmModel(nn.Module):
         self.projection = nn.Linear(dim, depth_dim, bias=False)
         self.codebook0_head = nn.Linear(dim, vocab, bias=False)
         self.audio_head = nn.Parameter(torch.empty(config.num_codebooks - 1, depth_dim, vocab))
-        self.register_buffer(
-            "offsets", torch.arange(config.num_codebooks) * vocab, persistent=False
-        )  # of a codebook's ids in the one table
-        self._init_weights()
+        self.register_buffer("offsets", torch.empty(config.num_codebooks, dtype=torch.long), persistent=False)
+        if not self.offsets.is_meta:
+            self.reset_tables()
+            self.init_weights()
 
     offsets: Tensor
+    """Of a codebook's ids in the one table: `[K]`."""
 
-    def _init_weights(self) -> None:
+    def reset_tables(self) -> None:
+        """Fills what no checkpoint carries; for a model that was built on the meta device and then given memory."""
+        torch.arange(
+            0, len(self.offsets) * self.config.audio_vocab_size, self.config.audio_vocab_size, out=self.offsets
+        )
+        self.backbone.rotary.reset()
+        self.decoder.rotary.reset()
+
+    def init_weights(self) -> None:
         """Normal(0, 0.02) everywhere; projections back into the residual stream shrink with the depth of the stack."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -54,14 +63,20 @@ class CsmModel(nn.Module):
 
     def embed_rows(self, rows: Tensor, mask: Tensor) -> Tensor:
         """Rows `[B, T, K + 1]` to `[B, T, D]`: the sum of the embeddings of the columns that count."""
-        audio = F.embedding(rows[..., :-1] + self.offsets, self.audio_embeddings.weight)
+        table = self.audio_embeddings.weight
+        weight = mask.to(table.dtype)
+        audio = F.embedding_bag(
+            (rows[..., :-1] + self.offsets).flatten(0, 1),
+            table,
+            mode="sum",
+            per_sample_weights=weight[..., :-1].flatten(0, 1),
+        )  # the K embeddings of a row never stand side by side in memory
         text = F.embedding(rows[..., -1], self.text_embeddings.weight)
-        weight = mask[..., None].to(text.dtype)
-        return (audio * weight[..., :-1, :]).sum(-2) + text * weight[..., -1, :]
+        return audio.view(text.shape) + text * weight[..., -1:]
 
-    def hidden(self, rows: Tensor, mask: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, rows: Tensor, mask: Tensor, attend: Attend | None = None) -> Tensor:
         """Rows `[B, T, K + 1]` to hidden states `[B, T, D]`; the state at `t - 1` predicts the frame at `t`."""
-        return self.backbone(self.embed_rows(rows, mask), cache)  # type: ignore[no-any-return]
+        return self.backbone(self.embed_rows(rows, mask), attend)  # type: ignore[no-any-return]
 
     def embed_code(self, codes: Tensor, codebook: int) -> Tensor:
         """Codes `[...]` of one codebook to `[..., D]`."""

@@ -1,5 +1,9 @@
 """A Llama-style transformer on one device: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
+Who may attend to whom is not the transformer's business: it is told by an `Attend`, which says at which position each
+row stands and does the attention. `Causal` is one sequence an item, `Packed` is several documents laid end to end,
+`KVCache` is rows that come after those read before.
+
 Shapes: B batch, T rows, D model dim, N query heads, G key-value heads, H head dim, L rows of the cache.
 Sources: [Llama](https://arxiv.org/abs/2302.13971), [RoFormer](https://arxiv.org/abs/2104.09864) (adjacent
 pairs rotate, as in torchtune), [GQA](https://arxiv.org/abs/2305.13245), [SwiGLU](https://arxiv.org/abs/2002.05202).
@@ -7,30 +11,139 @@ pairs rotate, as in torchtune), [GQA](https://arxiv.org/abs/2305.13245), [SwiGLU
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm_model.config import TransformerConfig
+from csm_model.config import RopeScaling, TransformerConfig
+
+
+class Attend(Protocol):
+    """Which rows attend to which."""
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Positions of the rows of `[B, T, D]`: int64 `[T]` where all items share them, else `[B, T]`."""
+        ...
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of one layer: queries `[B, N, T, H]`, keys and values `[B, G, T, H]`, to `[B, N, T, H]`."""
+        ...
+
+
+class Causal:
+    """Each item of the batch is one sequence; a row attends to itself and those before it."""
+
+    def positions(self, x: Tensor) -> Tensor:
+        """0 to T - 1."""
+        return torch.arange(x.shape[1], device=x.device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class Packed:
+    """Documents laid end to end in each item; a row attends to those of its own document, positions begin anew.
+
+    The attention runs document by document, so that its cost is that of the documents and not of the whole rows.
+
+    Args:
+        lengths: of each item of the batch, the lengths of its documents; they add up to T, padding being one of them.
+    """
+
+    def __init__(self, lengths: Sequence[Sequence[int]]) -> None:
+        self.lengths = [list(item) for item in lengths]
+
+    def positions(self, x: Tensor) -> Tensor:
+        """0 to length - 1 of each document: `[B, T]`."""
+        return torch.stack([torch.cat([torch.arange(n) for n in item]) for item in self.lengths]).to(x.device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        causal = Causal()
+        items = []
+        for item, lengths in enumerate(self.lengths):
+            parts = zip(*(torch.split(x[item : item + 1], lengths, dim=2) for x in (q, k, v)), strict=True)
+            items.append(torch.cat([causal(layer, *part) for part in parts], dim=2))
+        return torch.cat(items)
 
 
 class KVCache:
-    """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`."""
+    """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`.
 
-    def __init__(self, config: TransformerConfig, *, batch_size: int, rows: int) -> None:
+    Items of the batch may hold different numbers of rows: prompts of different lengths are read padded on the right,
+    and `trim` then forgets the padding.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        batch_size: int,
+        rows: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         shape = (batch_size, config.kv_heads, rows, config.dim // config.heads)
-        self.keys = [torch.zeros(shape) for _ in range(config.layers)]
-        self.values = [torch.zeros(shape) for _ in range(config.layers)]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.rows = rows
-        self.length = 0
+        self.lengths = [0] * batch_size
+        self._layers = config.layers
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the next rows `[B, G, t, H]` of one layer; returns all rows so far, these included."""
-        end = self.length + keys.shape[2]
+    def trim(self, lengths: Sequence[int]) -> None:
+        """Forgets, in each item, all rows after the first `lengths[item]`."""
+        assert all(new <= old for new, old in zip(lengths, self.lengths, strict=True)), (lengths, self.lengths)
+        self.lengths = list(lengths)
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Those after the rows that are held: `[T]` where all items hold the same number, else `[B, T]`."""
+        steps = torch.arange(x.shape[1], device=x.device)
+        if len(set(self.lengths)) == 1:
+            return steps + self.lengths[0]
+        return torch.tensor(self.lengths, device=x.device)[:, None] + steps
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`; the new rows are stored, and count from the last layer on."""
+        rows = q.shape[2]
+        starts = self.lengths
+        end = max(starts) + rows
         assert end <= self.rows, (end, self.rows)
-        self.keys[layer][:, :, self.length : end] = keys
-        self.values[layer][:, :, self.length : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        if len(set(starts)) == 1:
+            self.keys[layer][:, :, starts[0] : end] = k
+            self.values[layer][:, :, starts[0] : end] = v
+        else:
+            for item, start in enumerate(starts):
+                self.keys[layer][item, :, start : start + rows] = k[item]
+                self.values[layer][item, :, start : start + rows] = v[item]
+        if layer == self._layers - 1:
+            self.lengths = [start + rows for start in starts]
+        held_k, held_v = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        mask = None
+        if len(set(starts)) > 1 or (rows > 1 and end > rows):
+            places = torch.tensor(starts, device=q.device)[:, None] + torch.arange(rows, device=q.device)
+            mask = (torch.arange(end, device=q.device) <= places[..., None])[:, None]
+        return F.scaled_dot_product_attention(
+            q, held_k, held_v, attn_mask=mask, is_causal=mask is None and rows > 1, enable_gqa=q.shape[1] != k.shape[1]
+        )
+
+
+def rotary_frequencies(head_dim: int, base: float, scaling: RopeScaling | None) -> Tensor:
+    """Radians a position of each pair of a head: float64 `[H / 2]`.
+
+    With scaling, Llama 3's: pairs that turn `high` times or more in the original context stay, those that turn `low`
+    times or less are slowed down by `factor`, those between are blended (torchtune's `Llama3ScaledRoPE.apply_scaling`).
+    """
+    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_rows * frequencies / (2 * math.pi)
+    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 class RotaryTable(nn.Module):
@@ -39,51 +152,56 @@ class RotaryTable(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, rows: int, base: float) -> None:
+    def __init__(self, config: TransformerConfig, rows: int) -> None:
         super().__init__()
-        frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-        angles = torch.arange(rows, dtype=torch.float64)[:, None] * frequencies
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
+        self._frequencies = config.dim // config.heads, config.rope_base, config.rope_scaling
+        self._rows = rows
+        shape = (rows, config.dim // config.heads // 2)
+        self.register_buffer("cos", torch.empty(shape), persistent=False)
+        self.register_buffer("sin", torch.empty(shape), persistent=False)
+        self.reset()
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        """Rotates `[B, N, T, H]`, whose first row stands at position `start`."""
-        cos, sin = self.cos[start : start + x.shape[2]], self.sin[start : start + x.shape[2]]
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    def reset(self) -> None:
+        """Fills the tables, which no checkpoint carries; for a model whose memory was given to it after building."""
+        if self.cos.is_meta:
+            return
+        angles = torch.arange(self._rows, dtype=torch.float64)[:, None] * rotary_frequencies(*self._frequencies)
+        self.cos.copy_(angles.cos())
+        self.sin.copy_(angles.sin())
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at `[T]` or `[B, T]`, each `[B or 1, 1, T, H / 2]`."""
+        cos, sin = self.cos[positions], self.sin[positions]
+        return (cos[:, None], sin[:, None]) if positions.dim() == 2 else (cos[None, None], sin[None, None])
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the adjacent pairs of `[B, N, T, H]`, in float32; gives it back in the dtype of `x`."""
+    cos, sin = angles
+    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention."""
+    """Grouped-query attention."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_dim = config.dim // config.heads
         self.q_proj = nn.Linear(config.dim, config.heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, config.kv_heads * self.head_dim, bias=False)
         self.output_proj = nn.Linear(config.heads * self.head_dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, rotary: RotaryTable, cache: KVCache | None, layer: int) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`; with a cache, the rows come after those in it."""
-        batch, rows, _ = x.shape
-        start = cache.length if cache is not None else 0
-        q = rotary(self._split(self.q_proj(x), self.heads), start)
-        k = rotary(self._split(self.k_proj(x), self.kv_heads), start)
-        v = self._split(self.v_proj(x), self.kv_heads)
-        mask = None
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-            if rows > 1 and start > 0:
-                mask = torch.ones(rows, start + rows, dtype=torch.bool, device=x.device).tril(start)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and rows > 1, enable_gqa=self.heads != self.kv_heads
-        )
-        return self.output_proj(out.transpose(1, 2).reshape(batch, rows, -1))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, layer: int) -> Tensor:
+        """`[B, T, D]` to `[B, T, D]`."""
+        q = rotate(self._split(self.q_proj(x)), angles)
+        k = rotate(self._split(self.k_proj(x)), angles)
+        out = attend(layer, q, k, self._split(self.v_proj(x)))
+        return self.output_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], heads, self.head_dim).transpose(1, 2)
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -111,9 +229,9 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: RotaryTable, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, layer: int) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""
-        x = x + self.dropout(self.attn(self.sa_norm(x), rotary, cache, layer))
+        x = x + self.dropout(self.attn(self.sa_norm(x), angles, attend, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 
 
@@ -125,12 +243,12 @@ class Transformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.rotary = RotaryTable(config.dim // config.heads, max_rows, config.rope_base)
+        self.rotary = RotaryTable(config, max_rows)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`; with a cache, the rows go on after those in it and are added to it."""
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        """`[B, T, D]` to `[B, T, D]`; without an `attend`, each item is one sequence."""
+        attend = attend or Causal()
+        angles = self.rotary(attend.positions(x))
         for index, layer in enumerate(self.layers):
-            x = layer(x, self.rotary, cache, index)
-        if cache is not None:
-            cache.length += x.shape[1]
+            x = layer(x, angles, attend, index)
         return self.norm(x)  # type: ignore[no-any-return]

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from csm_model.config import ModelConfig
 
-_WHO = 2  # ids before the words of a turn: begin, speaker
-
 
 def text_rows(ids: Sequence[int], config: ModelConfig, *, read: bool = True) -> tuple[Tensor, Tensor]:
     """Rows `[L, K + 1]` of text ids and their mask: only the text column counts.
@@ -23,7 +21,7 @@ def text_rows(ids: Sequence[int], config: ModelConfig, *, read: bool = True) -> 
     rows = torch.zeros(len(ids), config.num_codebooks + 1, dtype=torch.long)
     rows[:, -1] = torch.as_tensor(ids, dtype=torch.long)
     mask = torch.zeros(rows.shape, dtype=torch.bool)
-    mask[: len(ids) if read else _WHO, -1] = True
+    mask[: len(ids) if read else config.text_prefix, -1] = True
     return rows, mask
 
 
