@@ -1,112 +1,198 @@
-"""Batches of conversation windows; a batch is a pure function of (seed, step, its number within the step).
+"""Batches of packed conversations; a batch is a pure function of the tokens, the settings and the numbers of its packs.
 
-Shapes: B batch, T rows, K codebooks.
+Shapes: B packs, T rows of a pack, K codebooks, N targets, F frames picked for the depth decoder. Places are indices
+into the `B * T` rows of the batch laid end to end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import groupby
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from csm_model.config import ModelConfig
 from csm_model.inference.prompt import audio_rows, text_rows
+from csm_model.training.packing import Document, Lengths, Packing, Packs
+from csm_model.training.selectors import turn_weight
 from csm_model.training.shards import TokenTurn
 
 
+class Targets(NamedTuple):
+    """Rows to be predicted, and what each counts. The state at `place - 1` predicts the row at `place`."""
+
+    places: Tensor  # int64 [N]
+    weights: Tensor  # float32 [N]
+
+
 class Batch(NamedTuple):
-    """Padded windows. Row `t` is predicted from the hidden state at `t - 1`."""
+    """Packs of rows, and what is asked of the model."""
 
     rows: Tensor  # [B, T, K + 1] int64
     mask: Tensor  # [B, T, K + 1] bool; nothing counts in padding
-    targets: Tensor  # [B, T] bool: an audio row, or the row that ends speech
-    frames: Tensor  # [B, T] bool: an audio row proper, whose other codebooks count too
+    lengths: list[list[int]]  # of each pack, the rows of its documents; padding is the last one
+    first: Targets  # audio rows and the rows that end speech: codebook 0
+    depth: Targets  # a random share of the audio rows: codebooks 1 to K - 1
+    text: Targets  # text rows but the first of a document: the next text id
+
+    @property
+    def totals(self) -> Totals:
+        """What all its targets count."""
+        return Totals(*(float(part.weights.sum()) for part in (self.first, self.depth, self.text)))
+
+
+class Totals(NamedTuple):
+    """What targets count, all together; those of several batches add up."""
+
+    first: float
+    depth: float
+    text: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """How windows are drawn."""
+class Reading:
+    """What of the rows the model gets to see, and what of them counts."""
 
-    rows_per_batch: int
-    max_turns: int
-    history_dropout: float
-    text_dropout: float
-    seed: int
+    depth_share: float
+    """Share of the audio frames that the depth decoder is trained on, drawn anew every epoch (CSM: 1/16)."""
+    history_dropout: float = 0.0
+    """Mean share of past audio frames hidden from the backbone; a document's own is uniform from 0 to twice that."""
+    text_dropout: float = 0.0
+    """Share of documents that do not see their text, so that guidance has something to compare with."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """What turns count in the loss, by selector (`csm_model.training.selectors`); 0 leaves them as context."""
+    seed: int = 0
+    """Of all that is drawn."""
 
 
-class Windows:
-    """All turns of a split, from which windows of consecutive turns of one conversation are drawn."""
+class TokenSource(Protocol):
+    """The turns of a split, by number."""
 
-    def __init__(self, turns: list[TokenTurn], config: ModelConfig) -> None:
-        self.config = config
-        self.conversations = [list(group) for _, group in groupby(turns, key=lambda turn: turn.conversation)]
-        self.starts = [
-            (index, first)
-            for index, conversation in enumerate(self.conversations)
-            for first in range(len(conversation))
+    @property
+    def lengths(self) -> Lengths:
+        """Of all turns."""
+        ...
+
+    def turn(self, number: int) -> TokenTurn:
+        """One turn."""
+        ...
+
+
+class TurnsInMemory:
+    """A list of turns as a source."""
+
+    def __init__(self, turns: Sequence[TokenTurn], shards: Sequence[int] | None = None) -> None:
+        self._turns = turns
+        names = [turn.conversation for turn in turns]
+        fresh = [1 if index and name != names[index - 1] else 0 for index, name in enumerate(names)]
+        self.lengths = Lengths(
+            rows=np.array([len(turn.text_ids) + turn.codes.shape[1] + 1 for turn in turns], dtype=np.int64),
+            conversations=np.cumsum(fresh, dtype=np.int64),
+            shards=np.array(shards if shards is not None else [0] * len(turns), dtype=np.int64),
+        )
+
+    def turn(self, number: int) -> TokenTurn:
+        """See `TokenSource`."""
+        return self._turns[number]
+
+
+class PackedTokens:
+    """Packs of a split as batches."""
+
+    def __init__(self, source: TokenSource, config: ModelConfig, *, packing: Packing, reading: Reading) -> None:
+        self.source, self.config, self.reading = source, config, reading
+        self.packs = Packs(source.lengths, packing)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The packs of these running numbers, side by side."""
+        size = self.packs.packing.row_length
+        columns = self.config.num_codebooks + 1
+        rows = torch.zeros(len(numbers), size, columns, dtype=torch.long)
+        mask = torch.zeros(len(numbers), size, columns, dtype=torch.bool)
+        lengths: list[list[int]] = []
+        marks = _Marks()
+        for item, number in enumerate(numbers):
+            epoch, documents = self.packs[number]
+            place = 0
+            lengths.append([])
+            for document in documents:
+                built = self._document(document, epoch, place=item * size + place, marks=marks)
+                count = len(built[0])
+                rows[item, place : place + count], mask[item, place : place + count] = built
+                lengths[-1].append(count)
+                place += count
+            if place < size:
+                lengths[-1].append(size - place)
+        return Batch(rows, mask, lengths, *marks.targets())
+
+    def in_order(self, packs_per_batch: int) -> list[Batch]:
+        """The first epoch as batches of so many packs: for validation."""
+        count = self.packs.count(0)
+        return [
+            self.batch(range(start, min(count, start + packs_per_batch))) for start in range(0, count, packs_per_batch)
         ]
 
-    def rows_of(self, window: list[TokenTurn]) -> int:
-        """Rows that a window fills: text, frames, and the row that ends each turn's speech."""
-        return sum(len(turn.text_ids) + turn.codes.shape[1] + 1 for turn in window)
+    def _document(self, document: Document, epoch: int, *, place: int, marks: _Marks) -> tuple[Tensor, Tensor]:
+        """Rows and mask of a document whose first row stands at `place` of the batch; notes its targets in `marks`."""
+        reading = self.reading
+        rng = np.random.default_rng((reading.seed, epoch, document.first, 1))
+        unread = rng.random() < reading.text_dropout
+        parts, begin = [], place
+        audio_places = []
+        for number in range(document.first, document.last):
+            turn = self.source.turn(number)
+            weight = turn_weight(turn, reading.loss_weights)
+            codes = torch.from_numpy(turn.codes.astype(np.int64))
+            text = text_rows(turn.text_ids.tolist(), self.config, read=not unread)
+            audio = audio_rows(codes, self.config, close=True)
+            parts += [text, audio]
+            speech, end = place + len(text[0]), place + len(text[0]) + codes.shape[1]
+            skip = 1 if place == begin else 0  # nothing stands before the first row of a document
+            marks.add("text", np.arange(place + skip, speech), weight)
+            marks.add("first", np.arange(speech, end + 1), weight)
+            frames = np.arange(speech, end)
+            marks.add("depth", frames[_picked(len(frames), reading.depth_share, rng)], weight)
+            if self.config.end == "zeros":  # every codebook of the closing row must be learnt
+                marks.add("depth", np.array([end]), weight)
+            audio_places.append(frames - begin)
+            place = end + 1
+        rows, mask = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        if reading.history_dropout:
+            frames = np.concatenate(audio_places)
+            share = rng.uniform(0.0, 2.0 * reading.history_dropout)
+            mask[torch.from_numpy(frames[rng.random(len(frames)) < share])] = False
+        return rows, mask
 
-    def draw(self, plan: BatchPlan, *, step: int, number: int) -> Batch:
-        """Micro-batch `number` of a step, over all processes: windows of similar length."""
-        rng = np.random.default_rng((plan.seed, step, number))
-        pool = []
-        for place in rng.integers(len(self.starts), size=256):
-            index, first = self.starts[int(place)]
-            count = int(rng.integers(1, plan.max_turns + 1))
-            window = self.conversations[index][first : first + count]
-            while self.rows_of(window) > min(self.config.max_rows, plan.rows_per_batch) and len(window) > 1:
-                window = window[1:]
-            pool.append(window)
-        pool.sort(key=self.rows_of)
-        last = int(rng.integers(len(pool)))
-        longest = self.rows_of(pool[last])
-        count = max(1, plan.rows_per_batch // longest)
-        chosen = pool[max(0, last - count + 1) : last + 1]
-        return self.collate(chosen, rng=rng, plan=plan)
 
-    def in_order(self, rows_per_batch: int) -> list[Batch]:
-        """Every turn once, alone, nothing dropped: for validation."""
-        windows = sorted(([turn] for conversation in self.conversations for turn in conversation), key=self.rows_of)
-        batches: list[Batch] = []
-        while windows:
-            longest = self.rows_of(windows[-1])
-            count = max(1, rows_per_batch // longest)
-            batches.append(self.collate(windows[-count:]))
-            del windows[-count:]
-        return batches
+def _picked(frames: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A random `share` of so many frames, in order; rounded up or down at random, so that the mean is the share."""
+    count = int(share * frames + rng.random())
+    return np.sort(rng.permutation(frames)[: min(frames, count)])
 
-    def collate(
-        self, windows: list[list[TokenTurn]], *, rng: np.random.Generator | None = None, plan: BatchPlan | None = None
-    ) -> Batch:
-        """Pads windows to one length; with `rng` and `plan`, hides what training hides."""
-        size = max(self.rows_of(window) for window in windows)
-        columns = self.config.num_codebooks + 1
-        rows = torch.zeros(len(windows), size, columns, dtype=torch.long)
-        mask = torch.zeros(len(windows), size, columns, dtype=torch.bool)
-        targets = torch.zeros(len(windows), size, dtype=torch.bool)
-        frames = torch.zeros(len(windows), size, dtype=torch.bool)
-        for item, window in enumerate(windows):
-            unread = plan is not None and rng is not None and rng.random() < plan.text_dropout
-            position = 0
-            for turn in window:
-                text, text_mask = text_rows(turn.text_ids.tolist(), self.config, read=not unread)
-                codes = torch.from_numpy(turn.codes.astype(np.int64))
-                audio, audio_mask = audio_rows(codes, self.config, close=True)
-                end = position + len(text) + len(audio)
-                rows[item, position:end] = torch.cat([text, audio])
-                mask[item, position:end] = torch.cat([text_mask, audio_mask])
-                targets[item, position + len(text) : end] = True
-                frames[item, position + len(text) : end - 1] = True
-                position = end
-            if plan is not None and rng is not None:
-                hidden = torch.from_numpy(rng.random(size) < rng.uniform(0.0, 2.0 * plan.history_dropout))
-                mask[item] &= ~(hidden & frames[item])[:, None]
-        return Batch(rows, mask, targets, frames)
+
+class _Marks:
+    """Places and weights of targets, as they are found."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[npt.NDArray[np.int64], float]]] = {"first": [], "depth": [], "text": []}
+
+    def add(self, kind: str, places: npt.NDArray[np.int64], weight: float) -> None:
+        if weight:
+            self._found[kind].append((places, weight))
+
+    def targets(self) -> tuple[Targets, Targets, Targets]:
+        """Of codebook 0, of the other codebooks, of the text."""
+        first, depth, text = (_targets(found) for found in self._found.values())
+        return first, depth, text
+
+
+def _targets(found: list[tuple[npt.NDArray[np.int64], float]]) -> Targets:
+    places = [torch.from_numpy(part) for part, _ in found]
+    weights = [torch.full((len(part),), weight) for part, weight in found]
+    if not found:
+        return Targets(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    return Targets(torch.cat(places), torch.cat(weights))

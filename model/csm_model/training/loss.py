@@ -1,8 +1,16 @@
 """The training loss: codebook 0 on every frame, the other codebooks on a random share of the frames.
 
 The amortisation is CSM's (Sesame 2025): the depth decoder costs most of the memory and sees enough in a share of them.
+Each loss is a mean weighted by what its targets count, over all targets of an optimiser step, wherever they are: in
+which pack, in which micro-batch, in which process. So every batch gives its share of that mean, and shares add up.
 
-Shapes: B batch, T rows, K codebooks, V vocabulary, F frames picked.
+    total = first + depth_weight * depth + text_weight * text
+
+`first` is the mean over frames of codebook 0's cross-entropy; `depth` the mean over picked frames of the mean over
+codebooks 1 to K - 1; `text` the mean over text ids, predicted with the text embeddings as a tied head. CSM has no text
+loss; `text_weight` is 0 unless asked for, and then costs a product with the whole text vocabulary.
+
+Shapes: B packs, T rows, K codebooks, V vocabulary, N targets, F frames picked.
 """
 
 from __future__ import annotations
@@ -14,45 +22,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_model.model import CsmModel
-from csm_model.training.data import Batch
+from csm_model.training.data import Batch, Totals
+from csm_model.transformer import Packed
 
 
 class Losses(NamedTuple):
-    """Means over what they count, in nats."""
+    """A batch's shares of the means over the step's targets, in nats; the shares of all batches add up to the means."""
 
     total: Tensor
     first: Tensor  # codebook 0
     depth: Tensor  # codebooks 1 to K - 1
+    text: Tensor  # 0 where it has no weight
     accuracy: Tensor  # share of frames whose codebook 0 was the most likely
+    codebooks: Tensor  # [K]: each codebook's own
 
 
 class LossModule(nn.Module):
-    """The model with its loss, in one `forward`, so that DDP sees every parameter used."""
+    """The model with its loss, in one `forward`, so that what parallelises sees every parameter used."""
 
-    def __init__(self, model: CsmModel, *, depth_share: float, depth_weight: float) -> None:
+    def __init__(self, model: CsmModel, *, depth_weight: float = 1.0, text_weight: float = 0.0) -> None:
         super().__init__()
         self.model = model
-        self.depth_share = depth_share
         self.depth_weight = depth_weight
+        self.text_weight = text_weight
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
-        """The losses of a batch; `generator` draws the frames for the depth decoder."""
-        state = self.model.hidden(batch.rows, batch.mask)[:, :-1]  # the state at t - 1 ...
-        rows = batch.rows[:, 1:]  # ... predicts the row at t
-        targets, frames = batch.targets[:, 1:], batch.frames[:, 1:]
-        logits = self.model.codebook0_head(state[targets]).float()
-        labels = rows[..., 0][targets]
-        first = F.cross_entropy(logits, labels)
-        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
-        picked = self._pick(frames, generator)
-        codes = rows[picked][:, :-1]
-        depth_logits = self.model.depth_logits(state[picked], codes).float()
-        depth = F.cross_entropy(depth_logits.flatten(0, 1), codes[:, 1:].flatten())
-        return Losses(first + self.depth_weight * depth, first, depth, accuracy)
+    def forward(self, batch: Batch, totals: Totals | None = None) -> Losses:
+        """The losses of a batch; `totals` are what all targets of the step count, without them this batch's own."""
+        totals = totals or batch.totals
+        state = self.model.hidden(batch.rows, batch.mask, Packed(batch.lengths)).flatten(0, 1)
+        rows = batch.rows.flatten(0, 1)
+        first, accuracy = self._first(batch, state, rows)
+        codebooks = self._depth(batch, state, rows)
+        first, accuracy = first / max(totals.first, 1e-8), accuracy / max(totals.first, 1e-8)
+        codebooks = codebooks / max(totals.depth, 1e-8)
+        depth = codebooks.mean()
+        text = torch.zeros((), device=state.device)
+        if self.text_weight:
+            text = self._text(batch, state, rows) / max(totals.text, 1e-8)
+        total = first + self.depth_weight * depth + self.text_weight * text
+        return Losses(total, first, depth, text, accuracy, torch.cat([first.detach()[None], codebooks.detach()]))
 
-    def _pick(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """A random `depth_share` of the frames, at least one: `[B, T]` bool."""
-        places = frames.flatten().nonzero()[:, 0]
-        count = max(1, round(self.depth_share * len(places)))
-        chosen = places[torch.randperm(len(places), generator=generator)[:count]]
-        return torch.zeros(frames.numel(), dtype=torch.bool).index_fill_(0, chosen, True).view(frames.shape)
+    def _first(self, batch: Batch, state: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sums of codebook 0's cross-entropy and of its hits."""
+        places, weights = batch.first
+        logits = self.model.codebook0_head(state[places - 1]).float()
+        labels = rows[places, 0]
+        hits = (logits.detach().argmax(-1) == labels).float()
+        return (F.cross_entropy(logits, labels, reduction="none") * weights).sum(), (hits * weights).sum()
+
+    def _depth(self, batch: Batch, state: Tensor, rows: Tensor) -> Tensor:
+        """Weighted sums of the cross-entropies of codebooks 1 to K - 1: `[K - 1]`."""
+        places, weights = batch.depth
+        codes = rows[places, :-1]
+        logits = self.model.depth_logits(state[places - 1], codes).float()
+        each = F.cross_entropy(logits.flatten(0, 1), codes[:, 1:].flatten(), reduction="none")
+        return (each.view(len(places), codes.shape[1] - 1) * weights[:, None]).sum(0)
+
+    def _text(self, batch: Batch, state: Tensor, rows: Tensor) -> Tensor:
+        """Weighted sum of the text ids' cross-entropy."""
+        places, weights = batch.text
+        logits = F.linear(state[places - 1], self.model.text_embeddings.weight).float()
+        return (F.cross_entropy(logits, rows[places, -1], reduction="none") * weights).sum()

@@ -36,6 +36,8 @@ class TokenTurn:
     """int32 `[L]`."""
     codes: npt.NDArray[np.int16]
     """int16 `[K, T]`."""
+    tags: tuple[str, ...] = ()
+    """What the corpus says of how it is spoken."""
 
 
 def write_shard(path: Path, turns: list[TokenTurn]) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def write_shard(path: Path, turns: list[TokenTurn]) -> dict[str, Any]:
         raise InputError(f"{path}: a shard needs at least one turn")
     rows = [
         {"id": t.id, "conversation": t.conversation, "split": t.split, "speaker": t.speaker, "text": t.text}
+        | ({"tags": list(t.tags)} if t.tags else {})
         for t in turns
     ]
     tensors: dict[str, npt.NDArray[Any]] = {
@@ -75,6 +78,7 @@ def read_shard(path: Path) -> list[TokenTurn]:
     turns = []
     text_start = frame_start = 0
     for row, text_end, frame_end in zip(rows, text_ends.tolist(), frame_ends.tolist(), strict=True):
+        row["tags"] = tuple(row.get("tags", ()))
         turns.append(TokenTurn(**row, text_ids=text[text_start:text_end], codes=codes[:, frame_start:frame_end]))
         text_start, frame_start = text_end, frame_end
     return turns
