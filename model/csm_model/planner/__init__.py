@@ -1,0 +1,1 @@
+"""What a training takes, by arithmetic: FLOPs, memory, time, storage. Nothing here imports torch."""
