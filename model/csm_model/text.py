@@ -107,3 +107,8 @@ class TextTokenizer:
                 f"{path}: kind {state.get('kind')!r} is not a tokenizer of this program; it must be 'phonemes'"
             )
         return cls(symbols=tuple(state["symbols"]), num_speakers=state["num_speakers"])
+
+
+def load_tokenizer(path: Path) -> TextTokenizer:
+    """Reads a tokenizer of any kind."""
+    return TextTokenizer.load(path)

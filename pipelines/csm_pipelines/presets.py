@@ -108,7 +108,8 @@ class RunConfig:
 
 _RECIPE: Mapping[str, Any] = {
     "model": "demo",
-    "rows_per_batch": 1536,
+    "row_length": 1536,
+    "batch_packs": 2,
     "max_turns": 2,
     "depth_share": 0.4,
     "history_dropout": 0.5,
@@ -146,7 +147,15 @@ def debug() -> RunConfig:
             corpus=str(DEMO / "corpus"), codec="random", conversations=12, workers=1, min_energy_correlation=-1.0
         ),
         train=TrainConfig(
-            recipe={"model": "debug", "steps": 6, "log_every": 2, "validate_every": 6, "checkpoint_every": 2}
+            recipe={
+                "model": "debug",
+                "row_length": 512,
+                "batch_packs": 4,
+                "steps": 6,
+                "log_every": 2,
+                "validate_every": 6,
+                "checkpoint_every": 2,
+            }
         ),
         judge=JudgeConfig(sentences_per_voice=1, parent_per_voice=1, recogniser="tiny", mos=False, max_frames=25),
         release=ReleaseConfig(model="csm-debug"),

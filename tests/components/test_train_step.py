@@ -19,7 +19,8 @@ from csm_model.files import read_json
 RECIPE = {
     "model": "debug",
     "steps": 4,
-    "rows_per_batch": 128,
+    "row_length": 256,
+    "batch_packs": 2,
     "warmup_steps": 1,
     "log_every": 1,
     "validate_every": 4,

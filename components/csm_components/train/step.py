@@ -30,7 +30,7 @@ from csm_components.settings import load_settings
 from csm_components.tracking import RunLog, Tracker
 from csm_model.files import digest_of, read_json, write_json
 
-TRAINER = "csm_model.training.main"
+TRAINER = "csm_components.train.worker"
 RESULT = "result.json"
 _LOOK_EVERY_SECONDS = 3.0
 _NOT_A_METRIC = {"step", "steps", "time"}

@@ -39,6 +39,22 @@ class Batch(NamedTuple):
     depth: Targets  # a random share of the audio rows: codebooks 1 to K - 1
     text: Targets  # text rows but the first of a document: the next text id
 
+    rows_held: int  # rows that are not padding
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if device == self.rows.device:
+            return self
+        first, depth, text = (
+            Targets(*(part.to(device) for part in each)) for each in (self.first, self.depth, self.text)
+        )
+        return self._replace(rows=self.rows.to(device), mask=self.mask.to(device), first=first, depth=depth, text=text)
+
+    def without_targets(self) -> Batch:
+        """The same rows, of which nothing is asked."""
+        first, depth, text = (each._replace(weights=each.weights * 0.0) for each in (self.first, self.depth, self.text))
+        return self._replace(first=first, depth=depth, text=text)
+
     @property
     def totals(self) -> Totals:
         """What all its targets count."""
@@ -114,6 +130,7 @@ class PackedTokens:
         rows = torch.zeros(len(numbers), size, columns, dtype=torch.long)
         mask = torch.zeros(len(numbers), size, columns, dtype=torch.bool)
         lengths: list[list[int]] = []
+        held = 0
         marks = _Marks()
         for item, number in enumerate(numbers):
             epoch, documents = self.packs[number]
@@ -125,9 +142,10 @@ class PackedTokens:
                 rows[item, place : place + count], mask[item, place : place + count] = built
                 lengths[-1].append(count)
                 place += count
+            held += place
             if place < size:
                 lengths[-1].append(size - place)
-        return Batch(rows, mask, lengths, *marks.targets())
+        return Batch(rows, mask, lengths, *marks.targets(), held)
 
     def in_order(self, packs_per_batch: int) -> list[Batch]:
         """The first epoch as batches of so many packs: for validation."""

@@ -5,16 +5,28 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from csm_model.errors import CsmError
+from csm_model.errors import CsmError, InputError
+from csm_model.training.checkpoint import Mirror
 from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Trains as the file says; 2 for an error that the caller can mend."""
+def no_mirror(url: str) -> Mirror:
+    """Raises `InputError`: copies need a storage, which `csm_components.train.worker` brings."""
+    raise InputError(f"mirror {url!r}: this entry knows no storage; start csm_components.train.worker")
+
+
+def main(arguments: list[str] | None = None, *, open_mirror: Callable[[str], Mirror] = no_mirror) -> int:
+    """Trains as the file says; 2 for an error that the caller can mend.
+
+    Args:
+        arguments: of the command line.
+        open_mirror: opens what `mirror` of the configuration names; this package knows no storage of its own.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON of csm_model.training.config.TrainingConfig")
     parsed = parser.parse_args(arguments)
@@ -22,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = TrainingConfig.load(parsed.config)
         with joined_world() as world:
-            Trainer(config, world).run()
+            Trainer(config, world, mirror=open_mirror(config.mirror) if config.mirror else None).run()
     except CsmError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

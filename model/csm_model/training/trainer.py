@@ -1,238 +1,262 @@
-"""The trainer: steps, validation, checkpoints, resuming, and a bundle at the end."""
+"""The trainer: steps, validation, checkpoints, resuming, and a bundle at the end.
+
+A step reads `batch_packs` packs of the one order that all processes share, and takes the mean over all of their
+targets. So neither the number of processes, nor how the packs are spread over micro-batches, changes what is learnt.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as states
+from torch.distributed.checkpoint.state_dict import StateDictOptions
+from torch.distributed.tensor import DTensor
 
-from csm_model.bundle import load_weights, read_config, read_manifest, write_bundle
-from csm_model.config import CONFIGS, ModelConfig
-from csm_model.errors import ArtifactError, InputError
-from csm_model.files import digest_of, read_json, write_bytes, write_json
-from csm_model.model import CsmModel
-from csm_model.text import TextTokenizer
-from csm_model.training.checkpoint import load_newest, save_checkpoint
+from csm_model.errors import InputError
+from csm_model.files import digest_of, read_json, write_json
+from csm_model.planner.flops import flops_of_step
+from csm_model.training.build import build_model, distribute, finish
+from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, BatchPlan, Windows
+from csm_model.training.data import Batch, PackedTokens, Reading, Totals, TurnsInMemory
+from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
-from csm_model.training.parallel import World, distributed
+from csm_model.training.metrics import Meter, MetricsFile
+from csm_model.training.optimizer import learning_rate, make_optimizer
+from csm_model.training.packing import Packing
+from csm_model.training.parallel import World, synchronised, without_wrapper
 from csm_model.training.shards import load_tokens
 
 
-def build_model(config: TrainingConfig, manifest: dict[str, Any]) -> tuple[CsmModel, dict[str, Any]]:
-    """The model to start from, and the manifest of the base ({} from scratch).
-
-    Raises:
-        ArtifactError: the base was trained on another codec or tokenizer than the tokens.
-    """
-    torch.manual_seed(config.seed)
-    if config.base is None:
-        if config.model not in CONFIGS:
-            raise InputError(f"model {config.model!r} is unknown; there are {', '.join(CONFIGS)}")
-        sizes = CONFIGS[config.model](
-            text_vocab_size=manifest["vocab_size"],
-            num_codebooks=manifest["num_codebooks"],
-            codebook_size=manifest["codebook_size"],
-        )
-        return CsmModel(with_dropout(sizes, config.dropout)), {}
-    base = Path(config.base)
-    base_manifest = read_manifest(base)
-    for name in ("codec_digest", "tokenizer_digest"):
-        if base_manifest[name] != manifest[name]:
-            raise ArtifactError(
-                f"{base}: its {name} is {base_manifest[name][:12]}, the tokens' is {manifest[name][:12]}; "
-                "tokenise the corpus with the base's own codec and tokenizer"
-            )
-    model = CsmModel(with_dropout(read_config(base), config.dropout))
-    return load_weights(model, base, base_manifest["precision"]), base_manifest
-
-
-def with_dropout(sizes: ModelConfig, dropout: float) -> ModelConfig:
-    """The same sizes with another dropout."""
-    return replace(
-        sizes,
-        backbone=replace(sizes.backbone, dropout=dropout),
-        depth=replace(sizes.depth, dropout=dropout),
-    )
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices that are no embeddings."""
-    decayed = [p for name, p in model.named_parameters() if p.dim() >= 2 and "embeddings" not in name]
-    others = [p for name, p in model.named_parameters() if p.dim() < 2 or "embeddings" in name]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak down to a twentieth at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.05 + 0.475 * (1 + math.cos(math.pi * progress)))
-
-
-def _seed_of(*parts: int) -> int:
-    """One seed from several numbers, the same in every process and version of Python."""
-    return int(digest_of(parts)[:15], 16)
-
-
 class Trainer:
-    """One training run of one process of the job."""
+    """One training run of one process of the job.
 
-    def __init__(self, config: TrainingConfig, world: World) -> None:
+    Args:
+        config: what to train, and how.
+        world: the processes of the job.
+        mirror: where copies of the checkpoints go.
+    """
+
+    def __init__(self, config: TrainingConfig, world: World, *, mirror: Mirror | None = None) -> None:
         self.config, self.world = config, world
-        self.out, tokens = Path(config.out), Path(config.tokens)
-        self.tokens_manifest = read_json(tokens / "manifest.json")
-        self.model, self.base_manifest = build_model(config, self.tokens_manifest)
-        self.model.train()
-        self.windows = Windows(load_tokens(tokens, "train"), self.model.config)
-        held_out = "validation" if "validation" in self.tokens_manifest["splits"] else "train"
-        self.held_out = Windows(load_tokens(tokens, held_out), self.model.config)
+        self.out = Path(config.out)
+        self.accumulation = config.accumulation(world.size)
+        self.manifest = read_json(Path(config.tokens) / "manifest.json")
+        self.model, self.base_manifest = build_model(config, self.manifest, world)
+        self.sizes = self.model.config
+        self.train_data = self._data("train", training=True)
+        self.held_out = self._data("validation" if "validation" in self.manifest["splits"] else "train", training=False)
+        module = LossModule(self.model, depth_weight=config.depth_weight, text_weight=config.text_weight)
+        self.module = distribute(module.train(), self.model, config, world)
         self.optimizer = make_optimizer(self.model, config)
-        self.module = distributed(
-            LossModule(self.model, depth_share=config.depth_share, depth_weight=config.depth_weight), world
-        )
-        self.plan = BatchPlan(
-            rows_per_batch=config.rows_per_batch,
-            max_turns=config.max_turns,
-            history_dropout=config.history_dropout,
-            text_dropout=config.text_dropout,
-            seed=config.seed,
-        )
-        self.step = load_newest(self.out / "checkpoints", model=self.model, optimizer=self.optimizer)
+        self.checkpoints = Checkpoints(self.out / "checkpoints", world, keep=config.keep_checkpoints, mirror=mirror)
+        self.step, facts = self.checkpoints.newest()
+        self.guard = SpikeGuard(factor=config.spike_factor, limit=config.skip_limit, history=facts.get("losses"))
+        self.skipped = int(facts.get("skipped", 0))
+        self.packs_read = int(facts.get("packs_read", 0))
+        """Packs of the one order that all steps so far consumed."""
+        if self.step:
+            self._load(self.step)
+
+    def _data(self, split: str, *, training: bool) -> PackedTokens:
+        config, sizes = self.config, self.model.config
+        if config.row_length > sizes.max_rows:
+            raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
+        reading = Reading(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
+        packing = Packing(row_length=config.row_length, max_turns=1, seed=config.seed)
+        if training:
+            reading = Reading(
+                depth_share=config.depth_share,
+                history_dropout=config.history_dropout,
+                text_dropout=config.text_dropout,
+                loss_weights=config.loss_weights,
+                seed=config.seed,
+            )
+            packing = Packing(row_length=config.row_length, max_turns=config.max_turns, seed=config.seed)
+        source = TurnsInMemory(load_tokens(Path(config.tokens), split))
+        return PackedTokens(source, sizes, packing=packing, reading=reading)
 
     def run(self) -> dict[str, Any]:
-        """Trains to the last step and writes `final/`; returns its manifest, {} where this process does not lead."""
-        config = self.config
-        if self.world.leads:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._forget_after(self.step)
-        began, frames_seen = time.monotonic(), 0
-        while self.step < config.steps:
-            losses, norm, frames = self._advance()
-            self.step += 1
-            frames_seen += frames * self.world.size
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                means = self.world.mean(torch.stack([part.detach() for part in losses]))
-                row = dict(zip(("loss", "loss_first", "loss_depth", "accuracy_first"), means.tolist(), strict=True))
-                seconds = time.monotonic() - began
-                self._log({**row, "gradient_norm": norm, "frames_per_second": frames_seen / seconds})
-                began, frames_seen = time.monotonic(), 0
-            if self.step % config.validate_every == 0 or self.step == config.steps:
-                self._log(self._validate())
-                began, frames_seen = time.monotonic(), 0
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                self._checkpoint()
-        return self._finish() if self.world.leads else {}
+        """Trains to the last step and writes `final/`; returns its manifest.
 
-    def _advance(self) -> tuple[Losses, float, int]:
-        """One optimiser step; returns the last micro-batch's losses, the gradient norm and the frames seen."""
+        Returns {} where this process does not lead, and where SIGTERM asked the training to stop: what was learnt is
+        then saved, and the same call goes on from there.
+        """
         config = self.config
+        log = MetricsFile(self.out / "metrics.jsonl", steps=config.steps, writes=self.world.leads)
+        log.forget_after(self.step)
+        stop = StopSignal()
+        try:
+            return self._run(log, stop)
+        finally:
+            stop.close()
+            self.checkpoints.close()
+
+    def _run(self, log: MetricsFile, stop: StopSignal) -> dict[str, Any]:
+        config = self.config
+        meter = Meter()
+        while self.step < config.steps:
+            stopping = self._advance(meter, log, stop)
+            last = self.step == config.steps
+            if self.step % config.log_every == 0 or last:
+                log.write(self.step, learning_rate(config, self.step - 1), self._figures(meter))
+                meter = Meter()
+            validation = None
+            if (self.step % config.validate_every == 0 or last) and not stopping:
+                figures = self._validate()
+                validation = figures["validation_first"] + config.depth_weight * figures["validation_depth"]
+                log.write(self.step, learning_rate(config, self.step - 1), figures)
+            if self.step % config.checkpoint_every == 0 or last or stopping:
+                self._save(validation)
+            if stopping and not last:
+                self.checkpoints.wait()
+                if self.world.leads:
+                    print(f"asked to stop: saved at step {self.step} of {config.steps}; the same command goes on")
+                return {}
+        return self._finish()
+
+    def _advance(self, meter: Meter, log: MetricsFile, stop: StopSignal) -> bool:
+        """One optimiser step; returns whether the processes were asked to stop."""
+        config, world = self.config, self.world
+        began = time.monotonic()
+        batches = self._batches()
+        totals = Totals(*self._sum([sum(part) for part in zip(*(batch.totals for batch in batches), strict=True)]))
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        frames, losses = 0, None
-        for micro in range(config.accumulation):
-            number = micro * self.world.size + self.world.rank
-            batch = self.windows.draw(self.plan, step=self.step, number=number)
-            last = micro == config.accumulation - 1
-            quiet = self.module.no_sync() if self.world.size > 1 and not last else nullcontext()  # type: ignore[operator]
-            with quiet:
-                losses = self._losses(batch, seed=_seed_of(config.seed, self.step, number))
-                (losses.total / config.accumulation).backward()  # type: ignore[no-untyped-call]
-            frames += int(batch.frames.sum())
-        assert losses is not None
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        return losses, float(norm), frames
+        shares = []
+        for micro, batch in enumerate(batches):
+            torch.manual_seed(seed_of(config.seed, self.step, micro * world.size + world.rank))  # dropout
+            with synchronised(self.module, last=micro == len(batches) - 1):
+                losses = self._losses(batch, totals)
+                (losses.total * world.size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged
+            shares.append(torch.cat([part.detach().reshape(-1).float() for part in losses]))
+        norm = nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], config.clip_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        mine = torch.stack(shares).sum(0)
+        together = self._sum([*mine.tolist(), float(stop.asked)])
+        means, stopping = together[:-1], together[-1] > 0
+        self.packs_read += config.batch_packs
+        self.step += 1
+        if reason := self.guard.refuses(means[0], float(norm)):
+            self.skipped += 1
+            log.note(self.step, f"step skipped: {reason}")
+        else:
+            self.optimizer.step()
+            meter.add_losses(means, float(norm))
+        meter.add_work(batches, self._flops(batches), seconds=time.monotonic() - began)
+        return stopping
 
-    def _losses(self, batch: Batch, *, seed: int) -> Losses:
-        generator = torch.Generator().manual_seed(seed)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.autocast):
-            losses: Losses = self.module(batch, generator)
+    def _batches(self) -> list[Batch]:
+        """This process's micro-batches of the step."""
+        config, world = self.config, self.world
+        at_once = config.micro_packs
+        starts = [self.packs_read + (micro * world.size + world.rank) * at_once for micro in range(self.accumulation)]
+        return [self.train_data.batch(range(start, start + at_once)).to(world.device) for start in starts]
+
+    def _losses(self, batch: Batch, totals: Totals) -> Losses:
+        autocast = self.config.bf16 and not (self.config.strategy == "fsdp" and self.world.size > 1)
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=autocast):
+            losses: Losses = self.module(batch, totals)
         return losses
 
-    @torch.inference_mode()
+    def _sum(self, values: list[float]) -> list[float]:
+        """Each value summed over all processes."""
+        return self.world.sum(torch.tensor(values, dtype=torch.float64)).tolist()
+
+    def _flops(self, batches: list[Batch]) -> float:
+        """Floating-point operations of these batches, forward and backward."""
+        return sum(
+            flops_of_step(
+                self.sizes,
+                row_lengths=[rows for pack in batch.lengths for rows in pack],
+                depth_frames=len(batch.depth.places),
+            )
+            for batch in batches
+        )
+
+    def _figures(self, meter: Meter) -> dict[str, float]:
+        """What a line of the log says; every process calls it."""
+        rows, frames, padding, flops = self._sum(meter.work())
+        seconds = meter.seconds
+        figures = meter.losses() | {
+            "step_seconds": seconds / max(1, meter.steps),
+            "rows_per_second": rows / seconds,
+            "frames_per_second": frames / seconds,
+            "padding": padding / (rows + padding),
+            "tflops": flops / seconds / 1e12,
+            "memory_gb": meter.peak_memory(self.world.device) / 1e9,
+            "skipped_steps": float(self.skipped),
+        }
+        if self.config.peak_tflops:
+            figures["mfu"] = figures["tflops"] / (self.config.peak_tflops * self.world.size)
+        return figures
+
+    @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Mean losses over the held-out turns, nothing dropped, every process the same."""
-        module = self.module.module if self.world.size > 1 else self.module
-        self.model.eval()
-        total, count = torch.zeros(4, dtype=torch.float64), 0
-        for index, batch in enumerate(self.held_out.in_order(self.config.rows_per_batch)):
-            assert isinstance(module, LossModule)
-            losses = module(batch, torch.Generator().manual_seed(index))
-            size = int(batch.targets.sum())
-            total += torch.stack([part.double() for part in losses]) * size
-            count += size
-        self.model.train()
-        _, first, depth, accuracy = (total / count).tolist()
+        """Mean losses over the held-out turns, nothing dropped; each process reads its part."""
+        world = self.world
+        self.module.eval()
+        batches = self.held_out.in_order(self.config.micro_packs)
+        totals = Totals(*(sum(part) for part in zip(*(batch.totals for batch in batches), strict=True)))
+        count = -(-len(batches) // world.size)
+        mine = [*batches[world.rank :: world.size], batches[0].without_targets()][:count]  # fsdp: as many everywhere
+        sums = torch.zeros(5, dtype=torch.float64)
+        for batch in mine:
+            losses = self._losses(batch.to(world.device), totals)
+            sums += torch.stack([part.detach().double().cpu() for part in losses[:5]])
+        self.module.train()
+        _, first, depth, _, accuracy = self._sum(sums.tolist())
         return {"validation_first": first, "validation_depth": depth, "validation_accuracy": accuracy}
 
-    def _checkpoint(self) -> None:
-        if self.world.leads:
-            save_checkpoint(
-                self.out / "checkpoints",
-                step=self.step,
-                model=self.model,
-                optimizer=self.optimizer,
-                keep=self.config.keep_checkpoints,
-            )
-        self.world.barrier()
+    def _tensors(self) -> dict[str, Any]:
+        """What of model and optimiser a checkpoint holds: under `lora` and `depth` only what is trained."""
+        options = StateDictOptions(ignore_frozen_params=True)
+        model, optimizer = states.get_state_dict(without_wrapper(self.module), self.optimizer, options=options)
+        return {"model": model, "optimizer": optimizer}
 
-    def _log(self, values: dict[str, float]) -> None:
-        if not self.world.leads:
-            return
-        row = {"step": self.step, "steps": self.config.steps, "time": round(time.time(), 2)}
-        row["learning_rate"] = learning_rate(self.config, self.step - 1)
-        rounded: dict[str, Tensor | float] = {name: round(value, 5) for name, value in values.items()}
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({**row, **rounded}) + "\n")
+    def _save(self, validation: float | None) -> None:
+        facts = {"losses": self.guard.history, "skipped": self.skipped, "packs_read": self.packs_read}
+        self.checkpoints.save(self.step, self._tensors(), facts, validation=validation)
 
-    def _forget_after(self, step: int) -> None:
-        """Drops the lines of `metrics.jsonl` that a killed run wrote after its last checkpoint."""
-        path = self.out / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:  # the line that the kill cut
-                continue
-        write_bytes(path, "".join(kept).encode())
+    def _load(self, step: int) -> None:
+        tensors = self._tensors()
+        self.checkpoints.load(step, tensors)
+        states.set_state_dict(
+            without_wrapper(self.module),
+            self.optimizer,
+            model_state_dict=tensors["model"],
+            optim_state_dict=tensors["optimizer"],
+            options=StateDictOptions(strict=False),
+        )
 
     def _finish(self) -> dict[str, Any]:
-        manifest, base = self.tokens_manifest, self.base_manifest
-        recipe = {name: value for name, value in asdict(self.config).items() if name not in ("tokens", "out", "base")}
-        info = {
-            "dataset_digest": manifest["dataset_digest"],
-            "tokens_digest": manifest["digest"],
-            "parent_digest": base.get("digest"),
-            "speakers": {**base.get("speakers", {}), **manifest.get("speakers", {})},
-            "sampling": self.config.sampling or base.get("sampling", {}),
-            "recipe": recipe,
-            "recipe_digest": digest_of(recipe),
-            "steps": self.step,
-        }
-        tokens = Path(self.config.tokens)
-        written = write_bundle(
-            self.out / "final",
-            model=self.model,
-            tokenizer=TextTokenizer.load(tokens / "tokenizer.json"),
-            codec_folder=tokens / "codec",
-            precision=self.config.final_precision,
-            info=info,
+        self.checkpoints.wait()
+        self.world.barrier()
+        best = self.checkpoints.best() if self.config.final_from == "best" else None
+        if best is not None and best != self.step:
+            self._load(best)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = states.get_model_state_dict(self.model, options=options)
+        if not self.world.leads:
+            return {}
+        written = finish(
+            self.config,
+            cast("dict[str, Tensor]", state),
+            sizes=self.sizes,
+            manifest=self.manifest,
+            base_manifest=self.base_manifest,
+            step=best or self.step,
         )
-        write_json(self.out / "result.json", {"digest": written["digest"], "steps": self.step})
+        write_json(self.out / "result.json", {"digest": written["digest"], "steps": best or self.step})
         return written
+
+
+def seed_of(*parts: int) -> int:
+    """One seed from several numbers, the same in every process and version of Python."""
+    return int(digest_of(parts)[:15], 16)
