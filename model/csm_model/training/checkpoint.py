@@ -14,9 +14,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +84,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
         self.world.barrier()
         with _quiet():
-            written = async_save(tensors, checkpoint_id=partial, process_group=self._group)
+            written = async_save(tensors, checkpoint_id=partial, process_group=self._group, no_dist=self._group is None)
         assert isinstance(written, Future)
         self._pending = self._writer.submit(self._commit, written, partial, step, facts, validation)
 
@@ -126,8 +124,12 @@ class Checkpoints:
     def load(self, step: int, tensors: dict[str, Any]) -> None:
         """Reads a step's checkpoint into `tensors`, in place."""
         try:
-            with _quiet():
-                load(tensors, checkpoint_id=self.root / f"step-{step:08}", process_group=self._group)
+            load(
+                tensors,
+                checkpoint_id=self.root / f"step-{step:08}",
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
         except (CheckpointException, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.root / f'step-{step:08}'}: does not fit this training ({str(error).splitlines()[-1]}); "
@@ -207,9 +209,7 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns of its own use of what it has deprecated, and of there being one process only."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def quiet_torch() -> None:
+    """Silences, for the whole process, what torch's checkpoint writer says of itself in a thread of its own."""
+    warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

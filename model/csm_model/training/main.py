@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from csm_model.errors import CsmError, InputError
-from csm_model.training.checkpoint import Mirror
+from csm_model.training.checkpoint import Mirror, quiet_torch
 from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None, *, open_mirror: Callable[[str], Mir
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON of csm_model.training.config.TrainingConfig")
     parsed = parser.parse_args(arguments)
+    quiet_torch()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         config = TrainingConfig.load(parsed.config)

@@ -8,7 +8,8 @@ nor a restart changes it.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,14 +19,16 @@ import numpy.typing as npt
 from csm_model.errors import InputError
 
 MOST_PADDING = 0.02
-"""Above it, the emptiest packs are taken apart and their conversations cut, to fill the gaps of the others."""
+"""Above it, conversations are cut at turns, to fill the gaps of others."""
+_TAKEN_APART = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the packs, the emptiest first, until padding is low enough
 
 
 class Document(NamedTuple):
-    """Consecutive turns of one conversation, by their numbers: `first` to `last`, exclusive."""
+    """Consecutive turns of one conversation: their numbers, `first` to `last`, exclusive; the conversation's number."""
 
     first: int
     last: int
+    conversation: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,8 @@ class Packs:
             place = begin
             while place < end:
                 most = int(rng.integers(1, self.packing.max_turns + 1)) if self.packing.max_turns else end - begin
-                document = self._longest(Document(place, min(end, place + most)), self.packing.row_length)
+                whole = Document(place, min(end, place + most), int(self.lengths.conversations[place]))
+                document = self._longest(whole, self.packing.row_length)
                 if document.last > document.first:
                     yield document
                 place = max(document.last, place + 1)
@@ -131,62 +135,52 @@ class Packs:
     def _longest(self, document: Document, room: int) -> Document:
         """As many of a document's turns, from its first on, as fill at most `room` rows."""
         sums = np.cumsum(self.lengths.rows[document.first : document.last])
-        return Document(document.first, document.first + int(np.searchsorted(sums, room, side="right")))
+        return document._replace(last=document.first + int(np.searchsorted(sums, room, side="right")))
 
     def _pack(self, documents: list[Document]) -> list[list[Document]]:
-        """Best fit, longest first; then, while too much is padding, the emptiest packs fill the gaps of the others."""
-        bins = _Bins(self.packing.row_length)
+        """Best fit, longest first; while too much is padding, the emptiest packs are taken apart turn by turn."""
+        packs = self._best_fit(documents)
+        for share in _TAKEN_APART:
+            free = sum(self._room(pack) for pack in packs)
+            if free <= MOST_PADDING * len(packs) * self.packing.row_length:
+                break
+            packs.sort(key=self._room, reverse=True)
+            count = math.ceil(share * len(packs))
+            turns = [
+                Document(n, n + 1, d.conversation)
+                for pack in packs[:count]
+                for d in pack
+                for n in range(d.first, d.last)
+            ]
+            packs = self._best_fit([*turns, *(document for pack in packs[count:] for document in pack)])
+        return packs if self.packing.max_turns else [_joined(pack) for pack in packs]
+
+    def _best_fit(self, documents: list[Document]) -> list[list[Document]]:
+        """Each document, the longest first, into the fullest pack that has room."""
+        packs: list[list[Document]] = []
+        rooms: list[int] = []  # what is left in each, ascending, beside `packs`
         for document in sorted(documents, key=self.rows_of, reverse=True):
-            bins.add([document], self.rows_of(document))
-        before = 1.0
-        while MOST_PADDING < bins.padding < before and len(bins.packs) > 1:
-            before = bins.padding
-            for document in sorted(bins.take_emptiest(), key=self.rows_of, reverse=True):
-                self._fill_gaps(bins, document)
-        return bins.packs
+            rows = self.rows_of(document)
+            place = bisect.bisect_left(rooms, rows)
+            found = place < len(packs)
+            pack, room = (packs.pop(place), rooms.pop(place)) if found else ([], self.packing.row_length)
+            pack.append(document)
+            place = bisect.bisect_left(rooms, room - rows)
+            packs.insert(place, pack)
+            rooms.insert(place, room - rows)
+        return packs
 
-    def _fill_gaps(self, bins: _Bins, document: Document) -> None:
-        """Places a document whole where there is a gap for it, else cut at turns, the longest piece first."""
-        while document.last > document.first:
-            whole = self.rows_of(document)
-            piece = document if bins.gap >= whole else self._longest(document, bins.gap)
-            if piece.last == piece.first:  # no gap takes even its first turn
-                piece = document
-            bins.add([piece], self.rows_of(piece))
-            document = Document(piece.last, document.last)
+    def _room(self, pack: list[Document]) -> int:
+        """Rows that a pack has left."""
+        return self.packing.row_length - sum(self.rows_of(document) for document in pack)
 
 
-class _Bins:
-    """Packs and the room that is left in each, sorted by it."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.packs: list[list[Document]] = []
-        self._rooms: list[int] = []  # ascending, beside `packs`
-        self._free = 0  # their sum
-
-    @property
-    def gap(self) -> int:
-        """The most room that any pack has left."""
-        return self._rooms[-1] if self._rooms else 0
-
-    @property
-    def padding(self) -> float:
-        """Share of all rows that are empty."""
-        return self._free / (self.size * len(self._rooms))
-
-    def add(self, documents: Sequence[Document], rows: int) -> None:
-        """Puts documents of together `rows` rows into the fullest pack with room, or into a new one."""
-        place = bisect.bisect_left(self._rooms, rows)
-        found = place < len(self.packs)
-        pack, room = (self.packs.pop(place), self._rooms.pop(place)) if found else ([], self.size)
-        pack += documents
-        self._free += -rows if found else self.size - rows
-        place = bisect.bisect_left(self._rooms, room - rows)
-        self.packs.insert(place, pack)
-        self._rooms.insert(place, room - rows)
-
-    def take_emptiest(self) -> list[Document]:
-        """Removes the emptiest pack and returns its documents."""
-        self._free -= self._rooms.pop()
-        return self.packs.pop()
+def _joined(pack: list[Document]) -> list[Document]:
+    """Pieces that follow one another in one conversation become one document again."""
+    joined: list[Document] = []
+    for document in sorted(pack):
+        if joined and joined[-1].last == document.first and joined[-1].conversation == document.conversation:
+            joined[-1] = joined[-1]._replace(last=document.last)
+        else:
+            joined.append(document)
+    return joined
