@@ -83,8 +83,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.world.barrier()
-        with _quiet():
-            written = async_save(tensors, checkpoint_id=partial, process_group=self._group, no_dist=self._group is None)
+        written = async_save(tensors, checkpoint_id=partial, process_group=self._group, no_dist=self._group is None)
         assert isinstance(written, Future)
         self._pending = self._writer.submit(self._commit, written, partial, step, facts, validation)
 
