@@ -76,7 +76,8 @@ class KVCache:
     """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`.
 
     Items of the batch may hold different numbers of rows: prompts of different lengths are read padded on the right,
-    and `trim` then forgets the padding.
+    and `trim` then forgets the padding. Nothing here depends on the numbers that the tensors hold, so that a step can
+    be compiled once, and no accelerator is waited for; that the rows fit is the caller's to see to.
     """
 
     def __init__(
@@ -91,45 +92,45 @@ class KVCache:
         shape = (batch_size, config.kv_heads, rows, config.dim // config.heads)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.rows = rows
-        self.lengths = [0] * batch_size
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        """Rows that each item holds: int64 `[B]`."""
+        self._items = torch.arange(batch_size, device=device)[:, None]
+        self._places = torch.arange(rows, device=device)
         self._layers = config.layers
 
-    def trim(self, lengths: Sequence[int]) -> None:
+    @property
+    def rows(self) -> int:
+        """L, the most rows that an item can hold."""
+        return len(self._places)
+
+    def trim(self, lengths: Sequence[int] | Tensor) -> None:
         """Forgets, in each item, all rows after the first `lengths[item]`."""
-        assert all(new <= old for new, old in zip(lengths, self.lengths, strict=True)), (lengths, self.lengths)
-        self.lengths = list(lengths)
+        self.lengths.copy_(torch.as_tensor(lengths))
+
+    def clear(self) -> None:
+        """Forgets all rows of all items."""
+        self.lengths.zero_()
 
     def positions(self, x: Tensor) -> Tensor:
-        """Those after the rows that are held: `[T]` where all items hold the same number, else `[B, T]`."""
-        steps = torch.arange(x.shape[1], device=x.device)
-        if len(set(self.lengths)) == 1:
-            return steps + self.lengths[0]
-        return torch.tensor(self.lengths, device=x.device)[:, None] + steps
+        """Those after the rows that are held: `[B, T]`."""
+        return self.lengths[:, None] + self._places[: x.shape[1]]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`; the new rows are stored, and count from the last layer on."""
-        rows = q.shape[2]
-        starts = self.lengths
-        end = max(starts) + rows
-        assert end <= self.rows, (end, self.rows)
-        if len(set(starts)) == 1:
-            self.keys[layer][:, :, starts[0] : end] = k
-            self.values[layer][:, :, starts[0] : end] = v
-        else:
-            for item, start in enumerate(starts):
-                self.keys[layer][item, :, start : start + rows] = k[item]
-                self.values[layer][item, :, start : start + rows] = v[item]
+        batch, heads, rows, width = q.shape
+        groups = k.shape[1]
+        places = self.positions(q[:, 0])
+        keys, values = self.keys[layer], self.values[layer]
+        keys[self._items, :, places] = k.transpose(1, 2)
+        values[self._items, :, places] = v.transpose(1, 2)
         if layer == self._layers - 1:
-            self.lengths = [start + rows for start in starts]
-        held_k, held_v = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-        mask = None
-        if len(set(starts)) > 1 or (rows > 1 and end > rows):
-            places = torch.tensor(starts, device=q.device)[:, None] + torch.arange(rows, device=q.device)
-            mask = (torch.arange(end, device=q.device) <= places[..., None])[:, None]
-        return F.scaled_dot_product_attention(
-            q, held_k, held_v, attn_mask=mask, is_causal=mask is None and rows > 1, enable_gqa=q.shape[1] != k.shape[1]
-        )
+            self.lengths += rows
+        seen = self._places <= places[..., None]  # [B, T, L]
+        # The queries that share a key-value head stand one after another as if they were rows: nothing is copied.
+        shared = heads // groups
+        mask = seen[:, None, None].expand(-1, -1, shared, -1, -1).reshape(batch, 1, shared * rows, -1)
+        out = F.scaled_dot_product_attention(q.reshape(batch, groups, shared * rows, width), keys, values, mask)
+        return out.view(batch, heads, rows, width)
 
 
 def rotary_frequencies(head_dim: int, base: float, scaling: RopeScaling | None) -> Tensor:

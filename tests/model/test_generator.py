@@ -13,7 +13,7 @@ from csm_model.config import TransformerConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.generator import MIN_FRAMES, ContextTurn, Generator, frame_limit
-from csm_model.inference.sampling import Sampling, sample
+from csm_model.inference.sampling import Sampling, noise, sample
 from csm_model.quantize import Int8Linear, quantize_rows
 from csm_model.text import BEGIN, END, TextTokenizer
 from csm_model.transformer import KVCache, Transformer
@@ -126,19 +126,45 @@ def test_bad_sampling_is_refused(settings: dict[str, float]) -> None:
         Sampling(**settings)  # type: ignore[arg-type]
 
 
+def drawn(logits: torch.Tensor, *, temperature: float, top_k: int, seed: int = 0) -> torch.Tensor:
+    """A draw from each row of `[B, V]`, with the noise of as many frames."""
+    rows, ids = logits.shape
+    gumbel = torch.cat([noise(seed, frame, (1, ids)) for frame in range(rows)])
+    k = top_k or ids
+    return sample(logits, gumbel, temperature=torch.full((rows,), temperature), top_k=torch.full((rows,), k), most=k)
+
+
 def test_sample_keeps_to_the_top_k() -> None:
     logits = torch.tensor([[0.0, 3.0, 2.0, 1.0]])
-    generator = torch.Generator().manual_seed(0)
-    drawn = {int(sample(logits, temperature=2.0, top_k=2, generator=generator)) for _ in range(200)}
-    assert drawn == {1, 2}
-    assert int(sample(logits, temperature=0.0, top_k=0, generator=generator)) == 1
+    assert set(drawn(logits.expand(200, -1), temperature=2.0, top_k=2).tolist()) == {1, 2}
+    assert int(drawn(logits, temperature=0.0, top_k=0)) == 1
 
 
 def test_sample_draws_by_probability() -> None:
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1]])).expand(4000, -1)
-    drawn = sample(logits, temperature=1.0, top_k=0, generator=torch.Generator().manual_seed(1))
-    shares = torch.bincount(drawn, minlength=3) / 4000
+    shares = torch.bincount(drawn(logits, temperature=1.0, top_k=0), minlength=3) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03, rtol=0)
+    squared = torch.tensor([0.49, 0.04, 0.01]) / 0.54
+    shares = torch.bincount(drawn(logits, temperature=0.5, top_k=0, seed=1), minlength=3) / 4000
+    torch.testing.assert_close(shares, squared, atol=0.03, rtol=0)
+
+
+def test_each_row_has_its_own_settings() -> None:
+    logits = torch.tensor([0.0, 3.0, 2.0, 1.0]).expand(400, -1)
+    cold, narrow, wide = (slice(0, 100), slice(100, 200), slice(200, 400))
+    temperature, top_k = torch.full((400,), 5.0), torch.full((400,), 4)
+    temperature[cold], top_k[narrow] = 0.0, 2
+    gumbel = noise(0, 0, (400, 4))
+    ids = sample(logits, gumbel, temperature=temperature, top_k=top_k, most=4)
+    assert set(ids[cold].tolist()) == {1}
+    assert set(ids[narrow].tolist()) == {1, 2}
+    assert set(ids[wide].tolist()) == {0, 1, 2, 3}
+
+
+def test_noise_is_a_function_of_seed_and_frame() -> None:
+    assert torch.equal(noise(3, 7, (2, 5)), noise(3, 7, (2, 5)))
+    kinds = [noise(seed, frame, (2, 5)) for seed in (0, 1, 2**63 - 1) for frame in (0, 1, 2)]
+    assert len({tuple(each.flatten().tolist()) for each in kinds}) == 9
 
 
 def test_cache_gives_what_the_whole_gives() -> None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from csm_model.bundle import Bundle
 from csm_model.codec.base import StreamingDecoder
 from csm_model.errors import InputError
+from csm_model.inference.decoding import FrameDecoder, Prompt
 from csm_model.inference.prompt import audio_rows, text_rows
-from csm_model.inference.sampling import Sampling, sample
-from csm_model.transformer import KVCache
+from csm_model.inference.sampling import Sampling
 
 MIN_FRAMES = 3  # speech never ends before; nothing can be said in less
 FRAMES_PER_TEXT_ID = 1.5  # nobody needs more frames a phoneme: twice the slowest training speech
@@ -111,13 +111,13 @@ class Generator:
         """
         ids = self.bundle.tokenizer.encode(text, speaker)
         limit = frame_limit(len(ids), max_frames)
-        rows, mask = self._prompt(ids, context)
-        if rows.shape[0] + limit > self.config.max_rows:
+        prompt = self._prompt(ids, context)
+        if len(prompt.rows) + limit > self.config.max_rows:
             raise InputError(
-                f"context and text fill {rows.shape[0]} rows and speech may need {limit}: "
+                f"context and text fill {len(prompt.rows)} rows and speech may need {limit}: "
                 f"the model holds {self.config.max_rows}; give fewer context turns"
             )
-        codes = self._run(rows, mask, sampling or self.sampling, limit, ids)
+        codes = self._run(prompt, sampling or self.sampling, limit)
         return SpeechStream(codes, self.bundle.codec.streaming_decoder())
 
     def speak(
@@ -138,7 +138,7 @@ class Generator:
             ended=stream.ended,
         )
 
-    def _prompt(self, ids: list[int], context: Sequence[ContextTurn]) -> tuple[Tensor, Tensor]:
+    def _prompt(self, ids: list[int], context: Sequence[ContextTurn]) -> Prompt:
         parts = []
         for turn in context:
             parts.append(text_rows(self.bundle.tokenizer.encode(turn.text, turn.speaker), self.config))
@@ -146,7 +146,10 @@ class Generator:
                 self._check_codes(turn.codes)
                 parts.append(audio_rows(turn.codes, self.config, close=True))
         parts.append(text_rows(ids, self.config))
-        return torch.cat([rows for rows, _ in parts]), torch.cat([mask for _, mask in parts])
+        rows, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+        # Guidance compares with a sequence that does not see what is to be said: only who says it.
+        unread = torch.cat([mask[: -len(ids)], text_rows(ids, self.config, read=False)[1]])
+        return Prompt(rows, mask, unread)
 
     def _check_codes(self, codes: Tensor) -> None:
         books, size = self.config.num_codebooks, self.config.codebook_size
@@ -155,54 +158,14 @@ class Generator:
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise InputError(f"context codes must be from 0 to {size - 1}: were they made by another codec?")
 
-    def _run(
-        self, rows: Tensor, mask: Tensor, settings: Sampling, limit: int, ids: list[int]
-    ) -> collections.abc.Generator[Tensor, None, bool]:
+    def _run(self, prompt: Prompt, settings: Sampling, limit: int) -> collections.abc.Generator[Tensor, None, bool]:
         """Yields the codes `[K]` of each frame; returns whether the model ended the speech."""
-        generator = torch.Generator().manual_seed(settings.seed)
-        guided = settings.guidance != 1.0
-        batch_rows, batch_mask = rows[None], mask[None]
-        if guided:
-            # The second row of the batch does not see what is to be said: only who says it.
-            unread = torch.cat([mask[: -len(ids)], text_rows(ids, self.config, read=False)[1]])
-            batch_rows, batch_mask = rows.expand(2, -1, -1), torch.stack([mask, unread])
-        cache = KVCache(self.config.backbone, batch_size=len(batch_rows), rows=rows.shape[0] + limit)
-        with torch.inference_mode():
-            state = self.model.hidden(batch_rows, batch_mask, cache)[:, -1]
+        decoder = FrameDecoder(self.model, [settings], rows=len(prompt.rows) + limit)
+        decoder.read([prompt])
         for index in range(limit):
-            with torch.inference_mode():
-                codes = self._frame(state, settings, generator, may_end=index >= MIN_FRAMES)
-            if codes is None:
+            frame = decoder.step([index >= MIN_FRAMES])
+            if bool(frame.ended):
                 return True
-            yield codes
-            with torch.inference_mode():
-                row, row_mask = audio_rows(codes[:, None], self.config, close=False)
-                again = (len(batch_rows), -1, -1)
-                state = self.model.hidden(row[None].expand(again), row_mask[None].expand(again), cache)[:, -1]
+            yield frame.codes[0]
+            decoder.feed(frame.codes)
         return False
-
-    def _frame(self, state: Tensor, settings: Sampling, generator: torch.Generator, *, may_end: bool) -> Tensor | None:
-        """One frame's codes `[K]` from the backbone's state `[1 or 2, D]`; None when speech ends."""
-        model, config = self.model, self.config
-        logits = model.codebook0_head(state)
-        if len(logits) == 2:
-            logits = logits[1:] + settings.guidance * (logits[:1] - logits[1:])
-        allowed = config.end_code + 1 if may_end else config.end_code
-        first = sample(logits[:, :allowed], temperature=settings.temperature, top_k=settings.top_k, generator=generator)
-        if int(first) == config.end_code:
-            return None
-        codes = [first]
-        cache = KVCache(config.depth, batch_size=1, rows=config.num_codebooks)
-        entering = torch.stack([state[:1], model.embed_code(first, 0)], dim=1)
-        for codebook in range(1, config.num_codebooks):
-            out = model.decoder(model.projection(entering), cache)[:, -1]
-            logits = out @ model.audio_head[codebook - 1]
-            code = sample(
-                logits[:, : config.codebook_size],
-                temperature=settings.depth_temperature,
-                top_k=settings.top_k,
-                generator=generator,
-            )
-            codes.append(code)
-            entering = model.embed_code(code, codebook)[:, None]
-        return torch.cat(codes)

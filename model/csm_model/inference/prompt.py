@@ -28,7 +28,7 @@ def text_rows(ids: Sequence[int], config: ModelConfig, *, read: bool = True) -> 
 def audio_rows(codes: Tensor, config: ModelConfig, *, close: bool) -> tuple[Tensor, Tensor]:
     """Rows `[F (+ 1), K + 1]` of codes `[K, F]` and their mask; `close` adds the row that ends speech."""
     frames = codes.shape[1]
-    rows = torch.zeros(frames + close, config.num_codebooks + 1, dtype=torch.long)
+    rows = torch.zeros(frames + close, config.num_codebooks + 1, dtype=torch.long, device=codes.device)
     rows[:frames, :-1] = codes.T
     rows[frames:, :-1] = config.end_code
     mask = torch.ones(rows.shape, dtype=torch.bool)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from csm_model.errors import InputError
 
+_STRIDE = 0x9E3779B97F4A7C15  # odd, so that no two (seed, frame) of a stream's length share a state
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -41,15 +43,31 @@ class Sampling:
             raise InputError(f"seed {self.seed}: must be from 0 to 2**63 - 1")
 
 
-def sample(logits: Tensor, *, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-    """Draws one id from each row of `[B, V]`: `[B]` int64.
+def noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
+    """Gumbel noise float32 of a frame of a stream: a pure function of its seed and the frame's number.
 
-    Ids tied with the k-th most likely are kept, as in Sesame's sampler.
+    So a stream may be gone on with from any frame, and does not feel what is drawn for its neighbours.
     """
-    if temperature == 0.0:
-        return logits.argmax(-1)
-    if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k, dim=-1).values[..., -1:]
+    generator = torch.Generator().manual_seed((seed * _STRIDE + frame) % 2**63)
+    return -(-torch.rand(shape, generator=generator).log_()).log_()
+
+
+def sample(logits: Tensor, gumbel: Tensor, *, temperature: Tensor, top_k: Tensor, most: int | None) -> Tensor:
+    """Draws one id from each row of `[B, V]`: int64 `[B]`.
+
+    The largest of `logits + temperature * gumbel` is a draw from the softmax of `logits / temperature`
+    ([Gumbel-max](https://arxiv.org/abs/1611.00712)), and the most likely id where the temperature is 0.
+    Ids tied with the k-th most likely are kept, as in Sesame's sampler; logits of minus infinity are never drawn.
+
+    Args:
+        logits: `[B, V]`, of any float type.
+        gumbel: Gumbel noise `[B, V]`.
+        temperature: float32 `[B]`.
+        top_k: int64 `[B]`; only so many of the most likely ids are drawn from.
+        most: the largest `top_k`; None where every row draws from all.
+    """
+    logits = logits.float()
+    if most is not None:
+        least = logits.topk(most, dim=-1).values.gather(-1, top_k[:, None] - 1)
         logits = logits.masked_fill(logits < least, -torch.inf)
-    probabilities = (logits / temperature).softmax(-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    return (logits + temperature[:, None] * gumbel).argmax(-1)
