@@ -31,8 +31,13 @@ def tracebacks(lines: Sequence[str]) -> list[list[str]]:
 def cause(lines: Sequence[str]) -> list[str]:
     """The traceback that tells most: the last one that is not the echo of a dead peer; empty where there is none."""
     found = tracebacks(lines)
-    own = [block for block in found if not _ECHO.search(block[-1])]
+    own = [block for block in found if not is_echo(block)]
     return (own or found or [[]])[-1]
+
+
+def is_echo(block: Sequence[str]) -> bool:
+    """Whether a traceback only says that another process is gone."""
+    return bool(_ECHO.search(block[-1]))
 
 
 def error_from(lines: Sequence[str]) -> CsmError | None:

@@ -57,6 +57,10 @@ class Storage(Protocol):
         """Removes an object; nothing happens where there is none."""
         ...
 
+    def trees(self, prefix: str = "") -> list[str]:
+        """Keys of the trees that begin with `prefix` and are there whole, sorted."""
+        ...
+
     def put_tree(self, folder: Path, key: str) -> dict[str, Any]:
         """Stores all files of a folder under `key/`, and returns their list; goes on where a killed one stopped."""
         ...
@@ -68,6 +72,10 @@ class Storage(Protocol):
 
 class _Trees:
     """Trees over single objects, the same for every storage."""
+
+    def trees(self: Storage, prefix: str = "") -> list[str]:
+        """See `Storage.trees`."""
+        return sorted(key.removesuffix(f"/{TREE}") for key in self.list(prefix) if key.endswith(f"/{TREE}"))
 
     def put_tree(self: Storage, folder: Path, key: str) -> dict[str, Any]:
         """See `Storage.put_tree`."""

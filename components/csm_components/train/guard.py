@@ -5,6 +5,9 @@
 torchx starts torchrun agents in their own sessions, and an agent does the same with its workers. If the starter is
 killed with SIGKILL, nobody tells them, and they would go on writing checkpoints beside the next attempt. Linux can send
 a signal at the death of a parent (`prctl(2)`, PR_SET_PDEATHSIG); this module asks for it before it becomes MODULE.
+
+An agent that is asked to stop (SIGTERM: its machine is wanted back) would end its workers and fail. Here it asks its
+workers to stop and goes on watching them: they save, end with 0, and so does the agent. No other signal is touched.
 """
 
 from __future__ import annotations
@@ -14,13 +17,22 @@ import os
 import runpy
 import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+NAME = "csm_components.train.guard"
+"""Of this module, also where it runs as `__main__`."""
+AGENT = "torch.distributed.run"
+"""The module that is an agent; any other is a worker."""
 CORES_VARIABLE = "CSM_GUARD_CORES"
 """Cores that the process may use, e.g. "0,1"; unset: all."""
+STOP_SECONDS = 600.0
+"""What workers get to save once they were asked to stop; then they are killed."""
 
 
-def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> None:
+def die_with_parent(with_signal: signal.Signals) -> None:
     """Asks Linux to send `with_signal` to this process when its parent dies; does nothing on other systems."""
     if not sys.platform.startswith("linux"):
         return
@@ -40,11 +52,59 @@ def keep_to_cores(cores: str) -> None:
     os.sched_setaffinity(0, numbers[worker * share : (worker + 1) * share] if share else numbers)
 
 
+def guarded_children() -> list[int]:
+    """Process ids of the children of this process that run this module."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and NAME in (folder / "cmdline").read_bytes().decode().split("\0"):
+                found.append(int(folder.name))
+        except (OSError, ValueError):  # it ended while it was looked at
+            continue
+    return found
+
+
+def tell(pids: list[int], what: signal.Signals) -> None:
+    """Sends a signal to those processes that are still there."""
+    for pid in pids:
+        try:
+            os.kill(pid, what)
+        except ProcessLookupError:
+            continue
+
+
+def pass_stop_on() -> None:
+    """From now on SIGTERM to this process goes to its workers; without any, it ends this process.
+
+    torchrun installs a handler of its own that shuts everything down. The signal is blocked before there are other
+    threads, so that handler never runs; a thread waits for the signal instead.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        workers = guarded_children()
+        if workers:
+            tell(workers, signal.SIGTERM)
+            time.sleep(STOP_SECONDS)
+            tell([pid for pid in guarded_children() if pid in workers], signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop", daemon=True).start()
+
+
 def main() -> None:
     """Becomes the module named by the first argument."""
-    die_with_parent()
-    keep_to_cores(os.environ.get(CORES_VARIABLE, ""))
     module, sys.argv = sys.argv[1], sys.argv[1:]
+    if module == AGENT:
+        die_with_parent(signal.SIGTERM)
+        pass_stop_on()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # inherited from the agent
+        die_with_parent(signal.SIGKILL)  # the agent waits for its workers: without it, they are on their own
+    keep_to_cores(os.environ.get(CORES_VARIABLE, ""))
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -27,14 +27,13 @@ from torchx.components import dist
 from torchx.runner import get_runner
 from torchx.specs import AppDef, AppState
 
-from csm_components.failures import cause, error_from
-from csm_components.train.guard import CORES_VARIABLE
+from csm_components.failures import cause, error_from, is_echo
+from csm_components.train.guard import AGENT, CORES_VARIABLE, NAME, STOP_SECONDS, guarded_children, tell
 from csm_model.errors import CsmError, InputError
 
-_GUARD = "csm_components.train.guard"
 _WORKER_LINE = re.compile(r"^\[[^\]]*?(\d+)\]:(.*)$")
 _RANK_MARK = re.compile(r"^\[rank\d+\]: ?")  # torch puts it before the lines of a traceback
-_EXIT_CODE = re.compile(r"exitcode\s*: (-?\d+)")
+_EXIT = re.compile(r"rank\s*: (\d+) .*?exitcode\s*: (-?\d+)", re.DOTALL)  # as torchrun reports each worker that failed
 _SAID = re.compile(r"^error: (.+)$")  # how the trainer names an error that its caller can mend
 _KEPT_LINES = 400
 _GRACE_SECONDS = 20.0
@@ -100,7 +99,7 @@ def build_app(spec: LaunchSpec, *, rendezvous_port: int) -> AppDef:
     app = dist.torchrun(
         spec.module,
         *spec.args,
-        m=_GUARD,
+        m=NAME,
         j=spec.nodes,
         name=spec.module.rsplit(".", 1)[-1],
         env=env,
@@ -111,7 +110,7 @@ def build_app(spec: LaunchSpec, *, rendezvous_port: int) -> AppDef:
     if role.args[0] != "-c" or not command.startswith("torchrun "):
         raise LaunchError(f"torchx built {command!r}: expected a torchrun command", tail=[], logs=spec.log_dir)
     # `exec`, so that the agent is our own child; our interpreter, so that no other torchrun on PATH is taken.
-    role.args[1] = f"exec {sys.executable} -m {_GUARD} torch.distributed.run {command.removeprefix('torchrun ')}"
+    role.args[1] = f"exec {sys.executable} -m {NAME} {AGENT} {command.removeprefix('torchrun ')}"
     return app
 
 
@@ -123,6 +122,8 @@ def launch(
     poll_seconds: float = 0.5,
 ) -> None:
     """Runs the application to its end.
+
+    SIGTERM is passed on to the workers, which save and end; then it ends this process with 143.
 
     Args:
         on_line: called with each line that rank 0 prints.
@@ -140,6 +141,10 @@ def launch(
         handle = runner.schedule(dryrun)
         try:
             _watch(runner, handle, spec, on_line=on_line, on_tick=on_tick, poll_seconds=poll_seconds)
+        except SystemExit:
+            tell(guarded_children(), signal.SIGTERM)
+            _await_end(runner, handle)
+            raise
         finally:
             runner.cancel(handle)
 
@@ -176,6 +181,16 @@ def _watch(
         raise _failure(tails, spec)
 
 
+def _await_end(runner: Any, handle: str) -> None:
+    """Waits while the workers save; torchx itself would kill them after ten seconds."""
+    until = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < until:
+        status = runner.status(handle)
+        if status is None or status.is_terminal():
+            return
+        time.sleep(0.2)
+
+
 def _failure(tails: _Tails, spec: LaunchSpec) -> CsmError:
     """The error that the workers died of."""
     workers = [_RANK_MARK.sub("", line) for line in tails.worker_lines()]
@@ -185,14 +200,21 @@ def _failure(tails: _Tails, spec: LaunchSpec) -> CsmError:
         return LaunchError(said[-1], tail=said, logs=tails.folder)
     agents = tails.kept_lines()
     block = cause(workers)
-    exits = [match[1] for line in agents if (match := _EXIT_CODE.search(line))]
-    last = (
-        block[-1]
-        if block
-        else f"a worker ended with exit code {exits[0]}"
-        if exits
-        else " ".join(agents[-1:]) or "it printed nothing"
-    )
+    exits = [(int(rank), int(code)) for rank, code in _EXIT.findall("\n".join(agents))]
+    killed = [(rank, -code) for rank, code in exits if code < 0 and -code != signal.SIGTERM]
+    if block and not is_echo(block):
+        last = block[-1]
+    elif killed:
+        rank, number = killed[0]
+        last = f"rank {rank} was killed by {signal.Signals(number).name}" + (
+            " (out of memory, or by hand)" if number == signal.SIGKILL else ""
+        )
+    elif block:
+        last = block[-1]
+    elif exits:
+        last = "rank {} ended with exit code {}".format(*exits[0])
+    else:
+        last = " ".join(agents[-1:]) or "it printed nothing"
     return LaunchError(
         f"training failed: {last.strip()}; all that it printed is in {tails.folder}",
         tail=block[-12:],

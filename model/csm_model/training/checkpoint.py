@@ -1,11 +1,11 @@
 """Checkpoints that a kill cannot spoil, written while training goes on (torch.distributed.checkpoint).
 
 checkpoints/step-00000200/{.metadata, __0_0.distcp, ..., state.json}    appears by rename, every file named by digest
-checkpoints/best.json                                                   the step of the lowest validation loss
 
 Every process writes its share, so the folder must be one that all of them see. `state.json` is written last, and holds
-what is no tensor: the step, the packs consumed, the losses that the guard remembers. A checkpoint that is damaged is
-reported and passed over for the one before it. A mirror keeps copies elsewhere; a machine that has none fetches them.
+what is no tensor: the step, its validation loss, the packs consumed, what the guard remembers. A checkpoint that is
+damaged is reported and passed over for the one before it. A mirror keeps copies elsewhere, made by a thread of its own
+while training goes on; a machine that has no checkpoint, or an older one, fetches the newest that is whole there.
 """
 
 from __future__ import annotations
@@ -23,28 +23,35 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from csm_model.errors import ArtifactError, CheckpointError, CsmError
+from csm_model.errors import CheckpointError, CsmError, DigestError
 from csm_model.files import digest_of_file, read_json, write_json
 from csm_model.training.parallel import World
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
-_BEST = "best.json"
 
 
 class Mirror(Protocol):
-    """Where copies are kept; `csm_components.storage.Storage` is one."""
+    """Where copies are kept; `csm_components.storage.Storage` is one. A tree is there whole or not at all."""
 
     def put_tree(self, folder: Path, key: str) -> Any:
         """Stores a folder."""
         ...
 
     def get_tree(self, key: str, folder: Path) -> Any:
-        """Fetches a folder, which is then there whole."""
+        """Fetches a folder, which is then there whole; raises `DigestError` where its bytes are damaged."""
+        ...
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Fetches a file."""
+        ...
+
+    def trees(self, prefix: str = "") -> list[str]:
+        """Keys of the folders that begin with `prefix` and are there whole, in order."""
         ...
 
     def list(self, prefix: str = "") -> list[str]:
-        """All keys of files that begin with `prefix`."""
+        """All keys of files that begin with `prefix`, in order."""
         ...
 
     def delete(self, key: str) -> None:
@@ -63,7 +70,8 @@ class Checkpoints:
     """
 
     def __init__(self, root: Path, world: World, *, keep: int, mirror: Mirror | None = None) -> None:
-        self.root, self.world, self.keep, self.mirror = root, world, keep, mirror
+        self.root, self.world, self.keep = root, world, keep
+        self.copies = Copies(root, mirror) if mirror is not None and world.leads else None
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -78,7 +86,7 @@ class Checkpoints:
             validation: validation loss at this very step, where there is one.
         """
         self.wait()
-        partial = self.root / f".step-{step:08}.partial"
+        partial = self.root / f".{_name(step)}.partial"
         if self.world.leads:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -88,50 +96,59 @@ class Checkpoints:
         self._pending = self._writer.submit(self._commit, written, partial, step, facts, validation)
 
     def wait(self) -> None:
-        """Until what was begun is there.
-
-        Raises:
-            CsmError: of the mirror; OSError of the disk.
-        """
+        """Until what was begun is on the disk; raises `OSError` of the disk."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
 
     def close(self) -> None:
-        """Waits, and ends the thread that writes."""
-        self.wait()
+        """Waits for the disk and for the mirror, and ends the threads.
+
+        Raises:
+            CsmError: the newest checkpoint could not be copied to the mirror.
+        """
+        try:
+            self.wait()
+            if self.copies is not None:
+                self.copies.finish(self._kept())
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the threads after what they have begun; what goes wrong there is not raised."""
         self._writer.shutdown()
+        if self.copies is not None:
+            self.copies.abandon()
 
     def newest(self) -> tuple[int, dict[str, Any]]:
-        """Step and facts of the newest checkpoint that is whole, the same for all processes; (0, {}) for none."""
+        """Step and facts of the newest checkpoint that is whole, the same for all processes; (0, {}) for none.
+
+        Raises:
+            CsmError: the mirror cannot be read; what it has is not known, so nothing may begin.
+        """
         found: tuple[int, dict[str, Any]] = (0, {})
         if self.world.leads:
-            if self.mirror is not None:
-                self._fetch(self.mirror)
-            for folder in self._newest_first():
-                if (facts := _whole(folder)) is not None:
-                    found = facts["step"], facts
-                    break
+            for partial in self.root.glob(".step-*.partial"):  # of a write that was killed
+                shutil.rmtree(partial)
+            facts = self._newest_whole()
+            if self.copies is not None and self.copies.fetch(facts["step"] if facts else 0):
+                facts = self._newest_whole()
+            found = (facts["step"], facts) if facts else found
         return self.world.agree(found)  # type: ignore[no-any-return]
 
     def best(self) -> int | None:
-        """Step of the checkpoint with the lowest validation loss."""
-        path = self.root / _BEST
-        step = self.world.agree(read_json(path)["step"] if self.world.leads and path.exists() else None)
+        """Step of the checkpoint that has the lowest validation loss; None where none has one."""
+        step = self.world.agree(_best(self._newest_first()) if self.world.leads else None)
         return None if step is None else int(step)
 
     def load(self, step: int, tensors: dict[str, Any]) -> None:
         """Reads a step's checkpoint into `tensors`, in place."""
+        folder = self.root / _name(step)
         try:
-            load(
-                tensors,
-                checkpoint_id=self.root / f"step-{step:08}",
-                process_group=self._group,
-                no_dist=self._group is None,
-            )
+            load(tensors, checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
         except (CheckpointException, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.root / f'step-{step:08}'}: does not fit this training ({str(error).splitlines()[-1]}); "
+                f"{folder}: does not fit this training ({str(error).splitlines()[-1]}); "
                 "give another out folder, or the settings that it was written with"
             ) from None
 
@@ -143,46 +160,141 @@ class Checkpoints:
             return
         files = {path.name: digest_of_file(path) for path in sorted(partial.iterdir())}
         write_json(partial / _STATE, {**facts, "step": step, "validation": validation, "files": files})
-        folder = self.root / f"step-{step:08}"
+        folder = self.root / _name(step)
         if folder.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(folder)
         partial.rename(folder)
         _sync(self.root)
-        best = read_json(self.root / _BEST) if (self.root / _BEST).exists() else None
-        if validation is not None and (best is None or validation < best["validation"]):
-            best = {"step": step, "validation": validation}
-            write_json(self.root / _BEST, best)
-        if self.mirror is not None:
-            self.mirror.put_tree(folder, folder.name)
-        kept = self._newest_first()[: self.keep]
-        for old in self._newest_first()[self.keep :]:
-            if best is None or old.name != f"step-{best['step']:08}":
+        kept = self._kept()
+        for old in self._newest_first():
+            if old not in kept and (self.copies is None or old != self.copies.copying):
                 shutil.rmtree(old)
-            else:
-                kept.append(old)
-        if self.mirror is not None:
-            names = {folder.name for folder in kept}
-            for key in self.mirror.list("step-"):
-                if key.partition("/")[0] not in names:
-                    self.mirror.delete(key)
+        if self.copies is not None:
+            self.copies.begin(kept)
 
-    def _fetch(self, mirror: Mirror) -> None:
-        """Brings the newest copies that are not here; one that is damaged there is reported and left."""
-        here = {folder.name for folder in self._newest_first() if _whole(folder) is not None}
-        there = sorted({key.partition("/")[0] for key in mirror.list("step-")}, reverse=True)
-        for name in there:
-            if name in here:
-                return
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                mirror.get_tree(name, self.root / name)
-            except CsmError as error:
-                _log.warning("%s cannot be had from the mirror (%s)", name, error)
-                continue
-            return
+    def _kept(self) -> list[Path]:
+        """The newest, and the best."""
+        folders = self._newest_first()
+        best = _best(folders)
+        return [folder for place, folder in enumerate(folders) if place < self.keep or folder.name == _name(best or 0)]
+
+    def _newest_whole(self) -> dict[str, Any] | None:
+        """The facts of the newest that is whole."""
+        return next((facts for folder in self._newest_first() if (facts := _whole(folder)) is not None), None)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.root.glob("step-*"), reverse=True) if self.root.is_dir() else []
+
+
+class Copies:
+    """Copies of the checkpoints in a mirror, made one after another in a thread; training does not wait for them.
+
+    Args:
+        root: folder of the checkpoints.
+        mirror: where the copies go.
+    """
+
+    def __init__(self, root: Path, mirror: Mirror) -> None:
+        self.root, self.mirror = root, mirror
+        self.copying: Path | None = None
+        """The checkpoint that is being copied, which must stay."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._pending: Future[None] | None = None
+        self._damaged: set[str] = set()
+
+    def fetch(self, newest: int) -> bool:
+        """Brings the newest copy that is whole there, where it is newer than step `newest`, and the best one.
+
+        Copies that are damaged are reported and passed over. Returns whether anything was brought.
+        """
+        there = self.mirror.trees("step-")
+        brought = False
+        for name in reversed(there):
+            if name <= _name(newest):
+                break
+            if brought := self._fetched(name):
+                break
+        if not brought:
+            return False
+        best = _best([self._state_of(name) for name in there])
+        if best is not None and not (self.root / _name(best)).exists():
+            self._fetched(_name(best))
+        shutil.rmtree(self.root / ".mirror", ignore_errors=True)
+        return True
+
+    def begin(self, kept: list[Path]) -> None:
+        """Copies these, unless the copies of earlier ones are still being made: then the next call will."""
+        if self._pending is None or self._pending.done():
+            self._pending = self._thread.submit(self._copy_or_warn, kept)
+
+    def finish(self, kept: list[Path]) -> None:
+        """Waits for what was begun, and copies what is missing; raises the `CsmError` of the mirror."""
+        self._thread.submit(self._copy, kept).result()
+
+    def abandon(self) -> None:
+        """Ends the thread after what it has begun."""
+        self._thread.shutdown()
+
+    def _copy_or_warn(self, kept: list[Path]) -> None:
+        try:
+            self._copy(kept)
+        except (CsmError, OSError) as error:  # it may be back for the next one; training is worth more than a copy
+            _log.warning("%s could not be copied to the mirror (%s); the next checkpoint tries again", kept[0], error)
+
+    def _copy(self, kept: list[Path]) -> None:
+        """Copies what is not there yet, the newest first; then removes what is there and not to be kept."""
+        try:
+            for folder in kept:
+                self.copying = folder
+                if not folder.is_dir():  # newer ones have taken its place
+                    continue
+                if folder.name in self._damaged:
+                    self._remove(f"{folder.name}/")
+                    self._damaged.remove(folder.name)
+                self.mirror.put_tree(folder, folder.name)
+        finally:
+            self.copying = None
+        names = {folder.name for folder in kept}
+        for name in {key.partition("/")[0] for key in self.mirror.list("step-")} - names:
+            self._remove(f"{name}/")
+
+    def _remove(self, prefix: str) -> None:
+        for key in self.mirror.list(prefix):  # a tree's list is the first, so that no half of a tree is taken for one
+            self.mirror.delete(key)
+
+    def _fetched(self, name: str) -> bool:
+        """Fetches a checkpoint; False, and a warning, where it is damaged."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.mirror.get_tree(name, self.root / name)
+        except DigestError as error:
+            _log.warning("%s is damaged in the mirror (%s); using the checkpoint before it", name, error)
+            self._damaged.add(name)
+            return False
+        return _whole(self.root / name) is not None
+
+    def _state_of(self, name: str) -> Path:
+        """A folder that holds only what the mirror's checkpoint of that name says of itself."""
+        folder = self.root / ".mirror" / name
+        self.mirror.get_file(f"{name}/{_STATE}", folder / _STATE)
+        return folder
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08}"
+
+
+def _best(folders: list[Path]) -> int | None:
+    """The step whose validation loss is the lowest, the earliest of equals; None where none was validated."""
+    found = []
+    for folder in folders:
+        try:
+            facts = read_json(folder / _STATE)
+            if facts["validation"] is not None:
+                found.append((float(facts["validation"]), int(facts["step"])))
+        except (CsmError, KeyError, TypeError, ValueError):  # damaged: `newest` says so
+            continue
+    return min(found)[1] if found else None
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
@@ -191,7 +303,7 @@ def _whole(folder: Path) -> dict[str, Any] | None:
         facts: dict[str, Any] = read_json(folder / _STATE)
         files: dict[str, str] = facts["files"]
         damaged = next((name for name, digest in files.items() if digest_of_file(folder / name) != digest), None)
-    except (ArtifactError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (CsmError, OSError, KeyError, TypeError, AttributeError) as error:
         damaged = str(error)
     if damaged is None:
         return facts

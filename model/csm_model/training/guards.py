@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import statistics
-from types import FrameType
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Self
 
 from csm_model.errors import CsmError
 
@@ -28,12 +30,13 @@ class SpikeGuard:
         factor: how many deviations; 0 lets every finite loss pass.
         limit: so many steps in a row may be skipped.
         history: the losses that an earlier run took.
+        in_a_row: the steps that it had just skipped.
     """
 
-    def __init__(self, *, factor: float, limit: int, history: list[float] | None = None) -> None:
+    def __init__(self, *, factor: float, limit: int, history: Sequence[float] | None = None, in_a_row: int = 0) -> None:
         self.factor, self.limit = factor, limit
         self.history = list(history or [])
-        self.in_a_row = 0
+        self.in_a_row = in_a_row
 
     def refuses(self, loss: float, norm: float) -> str | None:
         """Why a step must not be taken; None where it may.
@@ -68,7 +71,7 @@ class SpikeGuard:
 
 
 class StopSignal:
-    """Notes SIGTERM, so that the step at hand can be finished and saved."""
+    """Notes SIGTERM from now on, so that the step at hand can be finished and saved."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -77,6 +80,11 @@ class StopSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Gives the signal back."""
         signal.signal(signal.SIGTERM, self._before)

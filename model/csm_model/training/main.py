@@ -7,25 +7,32 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from csm_model.errors import CsmError, InputError
+from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Mirror, quiet_torch
 from csm_model.training.config import TrainingConfig
+from csm_model.training.guards import StopSignal
 from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
 
 
-def no_mirror(url: str) -> Mirror:
-    """Raises `InputError`: copies need a storage, which `csm_components.train.worker` brings."""
-    raise InputError(f"mirror {url!r}: this entry knows no storage; start csm_components.train.worker")
+class Storage(Mirror, Fetch, Protocol):
+    """Where copies of checkpoints go and tokens come from; `csm_components.storage.Storage` is one."""
 
 
-def main(arguments: list[str] | None = None, *, open_mirror: Callable[[str], Mirror] = no_mirror) -> int:
+def no_storage(url: str) -> Storage:
+    """Raises `InputError`: `csm_components.train.worker` brings a storage."""
+    raise InputError(f"{url!r}: this entry knows no storage; start csm_components.train.worker")
+
+
+def main(arguments: list[str] | None = None, *, open_storage: Callable[[str], Storage] = no_storage) -> int:
     """Trains as the file says; 2 for an error that the caller can mend.
 
     Args:
         arguments: of the command line.
-        open_mirror: opens what `mirror` of the configuration names; this package knows no storage of its own.
+        open_storage: opens what `mirror` and `tokens` of the configuration name; this package knows no storage.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON of csm_model.training.config.TrainingConfig")
@@ -34,8 +41,10 @@ def main(arguments: list[str] | None = None, *, open_mirror: Callable[[str], Mir
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         config = TrainingConfig.load(parsed.config)
-        with joined_world() as world:
-            Trainer(config, world, mirror=open_mirror(config.mirror) if config.mirror else None).run()
+        mirror = open_storage(config.mirror) if config.mirror else None
+        fetch = open_storage(config.tokens) if "://" in config.tokens else None
+        with StopSignal() as stop, joined_world() as world:
+            Trainer(config, world, mirror=mirror, fetch=fetch).run(stop)
     except CsmError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -7,6 +7,7 @@ targets. So neither the number of processes, nor how the packs are spread over m
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,20 +17,21 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.tensor import DTensor
 
-from csm_model.errors import InputError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.errors import ArtifactError, InputError
+from csm_model.files import digest_of, write_json
 from csm_model.planner.flops import flops_of_step
+from csm_model.training.cache import Fetch
 from csm_model.training.build import build_model, distribute, finish
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals, TurnsInMemory
+from csm_model.training.data import Batch, PackedTokens, Reading, Totals
 from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
 from csm_model.training.optimizer import learning_rate, make_optimizer
 from csm_model.training.packing import Packing
 from csm_model.training.parallel import World, synchronised, without_wrapper
-from csm_model.training.shards import load_tokens
+from csm_model.training.stream import StreamedTurns, open_tokens
 
 
 class Trainer:
@@ -39,13 +41,21 @@ class Trainer:
         config: what to train, and how.
         world: the processes of the job.
         mirror: where copies of the checkpoints go.
+        fetch: where the tokens come from, if they are stored elsewhere.
     """
 
-    def __init__(self, config: TrainingConfig, world: World, *, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self, config: TrainingConfig, world: World, *, mirror: Mirror | None = None, fetch: Fetch | None = None
+    ) -> None:
         self.config, self.world = config, world
         self.out = Path(config.out)
         self.accumulation = config.accumulation(world.size)
-        self.manifest = read_json(Path(config.tokens) / "manifest.json")
+        self.tokens = open_tokens(config.tokens, fetch=fetch, cache_dir=config.cache_dir, cache_gb=config.cache_gb)
+        self.manifest = self.tokens.manifest
+        if world.agree(self.manifest["digest"]) != self.manifest["digest"]:
+            raise ArtifactError(
+                f"{config.tokens}: the processes find different tokens there; give all of them the same"
+            )
         self.model, self.base_manifest = build_model(config, self.manifest, world)
         self.sizes = self.model.config
         self.train_data = self._data("train", training=True)
@@ -55,7 +65,12 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.checkpoints = Checkpoints(self.out / "checkpoints", world, keep=config.keep_checkpoints, mirror=mirror)
         self.step, facts = self.checkpoints.newest()
-        self.guard = SpikeGuard(factor=config.spike_factor, limit=config.skip_limit, history=facts.get("losses"))
+        self.guard = SpikeGuard(
+            factor=config.spike_factor,
+            limit=config.skip_limit,
+            history=facts.get("losses"),
+            in_a_row=facts.get("skipped_in_a_row", 0),
+        )
         self.skipped = int(facts.get("skipped", 0))
         self.packs_read = int(facts.get("packs_read", 0))
         """Packs of the one order that all steps so far consumed."""
@@ -67,7 +82,9 @@ class Trainer:
         if config.row_length > sizes.max_rows:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
         reading = Reading(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
-        packing = Packing(row_length=config.row_length, max_turns=1, seed=config.seed)
+        packing = Packing(
+            row_length=config.row_length, max_turns=1, seed=config.seed, shuffle_shards=config.shuffle_shards
+        )
         if training:
             reading = Reading(
                 depth_share=config.depth_share,
@@ -76,25 +93,33 @@ class Trainer:
                 loss_weights=config.loss_weights,
                 seed=config.seed,
             )
-            packing = Packing(row_length=config.row_length, max_turns=config.max_turns, seed=config.seed)
-        source = TurnsInMemory(load_tokens(Path(config.tokens), split))
+            packing = replace(packing, max_turns=config.max_turns)
+        source = StreamedTurns(self.tokens, split, open_shards=config.shuffle_shards)
         return PackedTokens(source, sizes, packing=packing, reading=reading)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, stop: StopSignal | None = None) -> dict[str, Any]:
         """Trains to the last step and writes `final/`; returns its manifest.
 
         Returns {} where this process does not lead, and where SIGTERM asked the training to stop: what was learnt is
         then saved, and the same call goes on from there.
+
+        Args:
+            stop: has noted SIGTERM since before the trainer was built; without it, it is noted from now on.
+
+        Raises:
+            DivergedError: too many steps in a row could not be taken.
         """
         config = self.config
         log = MetricsFile(self.out / "metrics.jsonl", steps=config.steps, writes=self.world.leads)
         log.forget_after(self.step)
-        stop = StopSignal()
-        try:
-            return self._run(log, stop)
-        finally:
-            stop.close()
+        with stop or StopSignal() as noted:
+            try:
+                manifest = self._run(log, noted)
+            except BaseException:
+                self.checkpoints.abandon()
+                raise
             self.checkpoints.close()
+            return manifest
 
     def _run(self, log: MetricsFile, stop: StopSignal) -> dict[str, Any]:
         config = self.config
@@ -221,7 +246,12 @@ class Trainer:
         return {"model": model, "optimizer": optimizer}
 
     def _save(self, validation: float | None) -> None:
-        facts = {"losses": self.guard.history, "skipped": self.skipped, "packs_read": self.packs_read}
+        facts = {
+            "losses": self.guard.history,
+            "skipped_in_a_row": self.guard.in_a_row,
+            "skipped": self.skipped,
+            "packs_read": self.packs_read,
+        }
         self.checkpoints.save(self.step, self._tensors(), facts, validation=validation)
 
     def _load(self, step: int) -> None:
@@ -249,7 +279,7 @@ class Trainer:
             self.config,
             cast("dict[str, Tensor]", state),
             sizes=self.sizes,
-            manifest=self.manifest,
+            tokens=self.tokens,
             base_manifest=self.base_manifest,
             step=best or self.step,
         )
