@@ -49,16 +49,16 @@ class Storage(Protocol):
         """SHA-256 of an object's bytes; none where there is no object."""
         ...
 
+    def trees(self, prefix: str = "") -> list[str]:
+        """Keys of the trees that begin with `prefix` and are there whole, sorted."""
+        ...
+
     def list(self, prefix: str = "") -> list[str]:
         """All keys that begin with `prefix`, sorted."""
         ...
 
     def delete(self, key: str) -> None:
         """Removes an object; nothing happens where there is none."""
-        ...
-
-    def trees(self, prefix: str = "") -> list[str]:
-        """Keys of the trees that begin with `prefix` and are there whole, sorted."""
         ...
 
     def put_tree(self, folder: Path, key: str) -> dict[str, Any]:
