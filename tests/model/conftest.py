@@ -14,7 +14,7 @@ from csm_model.config import debug_config
 from csm_model.files import digest_of, write_json
 from csm_model.model import CsmModel
 from csm_model.text import TextTokenizer
-from csm_model.training.shards import TokenTurn, write_shard
+from csm_model.training.shards import TokenTurn, write_index, write_shard
 
 LINES = ("Hello there.", "How are you today?", "It is sunny in Rome.", "See you at nine thirty.")
 
@@ -35,7 +35,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
     codec = RvqCodec.load(codec_folder)
     rng = np.random.default_rng(0)
     splits = {"train": 12, "validation": 2}
-    rows = {}
+    rows, indexes = {}, {}
     for split, count in splits.items():
         turns = []
         for conversation in range(count):
@@ -57,6 +57,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
                     )
                 )
         rows[split] = [write_shard(folder / f"{split}-00000.safetensors", turns)]
+        indexes[split] = write_index(folder, split, [row["file"] for row in rows[split]])
     tokenizer.save(folder / "tokenizer.json")
     codec.save(folder / "codec")
     manifest = {
@@ -69,6 +70,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
         "vocab_size": tokenizer.vocab_size,
         "speakers": {"0": "ann", "1": "bob"},
         "splits": rows,
+        "indexes": indexes,
     }
     write_json(folder / "manifest.json", {**manifest, "digest": digest_of(manifest)})
     return folder

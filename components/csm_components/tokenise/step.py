@@ -6,6 +6,7 @@ The output folder:
 | --- | --- |
 | `manifest.json` | written last: digests of codec, tokenizer, dataset and result; the shards of each split; the check |
 | `SPLIT-00000.safetensors` | a shard (`csm_model.training.shards`) |
+| `SPLIT.index.safetensors` | how long the turns of a split are: all that planning an epoch needs |
 | `tokenizer.json`, `codec/` | what made them, so that later steps need this folder alone |
 | `parts/NAME.json` | what is committed of one shard; a killed run goes on from these |
 """
@@ -31,11 +32,12 @@ from csm_components.tokenise.shard import ShardTask, committed, load_tools, make
 from csm_components.workers import run_parallel
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.frames import seconds_of
+from csm_model.training.shards import write_index
 from csm_model.text import TextTokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SHARD_CONVERSATIONS = 16
 SPEAKERS = 16
@@ -110,7 +112,7 @@ def tokenise(
     )
     if (out / MANIFEST).exists():
         manifest = read_json(out / MANIFEST)
-        if manifest.get("inputs") == inputs and all(committed(task) for task in tasks):
+        if manifest.get("inputs") == inputs and _whole(out, manifest) and all(committed(task) for task in tasks):
             return _result(out, manifest, reused=True)
 
     (out / MANIFEST).unlink(missing_ok=True)
@@ -129,6 +131,14 @@ def tokenise(
     _prune(out, tasks)
     manifest = _manifest(dataset, the_codec, tokenizer, tasks, parts)
     manifest |= {"inputs": inputs, "check": check, "sound_seconds_per_second": round(speed, 1)}
+    manifest["indexes"] = {
+        split: write_index(out, split, [row["file"] for row in rows]) for split, rows in manifest["splits"].items()
+    }
+    manifest["files"] = {
+        path.relative_to(out).as_posix(): digest_of_file(path)
+        for path in [out / "tokenizer.json", *sorted((out / "codec").rglob("*"))]
+        if path.is_file()
+    }
     write_json(out / MANIFEST, manifest)
     minutes = seconds_of(manifest["frames"]) / 60
     console.print(
@@ -201,6 +211,12 @@ def _run(tasks: list[ShardTask], out: Path, workers: int, console: Console) -> f
             done += part["seconds"]
             progress.update(bar, completed=done, speed=done / (time.perf_counter() - begun))
     return done / max(time.perf_counter() - begun, 1e-9)
+
+
+def _whole(out: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the files beside the shards are those that the manifest names."""
+    files = {**manifest["files"], **{row["file"]: row["sha256"] for row in manifest["indexes"].values()}}
+    return all((out / name).is_file() and digest_of_file(out / name) == sha256 for name, sha256 in files.items())
 
 
 def _prune(out: Path, tasks: Sequence[ShardTask]) -> None:

@@ -19,6 +19,7 @@ from csm_model.text import load_tokenizer
 from csm_model.training.config import TrainingConfig
 from csm_model.training.lora import add_lora, merge_lora
 from csm_model.training.parallel import World, parallelise, without_wrapper
+from csm_model.training.stream import TokenFolder
 
 _DEPTH_ONLY = ("decoder.", "projection.", "audio_head")
 
@@ -123,11 +124,12 @@ def finish(
     state: dict[str, Tensor],
     *,
     sizes: ModelConfig,
-    manifest: dict[str, Any],
+    tokens: TokenFolder,
     base_manifest: dict[str, Any],
     step: int,
 ) -> dict[str, Any]:
     """Writes the bundle of a trained state, adapters folded in; returns its manifest."""
+    manifest = tokens.manifest
     with torch.device("meta"):
         model = CsmModel(sizes)
         if config.trainable == "lora":
@@ -137,7 +139,7 @@ def finish(
     recipe = {
         name: value
         for name, value in asdict(config).items()
-        if name not in ("tokens", "out", "base", "checkpoint", "mirror")
+        if name not in ("tokens", "out", "base", "checkpoint", "mirror", "cache_dir", "cache_gb")
     }
     info = {
         "dataset_digest": manifest["dataset_digest"],
@@ -149,12 +151,11 @@ def finish(
         "recipe_digest": digest_of(recipe),
         "steps": step,
     }
-    tokens = Path(config.tokens)
     return write_bundle(
         Path(config.out) / "final",
         model=model,
-        tokenizer=load_tokenizer(tokens / "tokenizer.json"),
-        codec_folder=tokens / "codec",
+        tokenizer=load_tokenizer(tokens.local / "tokenizer.json"),
+        codec_folder=tokens.local / "codec",
         precision=config.final_precision,
         info=info,
     )

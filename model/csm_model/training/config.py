@@ -24,7 +24,7 @@ class TrainingConfig:
     """What to train, from what, and how. Paths are strings so that the whole is JSON."""
 
     tokens: str
-    """Folder of token shards."""
+    """Folder of token shards, or where it is stored: s3://bucket/prefix."""
     out: str
     """Folder for metrics, checkpoints and the final bundle."""
     model: str = "demo"
@@ -51,6 +51,12 @@ class TrainingConfig:
     """Packs that a process handles at once."""
     max_turns: int = 0
     """A document is 1 to this many consecutive turns of a conversation; 0 leaves conversations whole."""
+    shuffle_shards: int = 64
+    """Shards whose turns are mixed with one another; a process holds so many open."""
+    cache_dir: str | None = None
+    """Folder on a local disk for shards that come from a storage; all processes of a machine share it."""
+    cache_gb: float = 50.0
+    """Gigabytes that it may hold."""
     learning_rate: float = 1.5e-3
     """Peak; reached after the warm-up, then a cosine down to a twentieth."""
     warmup_steps: int = 100
@@ -110,11 +116,13 @@ class TrainingConfig:
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         for name in (
             "steps", "row_length", "batch_packs", "micro_packs", "log_every", "validate_every", "checkpoint_every",
-            "keep_checkpoints", "lora_rank",
+            "keep_checkpoints", "lora_rank", "shuffle_shards",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name in ("max_turns", "warmup_steps", "spike_factor", "skip_limit", "depth_weight", "text_weight"):
+        for name in (
+            "max_turns", "warmup_steps", "spike_factor", "skip_limit", "depth_weight", "text_weight", "cache_gb",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)}: must be 0 or more")
         for name in ("depth_share", "text_dropout", "dropout"):

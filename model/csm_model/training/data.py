@@ -97,23 +97,30 @@ class TokenSource(Protocol):
         """One turn."""
         ...
 
+    def expect(self, shards: Sequence[int]) -> None:
+        """Says which shards will be read next, in this order, so that they can be had beforehand."""
+        ...
+
 
 class TurnsInMemory:
-    """A list of turns as a source."""
+    """A list of turns as a source, of one shard."""
 
-    def __init__(self, turns: Sequence[TokenTurn], shards: Sequence[int] | None = None) -> None:
+    def __init__(self, turns: Sequence[TokenTurn]) -> None:
         self._turns = turns
         names = [turn.conversation for turn in turns]
         fresh = [1 if index and name != names[index - 1] else 0 for index, name in enumerate(names)]
         self.lengths = Lengths(
             rows=np.array([len(turn.text_ids) + turn.codes.shape[1] + 1 for turn in turns], dtype=np.int64),
             conversations=np.cumsum(fresh, dtype=np.int64),
-            shards=np.array(shards if shards is not None else [0] * len(turns), dtype=np.int64),
+            shard_ends=np.array([len(turns)]),
         )
 
     def turn(self, number: int) -> TokenTurn:
         """See `TokenSource`."""
         return self._turns[number]
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """See `TokenSource`."""
 
 
 class PackedTokens:
@@ -122,9 +129,11 @@ class PackedTokens:
     def __init__(self, source: TokenSource, config: ModelConfig, *, packing: Packing, reading: Reading) -> None:
         self.source, self.config, self.reading = source, config, reading
         self.packs = Packs(source.lengths, packing)
+        self._expected = -1
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The packs of these running numbers, side by side."""
+        self._look_ahead(numbers[-1])
         size = self.packs.packing.row_length
         columns = self.config.num_codebooks + 1
         rows = torch.zeros(len(numbers), size, columns, dtype=torch.long)
@@ -153,6 +162,13 @@ class PackedTokens:
         return [
             self.batch(range(start, min(count, start + packs_per_batch))) for start in range(0, count, packs_per_batch)
         ]
+
+    def _look_ahead(self, number: int) -> None:
+        """Tells the source what comes, whenever a pack is the first that is read of its group."""
+        group = self.packs.group_of(number)
+        if group != self._expected:
+            self._expected = group
+            self.source.expect(self.packs.shards_of(group) + self.packs.shards_of(group + 1))
 
     def _document(self, document: Document, epoch: int, *, place: int, marks: _Marks) -> tuple[Tensor, Tensor]:
         """Rows and mask of a document whose first row stands at `place` of the batch; notes its targets in `marks`."""

@@ -8,10 +8,11 @@ nor a restart changes it.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from csm_model.errors import InputError
 
 MOST_PADDING = 0.02
 """Above it, conversations are cut at turns, to fill the gaps of others."""
-_TAKEN_APART = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the packs, the emptiest first, until padding is low enough
+_TAKEN_APART = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0)  # of the packs, the emptiest first
 
 
 class Document(NamedTuple):
@@ -35,12 +36,12 @@ class Document(NamedTuple):
 class Lengths:
     """What packing knows of the turns of a split, in the order of the shards."""
 
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.integer[Any]]
     """Rows that each turn fills: its text ids, its frames, and the row that ends its speech."""
-    conversations: npt.NDArray[np.int64]
+    conversations: npt.NDArray[np.integer[Any]]
     """Number of each turn's conversation; the turns of one stand together."""
-    shards: npt.NDArray[np.int64]
-    """Number of the shard that each turn lies in; a conversation lies in one."""
+    shard_ends: npt.NDArray[np.integer[Any]]
+    """Of each shard, the turns up to its end; a conversation lies in one shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,69 +59,92 @@ class Packing:
 
 
 class Packs:
-    """The packs of all epochs, by their running number."""
+    """The packs of all epochs, by their running number.
+
+    An epoch takes the shards in an order of its own, `shuffle_shards` at a time: a group. The turns of a group are
+    mixed with one another, and packed, when the first of its packs is asked for.
+    """
 
     def __init__(self, lengths: Lengths, packing: Packing) -> None:
         if not len(lengths.rows):
             raise InputError("no turns to train on: the split is empty; tokenise a corpus that has some")
         self.lengths, self.packing = lengths, packing
-        self.fits = lengths.rows <= packing.row_length
-        if not self.fits.any():
+        shortest = int(lengths.rows.min())
+        if shortest > packing.row_length:
             raise InputError(
-                f"row_length {packing.row_length}: the shortest turn fills {int(lengths.rows.min())} rows; "
-                "make row_length larger"
+                f"row_length {packing.row_length}: the shortest turn fills {shortest} rows; make row_length larger"
             )
         changes = np.flatnonzero(np.diff(lengths.conversations)) + 1
         self._starts = np.concatenate([[0], changes, [len(lengths.rows)]])
-        self._counts: list[int] = []
-        self._epoch: tuple[int, list[list[Document]]] = (-1, [])
+        self._ends = [0]
+        """Packs up to the end of each group, one epoch after another; of those that were planned so far."""
+        self.groups = math.ceil(len(lengths.shard_ends) / packing.shuffle_shards)
+        """Groups of an epoch."""
+        self._order = functools.lru_cache(2)(self._order_of)
+        self._planned = functools.lru_cache(2)(self._plan)
 
     @property
     def turns_left_out(self) -> int:
         """Turns that are longer than a row."""
-        return int((~self.fits).sum())
+        return int((self.lengths.rows > self.packing.row_length).sum())
 
     def __getitem__(self, number: int) -> tuple[int, list[Document]]:
         """The pack of a running number: its epoch and its documents."""
-        epoch = 0
-        while number >= self.count(epoch):
-            number -= self.count(epoch)
-            epoch += 1
-        return epoch, self.epoch(epoch)[number]
+        at = self.group_of(number)
+        return at // self.groups, self.group(at)[number - self._ends[at]]
+
+    def group_of(self, number: int) -> int:
+        """The running number of the group that a pack lies in; `groups` of them are an epoch."""
+        while number >= self._ends[-1]:
+            self.group(len(self._ends) - 1)
+        return bisect.bisect_right(self._ends, number) - 1
+
+    def group(self, at: int) -> list[list[Document]]:
+        """The packs of a group, in their order."""
+        packs = self._planned(at)
+        if at == len(self._ends) - 1:
+            self._ends.append(self._ends[-1] + len(packs))
+        return packs
+
+    def shards_of(self, at: int) -> list[int]:
+        """The shards of a group, by number."""
+        epoch, index = divmod(at, self.groups)
+        size = self.packing.shuffle_shards
+        return self._order(epoch)[index * size : (index + 1) * size]
+
+    def epoch(self, epoch: int) -> list[list[Document]]:
+        """All packs of an epoch, in their order."""
+        return [pack for index in range(self.groups) for pack in self.group(epoch * self.groups + index)]
 
     def count(self, epoch: int) -> int:
         """Packs of an epoch."""
-        while len(self._counts) <= epoch:
-            self._counts.append(len(self.epoch(len(self._counts))))
-        return self._counts[epoch]
+        return sum(len(self.group(epoch * self.groups + index)) for index in range(self.groups))
 
     def padding(self, epoch: int = 0) -> float:
         """Share of an epoch's rows that hold nothing."""
-        used = sum(self.rows_of(document) for pack in self.epoch(epoch) for document in pack)
-        return 1.0 - used / (self.count(epoch) * self.packing.row_length)
+        packs = self.epoch(epoch)
+        return sum(self._room(pack) for pack in packs) / (len(packs) * self.packing.row_length)
 
     def rows_of(self, document: Document) -> int:
         """Rows that a document fills."""
         return int(self.lengths.rows[document.first : document.last].sum())
 
-    def epoch(self, epoch: int) -> list[list[Document]]:
-        """All packs of an epoch, in their order."""
-        if self._epoch[0] != epoch:
-            shards = np.unique(self.lengths.shards)
-            order = np.random.default_rng((self.packing.seed, epoch)).permutation(shards)
-            size = self.packing.shuffle_shards
-            packs = []
-            for start in range(0, len(order), size):
-                rng = np.random.default_rng((self.packing.seed, epoch, start + 1))
-                documents = [d for shard in order[start : start + size] for d in self._documents(int(shard), rng)]
-                mixed = self._pack([documents[i] for i in rng.permutation(len(documents))])
-                packs += [mixed[i] for i in rng.permutation(len(mixed))]
-            self._epoch = epoch, packs
-        return self._epoch[1]
+    def _order_of(self, epoch: int) -> list[int]:
+        """All shards, in the order of an epoch."""
+        rng = np.random.default_rng((self.packing.seed, epoch))
+        return [int(shard) for shard in rng.permutation(len(self.lengths.shard_ends))]
+
+    def _plan(self, at: int) -> list[list[Document]]:
+        epoch, index = divmod(at, self.groups)
+        rng = np.random.default_rng((self.packing.seed, epoch, index + 1))
+        documents = [document for shard in self.shards_of(at) for document in self._documents(shard, rng)]
+        packs = self._pack([documents[i] for i in rng.permutation(len(documents))])
+        return [packs[i] for i in rng.permutation(len(packs))]
 
     def _documents(self, shard: int, rng: np.random.Generator) -> Iterator[Document]:
         """The documents of a shard's conversations; turns that do not fit a row are left out."""
-        first, last = np.searchsorted(self.lengths.shards, [shard, shard + 1])
+        first = int(self.lengths.shard_ends[shard - 1]) if shard else 0
+        last = int(self.lengths.shard_ends[shard])
         starts = self._starts[np.searchsorted(self._starts, first) : np.searchsorted(self._starts, last) + 1]
         for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
             place = begin
@@ -138,36 +162,62 @@ class Packs:
         return document._replace(last=document.first + int(np.searchsorted(sums, room, side="right")))
 
     def _pack(self, documents: list[Document]) -> list[list[Document]]:
-        """Best fit, longest first; while too much is padding, the emptiest packs are taken apart turn by turn."""
-        packs = self._best_fit(documents)
-        for share in _TAKEN_APART:
-            free = sum(self._room(pack) for pack in packs)
-            if free <= MOST_PADDING * len(packs) * self.packing.row_length:
-                break
-            packs.sort(key=self._room, reverse=True)
-            count = math.ceil(share * len(packs))
-            turns = [
-                Document(n, n + 1, d.conversation)
-                for pack in packs[:count]
-                for d in pack
-                for n in range(d.first, d.last)
-            ]
-            packs = self._best_fit([*turns, *(document for pack in packs[count:] for document in pack)])
-        return packs if self.packing.max_turns else [_joined(pack) for pack in packs]
+        """Best fit, longest first; while too much is padding, more and more of the emptiest packs are taken apart.
 
-    def _best_fit(self, documents: list[Document]) -> list[list[Document]]:
-        """Each document, the longest first, into the fullest pack that has room."""
-        packs: list[list[Document]] = []
-        rooms: list[int] = []  # what is left in each, ascending, beside `packs`
+        Their documents fill the gaps of the other packs, either in pieces as long as a gap, or turn by turn: whichever
+        leaves more of them whole. The conversations of the fuller packs stay as they are.
+        """
+        whole = packs = self._filled(documents, [])
+        whole.sort(key=self._room, reverse=True)
+        for share in _TAKEN_APART:
+            if self._full(packs):
+                break
+            count = math.ceil(share * len(whole))
+            loose, kept = [document for pack in whole[:count] for document in pack], whole[count:]
+            turns = [Document(n, n + 1, d.conversation) for d in loose for n in range(d.first, d.last)]
+            ways = [
+                self._filled(loose, kept, cut=True),
+                self._filled([*turns, *(document for pack in kept for document in pack)], []),
+            ]
+            if not self.packing.max_turns:
+                ways = [[_joined(pack) for pack in way] for way in ways]
+            packs = min([packs, *ways], key=self._costs)
+        return packs
+
+    def _costs(self, packs: list[list[Document]]) -> tuple[int, int]:
+        """What is to be least: packs, down to where they are full; then documents, for cut conversations are more."""
+        return 0 if self._full(packs) else len(packs), sum(len(pack) for pack in packs)
+
+    def _full(self, packs: list[list[Document]]) -> bool:
+        """Whether little enough is padding, or no packing could do with fewer packs."""
+        free = sum(self._room(pack) for pack in packs)
+        return free <= MOST_PADDING * len(packs) * self.packing.row_length or free < self.packing.row_length
+
+    def _filled(
+        self, documents: list[Document], packs: list[list[Document]], *, cut: bool = False
+    ) -> list[list[Document]]:
+        """`packs` with the documents, the longest first, each in the fullest pack that has room, or else in a new one.
+
+        With `cut`, a document that finds no room fills the largest gap with as many turns as fit, and goes on.
+        """
+        packs = sorted((list(pack) for pack in packs), key=self._room)
+        rooms = [self._room(pack) for pack in packs]  # what is left in each, ascending, beside `packs`
         for document in sorted(documents, key=self.rows_of, reverse=True):
-            rows = self.rows_of(document)
-            place = bisect.bisect_left(rooms, rows)
-            found = place < len(packs)
-            pack, room = (packs.pop(place), rooms.pop(place)) if found else ([], self.packing.row_length)
-            pack.append(document)
-            place = bisect.bisect_left(rooms, room - rows)
-            packs.insert(place, pack)
-            rooms.insert(place, room - rows)
+            rest = document
+            while rest.first < rest.last:
+                piece, place = rest, bisect.bisect_left(rooms, self.rows_of(rest))
+                if place == len(packs) and cut and packs:
+                    fitting = self._longest(rest, rooms[-1])
+                    if fitting.last > fitting.first:
+                        piece, place = fitting, place - 1
+                found = place < len(packs)
+                pack, room = (packs.pop(place), rooms.pop(place)) if found else ([], self.packing.row_length)
+                pack.append(piece)
+                room -= self.rows_of(piece)
+                place = bisect.bisect_left(rooms, room)
+                packs.insert(place, pack)
+                rooms.insert(place, room)
+                rest = rest._replace(first=piece.last)
         return packs
 
     def _room(self, pack: list[Document]) -> int:
