@@ -1,0 +1,45 @@
+"""A checkpoint as a model: built without memory, its weights laid over the file's own pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csm_model.checkpoints.names import meta_model
+from csm_model.checkpoints.sizes import Rope
+from csm_model.checkpoints.source import open_checkpoint
+from csm_model.config import ModelConfig
+from csm_model.model import CsmModel
+
+
+def load_model(path: Path, *, dtype: torch.dtype | None = None, rope: Rope | None = None) -> CsmModel:
+    """A model with the weights of a checkpoint in any layout, in eval mode.
+
+    Weights stay in the file's pages until they are used, and are shared with other processes that map the file; a
+    write to them (training) changes the process's own copy. `dtype` None leaves them as they are.
+
+    Raises:
+        InputError, ArtifactError: see `open_checkpoint`; or it is not a whole model.
+    """
+    checkpoint = open_checkpoint(path, rope=rope)
+    checkpoint.check()
+    model = meta_model(checkpoint.config)
+    files: dict[Path, Any] = {}
+    state: dict[str, Tensor] = {}
+    for entry in checkpoint.entries:
+        tensor = entry.to_own(checkpoint.weights[entry.own].mapped(files))
+        state[entry.own] = tensor if dtype is None else tensor.to(dtype)
+    model.load_state_dict(state, assign=True)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device="cpu"))
+    model.reset_tables()
+    return model.eval()
+
+
+def read_sizes(path: Path, *, rope: Rope | None = None) -> ModelConfig:
+    """The sizes of a checkpoint in any layout; its weights are not read."""
+    return open_checkpoint(path, rope=rope).config
