@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import digest_of, write_json
 from csm_model.planner.flops import flops_of_step
-from csm_model.training.cache import Fetch
 from csm_model.training.build import build_model, distribute, finish
+from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
 from csm_model.training.data import Batch, PackedTokens, Reading, Totals
