@@ -95,7 +95,7 @@ def test_one_settings_module_a_package(package: str) -> None:
     assert users in ([], [f"{package}/settings.py"])
 
 
-@pytest.mark.parametrize("library", ["moshi", "mlflow", "minio", "lhotse"])
+@pytest.mark.parametrize("library", ["moshi", "mlflow", "minio", "lhotse", "tokenizers"])
 def test_heavy_or_optional_libraries_are_imported_where_they_are_used(library: str) -> None:
     """At the top of a module they would be needed, and paid for, by every command that only passes by."""
     eager = [name_of(path) for path in MODULES if any(library in imports(node) for node in eager_nodes(tree_of(path)))]

@@ -24,7 +24,7 @@ from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
 from csm_model.quantize import int8_state, with_int8_weights
-from csm_model.text import TextTokenizer
+from csm_model.text import Tokenizer, load_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
 _CODEC_FILES = ("codec.json", "codec.safetensors")
@@ -35,7 +35,7 @@ class Bundle:
     """A model ready to speak."""
 
     model: CsmModel
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     codec: AudioCodec
     manifest: dict[str, Any]
 
@@ -54,7 +54,7 @@ def write_bundle(
     folder: Path,
     *,
     model: CsmModel,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     codec_folder: Path | None,
     precision: Precision,
     info: dict[str, Any],
@@ -131,7 +131,7 @@ def load_bundle(folder: Path, *, codec_folder: Path | None = None) -> Bundle:
         )
     return Bundle(
         model=model.eval().requires_grad_(False),
-        tokenizer=TextTokenizer.load(folder / "tokenizer.json"),
+        tokenizer=load_tokenizer(folder / "tokenizer.json"),
         codec=codec,
         manifest=manifest,
     )

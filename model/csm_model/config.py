@@ -79,7 +79,7 @@ class ModelConfig:
     end: Literal["reserved", "zeros"] = "reserved"
     """What the row that closes speech holds: a reserved id of its own, or code 0 in every codebook (Sesame's CSM)."""
     text_prefix: int = 2
-    """Ids of a turn's text that stand before its words: begin and speaker."""
+    """Leading ids of a turn's text that say who speaks and nothing of the words: begin and speaker."""
 
     @property
     def audio_vocab_size(self) -> int:
@@ -145,7 +145,7 @@ def _csm(
     num_codebooks: int,
     codebook_size: int,
 ) -> ModelConfig:
-    """Sesame's conventions around the two transformers: zeros end speech, `[speaker]` is three ids after begin."""
+    """Sesame's conventions around the two transformers: zeros end speech; begin, "[" and the number say who speaks."""
     return ModelConfig(
         backbone=backbone,
         depth=depth,
@@ -153,7 +153,7 @@ def _csm(
         num_codebooks=num_codebooks,
         codebook_size=codebook_size,
         end="zeros",
-        text_prefix=4,
+        text_prefix=3,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import InputError
 from csm_pipelines.presets import RunConfig, resolve
 
@@ -26,7 +27,8 @@ def check_config(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, after checking its values and that what it names is there.
 
     Raises:
-        InputError: no such corpus, codec or base, a path that Kubeflow's local runner would change, a wrong value.
+        InputError: no such corpus, codec, base or tokenizer, another tokenizer than the base's, a path that Kubeflow's
+            local runner would change, a wrong value.
     """
     check_text(config.release.say)
     _one_of("release.precision", config.release.precision, PRECISIONS)
@@ -70,4 +72,8 @@ def _paths(config: RunConfig) -> dict[str, Any]:
         paths[name] = resolve(value).absolute()
         if not (paths[name] / file).is_file():
             raise InputError(f"{value}: no {name} there (no {file}); name another with --set data.{name}=FOLDER")
-    return {name: str(check_path(name, path)) for name, path in paths.items()}
+    if data.tokenizer and made_by_path(data.tokenizer):
+        paths["tokenizer"] = resolve(data.tokenizer).absolute()
+    found = {name: str(check_path(name, path)) for name, path in paths.items()}
+    given_tokenizer(found.get("tokenizer", data.tokenizer), data.prompt_format, paths.get("base"))
+    return found

@@ -24,6 +24,8 @@ def csm_pipeline(
     codec: str,
     code_version: str,
     base: str = "",
+    tokenizer: str = "",
+    prompt_format: str = "",
     default_license: str = "",
     max_conversations: int = 0,
     min_energy_correlation: float = 0.5,
@@ -49,6 +51,8 @@ def csm_pipeline(
         codec: Folder of the codec.
         code_version: Version of the package.
         base: Bundle to begin from; empty trains from nothing.
+        tokenizer: phonemes, bpe:SIZE or a tokenizer.json; empty takes the base's, or phonemes without a base.
+        prompt_format: How a BPE tokenizer writes a turn, sesame or miso; empty for phonemes and where a file says it.
         default_license: Licence of records that name none.
         max_conversations: Take only so many, evenly spread; 0 takes all.
         min_energy_correlation: What turns decoded again must reach.
@@ -79,6 +83,8 @@ def csm_pipeline(
         conversations=ingested.outputs["conversations"],
         codec=codec,
         tokenizer_from=base,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
         min_energy_correlation=min_energy_correlation,
         workers=workers,
         code_version=code_version,

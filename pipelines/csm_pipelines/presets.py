@@ -31,6 +31,10 @@ class DataConfig:
     """Codec folder; "random" makes a tiny one without training."""
     base: str | None = None
     """Bundle to begin from; None trains from nothing."""
+    tokenizer: str | None = None
+    """How text becomes ids: phonemes, bpe:SIZE or a tokenizer.json; None takes the base's, or phonemes without one."""
+    prompt_format: str | None = None
+    """How a BPE tokenizer writes a turn: sesame or miso; None for phonemes, and where the file says it."""
     license: str | None = None
     """Licence of records that name none."""
     conversations: int | None = None

@@ -86,6 +86,8 @@ def pipeline_arguments(config: RunConfig, folder: Path) -> dict[str, Any]:
         "codec": data.codec,
         "code_version": version("csm-foundry"),
         "base": data.base or "",
+        "tokenizer": data.tokenizer or "",
+        "prompt_format": data.prompt_format or "",
         "default_license": data.license or "",
         "max_conversations": data.conversations or 0,
         "min_energy_correlation": data.min_energy_correlation,

@@ -32,7 +32,7 @@ from csm_model.config import debug_config
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
 from csm_model.model import CsmModel
-from csm_model.text import TextTokenizer
+from csm_model.text import load_tokenizer
 from csm_serving.protocol import SpeechRequest
 from csm_serving.protocol import Turn as SpokenTurn
 
@@ -71,7 +71,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, C
     tokenise(
         folder / "ingest", folder / "codec", None, folder / "tokens", 1, min_energy_correlation=-1.0, console=quiet()
     )
-    tokenizer = TextTokenizer.load(folder / "tokens" / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokens" / "tokenizer.json")
     sizes = {"num_codebooks": codec.num_codebooks, "codebook_size": codec.codebook_size}
     for seed, name in ((1, "bundle"), (2, "base")):
         torch.manual_seed(seed)

@@ -13,12 +13,12 @@ from csm_model.codec import RvqCodec
 from csm_model.config import debug_config
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.model import CsmModel
-from csm_model.text import TextTokenizer
+from csm_model.text import PhonemeTokenizer
 
 
 @pytest.fixture
 def parent(tmp_path: Path, debug_codec: Path) -> Path:
-    tokenizer, codec = TextTokenizer(), RvqCodec.load(debug_codec)
+    tokenizer, codec = PhonemeTokenizer(), RvqCodec.load(debug_codec)
     torch.manual_seed(0)
     config = debug_config(
         text_vocab_size=tokenizer.vocab_size, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size

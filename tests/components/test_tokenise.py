@@ -21,7 +21,7 @@ from csm_components.tokenise.step import TokeniseResult, tokenise
 from csm_model.codec import load_codec
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_model.text import TextTokenizer
+from csm_model.text import PhonemeTokenizer, load_tokenizer
 from csm_model.training.shards import load_tokens, read_shard
 
 SPLITS = {"talk-1": "train", "talk-2": "train", "talk-3": "validation", "talk-4": "test"}
@@ -49,7 +49,7 @@ def test_shards_hold_every_turn(tmp_path: Path, conversations: Path, debug_codec
     out = tmp_path / "tokens"
     result = run(conversations, debug_codec, out)
     manifest = json.loads((out / "manifest.json").read_text())
-    tokenizer, codec = TextTokenizer.load(out / "tokenizer.json"), load_codec(out / "codec")
+    tokenizer, codec = load_tokenizer(out / "tokenizer.json"), load_codec(out / "codec")
     assert manifest["codec_digest"] == codec.digest == load_codec(debug_codec).digest
     assert manifest["tokenizer_digest"] == tokenizer.digest
     assert manifest["dataset_digest"] == json.loads((conversations / "manifest.json").read_text())["digest"]
@@ -145,10 +145,10 @@ def test_a_codec_that_brings_nothing_back_is_refused(tmp_path: Path, conversatio
 
 
 def test_another_tokenizer(tmp_path: Path, conversations: Path, debug_codec: Path) -> None:
-    TextTokenizer(num_speakers=5).save(tmp_path / "base" / "tokenizer.json")
+    PhonemeTokenizer(num_speakers=5).save(tmp_path / "base" / "tokenizer.json")
     result = run(conversations, debug_codec, tmp_path / "tokens", tokenizer_from=tmp_path / "base")
-    assert result.tokenizer_digest == TextTokenizer(num_speakers=5).digest
-    TextTokenizer(num_speakers=1).save(tmp_path / "small.json")
+    assert result.tokenizer_digest == PhonemeTokenizer(num_speakers=5).digest
+    PhonemeTokenizer(num_speakers=1).save(tmp_path / "small.json")
     with pytest.raises(InputError, match=r"speaker 1 \(conversation talk-\d\) has no place"):
         run(conversations, debug_codec, tmp_path / "tokens", tokenizer_from=tmp_path / "small.json")
 

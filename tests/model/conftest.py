@@ -13,7 +13,7 @@ from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import debug_config
 from csm_model.files import digest_of, write_json
 from csm_model.model import CsmModel
-from csm_model.text import TextTokenizer
+from csm_model.text import PhonemeTokenizer
 from csm_model.training.shards import TokenTurn, write_index, write_shard
 
 LINES = ("Hello there.", "How are you today?", "It is sunny in Rome.", "See you at nine thirty.")
@@ -31,7 +31,7 @@ def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     """Twelve conversations of four turns, and two held-out ones; codes follow the text, so that they can be learnt."""
     folder = tmp_path_factory.mktemp("tokens")
-    tokenizer = TextTokenizer()
+    tokenizer = PhonemeTokenizer()
     codec = RvqCodec.load(codec_folder)
     rng = np.random.default_rng(0)
     splits = {"train": 12, "validation": 2}
@@ -68,6 +68,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
         "num_codebooks": codec.num_codebooks,
         "codebook_size": codec.codebook_size,
         "vocab_size": tokenizer.vocab_size,
+        "text_prefix": tokenizer.text_prefix,
         "speakers": {"0": "ann", "1": "bob"},
         "splits": rows,
         "indexes": indexes,
@@ -79,7 +80,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "random"
-    tokenizer, codec = TextTokenizer(), RvqCodec.load(codec_folder)
+    tokenizer, codec = PhonemeTokenizer(), RvqCodec.load(codec_folder)
     torch.manual_seed(1)
     config = debug_config(
         text_vocab_size=tokenizer.vocab_size, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size

@@ -15,7 +15,6 @@ from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.generator import MIN_FRAMES, ContextTurn, Generator, frame_limit
 from csm_model.inference.sampling import Sampling, noise, sample
 from csm_model.quantize import Int8Linear, quantize_rows
-from csm_model.text import BEGIN, END, TextTokenizer
 from csm_model.transformer import KVCache, Transformer
 
 
@@ -245,14 +244,3 @@ def test_bundle_without_codec_needs_the_right_one(bundle: Bundle, codec_folder: 
     )  # fmt: skip
     with pytest.raises(DigestError, match="trained on the codes of 000000000000"):
         load_bundle(tmp_path / "c", codec_folder=codec_folder)
-
-
-def test_tokenizer_reads_numbers_and_round_trips(tmp_path: Path) -> None:
-    tokenizer = TextTokenizer()
-    ids = tokenizer.encode("The bus leaves at 9:30.", 3)
-    assert ids[:2] == [BEGIN, tokenizer.speaker_id(3)]
-    assert ids[-1] == END
-    assert ids == tokenizer.encode("The bus leaves at nine thirty.", 3)
-    assert max(ids) < tokenizer.vocab_size
-    tokenizer.save(tmp_path / "tokenizer.json")
-    assert TextTokenizer.load(tmp_path / "tokenizer.json").digest == tokenizer.digest

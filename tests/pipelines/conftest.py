@@ -28,12 +28,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from csm_model.codec import RvqCodec
     from csm_model.config import debug_config
     from csm_model.model import CsmModel
-    from csm_model.text import TextTokenizer
+    from csm_model.text import PhonemeTokenizer
     from csm_pipelines.tiny import random_codec
 
     folder = tmp_path_factory.mktemp("bundle")
     codec = RvqCodec.load(random_codec(folder / "codec"))
-    tokenizer = TextTokenizer()
+    tokenizer = PhonemeTokenizer()
     config = debug_config(
         text_vocab_size=tokenizer.vocab_size, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size
     )

@@ -13,7 +13,7 @@ from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import debug_config
 from csm_model.model import CsmModel
-from csm_model.text import TextTokenizer
+from csm_model.text import PhonemeTokenizer
 from csm_serving.client import SpeechClient
 from csm_serving.settings import load_settings
 from csm_serving.triton import LocalTriton
@@ -38,7 +38,7 @@ def random_bundle(folder: Path, *, layers: int = 2) -> Path:
     config = RvqConfig.debug()
     codec = RvqCodec(config)
     codec.save(folder / "codec")
-    tokenizer = TextTokenizer(num_speakers=2)
+    tokenizer = PhonemeTokenizer(num_speakers=2)
     sizes = debug_config(
         text_vocab_size=tokenizer.vocab_size,
         num_codebooks=config.num_codebooks,

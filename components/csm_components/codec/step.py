@@ -22,7 +22,7 @@ from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import InputError
 from csm_model.files import digest_of, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
-from csm_model.text import TextTokenizer
+from csm_model.text import PhonemeTokenizer
 
 SIZES = {"demo": RvqConfig, "debug": RvqConfig.debug}
 STAGES = {"joint": ("joint",), "decoder": ("decoder",), "both": ("joint", "decoder")}
@@ -58,7 +58,7 @@ class CodecResult:
 
 def load_clips(conversations: Path) -> list[Clip]:
     """Every training turn with its phonemes; a text that cannot be pronounced leaves them empty."""
-    tokenizer, clips = TextTokenizer(), []
+    tokenizer, clips = PhonemeTokenizer(), []
     for conversation in read_conversations(conversations, split="train"):
         for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
             try:

@@ -14,6 +14,8 @@ def tokenise_component(
     workers: int,
     code_version: str,
     tokens: dsl.Output[dsl.Dataset],
+    tokenizer: str = "",
+    prompt_format: str = "",
     work: str = "",
 ) -> str:
     """Turns conversations into shards of text ids and codes, and checks a sample by decoding it again.
@@ -21,11 +23,14 @@ def tokenise_component(
     Args:
         conversations: What ingest wrote.
         codec: Folder of the codec, or a tree in the storage (s3://bucket/prefix/key).
-        tokenizer_from: Folder that holds a tokenizer.json, or a tree in the storage; empty makes a new tokenizer.
+        tokenizer_from: Folder that holds the base's tokenizer.json, or a tree in the storage; empty has no base.
         min_energy_correlation: What the decoded turns must reach; -1 lets any codec through.
         workers: Worker processes; 0 is one a core.
         code_version: Version of the package; a new one makes the step run again.
         tokens: The result.
+        tokenizer: phonemes, bpe:SIZE, a tokenizer.json, or a tree in the storage that holds one; empty takes the
+            base's, or phonemes without a base.
+        prompt_format: How a BPE tokenizer writes a turn, sesame or miso; empty for phonemes and where a file says it.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
 
     Returns:
@@ -51,6 +56,8 @@ def tokenise_component(
             out=place(tokens, work, "tokens"),
             min_energy_correlation=min_energy_correlation,
             workers=workers or None,
+            tokenizer=(str(stack.enter_context(local_folder(tokenizer))) if "://" in tokenizer else tokenizer) or None,
+            prompt_format=prompt_format or None,
         )
     tokens.metadata.update(asdict(result) | {"code_version": code_version})
     return result.digest

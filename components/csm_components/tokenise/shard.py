@@ -21,7 +21,7 @@ from csm_model.codec import AudioCodec, load_codec
 from csm_model.errors import InputError
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
-from csm_model.text import TextTokenizer
+from csm_model.text import Tokenizer, load_tokenizer
 from csm_model.training.shards import TokenTurn, write_shard
 
 SHARD_FORMAT = 1
@@ -86,14 +86,14 @@ def committed(task: ShardTask) -> dict[str, Any] | None:
 
 
 _codec: AudioCodec
-_tokenizer: TextTokenizer
+_tokenizer: Tokenizer
 
 
 def load_tools(codec: Path, tokenizer: Path) -> None:
     """Loads what a worker needs; once a process."""
     global _codec, _tokenizer
     _codec = load_codec(codec)
-    _tokenizer = TextTokenizer.load(tokenizer)
+    _tokenizer = load_tokenizer(tokenizer)
 
 
 @contextmanager

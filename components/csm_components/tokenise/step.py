@@ -29,19 +29,19 @@ from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
+from csm_components.tokenise.tokenizer import FILE as TOKENIZER
+from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_components.workers import run_parallel
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.frames import seconds_of
+from csm_model.text import Tokenizer
 from csm_model.training.shards import write_index
-from csm_model.text import TextTokenizer
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 SHARD_CONVERSATIONS = 16
-SPEAKERS = 16
-"""Speakers that a new tokenizer has room for, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,8 @@ def tokenise(
     out: Path,
     workers: int | None = None,
     *,
+    tokenizer: str | None = None,
+    prompt_format: str | None = None,
     shard_conversations: int = SHARD_CONVERSATIONS,
     check_turns: int = 16,
     min_energy_correlation: float = 0.7,
@@ -83,9 +85,12 @@ def tokenise(
     Args:
         conversations: folder that ingest wrote.
         codec: folder of the codec.
-        tokenizer_from: `tokenizer.json`, or a folder that holds one (a bundle, tokens); none makes a new tokenizer.
+        tokenizer_from: the base's `tokenizer.json`, or a folder that holds one (a bundle, tokens); none has no base.
         out: folder for the result; may hold part of one from a run that was killed.
         workers: processes; `CSM_WORKERS` or one a core without it.
+        tokenizer: `phonemes`, `bpe:SIZE` or a file (`csm_components.tokenise.tokenizer`); none takes the base's, or
+            phonemes without a base.
+        prompt_format: how a BPE tokenizer writes a turn: `sesame` or `miso`.
         shard_conversations: conversations in a shard.
         check_turns: turns that are decoded again.
         min_energy_correlation: what the decoded turns must reach on average (trained codecs reach 0.95, random
@@ -93,7 +98,8 @@ def tokenise(
         console: where progress goes; standard error without it.
 
     Raises:
-        InputError: ingest has not finished there, or a speaker has no place in the tokenizer.
+        InputError: ingest has not finished there, or the tokenizer is a wrong one: malformed, another than the base's,
+            or without a place for a speaker.
         ArtifactError: the codec does not bring the sound back.
     """
     console = console or Console(stderr=True)
@@ -104,9 +110,9 @@ def tokenise(
     the_codec = load_codec(codec)
     if the_codec.codebook_size > 2**15:
         raise ArtifactError(f"{codec}: {the_codec.codebook_size} codes a codebook; shards hold at most {2**15}")
-    tokenizer = _tokenizer(tokenizer_from, everything)
+    the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
 
-    tasks = _plan(everything, the_codec.digest, tokenizer.digest, out, shard_conversations)
+    tasks = _plan(everything, the_codec.digest, the_tokenizer.digest, out, shard_conversations)
     inputs = digest_of(
         [FORMAT, dataset["digest"], [[task.name, task.key] for task in tasks], check_turns, min_energy_correlation]
     )
@@ -117,7 +123,7 @@ def tokenise(
 
     (out / MANIFEST).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out / "tokenizer.json")
+    the_tokenizer.save(out / TOKENIZER)
     _copy_codec(codec, out / "codec", the_codec.digest)
     speed = _run([task for task in tasks if not committed(task)], out, worker_count(workers), console)
     parts = {task.name: read_json(task.part) for task in tasks}
@@ -129,7 +135,7 @@ def tokenise(
             f"at least {min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
         )
     _prune(out, tasks)
-    manifest = _manifest(dataset, the_codec, tokenizer, tasks, parts)
+    manifest = _manifest(dataset, the_codec, the_tokenizer, tasks, parts)
     manifest |= {"inputs": inputs, "check": check, "sound_seconds_per_second": round(speed, 1)}
     manifest["indexes"] = {
         split: write_index(out, split, [row["file"] for row in rows]) for split, rows in manifest["splits"].items()
@@ -147,21 +153,6 @@ def tokenise(
         f"log-mel distance {check['mel_distance_db']:.1f} dB"
     )
     return _result(out, manifest, reused=False)
-
-
-def _tokenizer(source: Path | None, conversations: Sequence[Conversation]) -> TextTokenizer:
-    """The tokenizer to use; raises `InputError` when a speaker of the corpus has no place in it."""
-    speakers = {turn.speaker: item.id for item in conversations for turn in item.turns}
-    if source is None:
-        return TextTokenizer(num_speakers=max(SPEAKERS, max(speakers) + 1))
-    tokenizer = TextTokenizer.load(source / "tokenizer.json" if source.is_dir() else source)
-    beyond = [speaker for speaker in sorted(speakers) if speaker >= tokenizer.num_speakers]
-    if beyond:
-        raise InputError(
-            f"speaker {beyond[0]} (conversation {speakers[beyond[0]]}) has no place in {source}, whose speakers are "
-            f"0 to {tokenizer.num_speakers - 1}; give the corpus other speaker numbers"
-        )
-    return tokenizer
 
 
 def _plan(
@@ -206,7 +197,7 @@ def _run(tasks: list[ShardTask], out: Path, workers: int, console: Console) -> f
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("tokenise", total=sum(task.seconds for task in tasks), speed=0.0)
-        initializer = functools.partial(load_tools, out / "codec", out / "tokenizer.json")
+        initializer = functools.partial(load_tools, out / "codec", out / TOKENIZER)
         for part in run_parallel(make_shard, tasks, workers=min(workers, len(tasks)), initializer=initializer):
             done += part["seconds"]
             progress.update(bar, completed=done, speed=done / (time.perf_counter() - begun))
@@ -230,7 +221,7 @@ def _prune(out: Path, tasks: Sequence[ShardTask]) -> None:
 def _manifest(
     dataset: Mapping[str, Any],
     codec: AudioCodec,
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     tasks: Sequence[ShardTask],
     parts: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -258,6 +249,7 @@ def _manifest(
         "num_codebooks": codec.num_codebooks,
         "codebook_size": codec.codebook_size,
         "vocab_size": tokenizer.vocab_size,
+        "text_prefix": tokenizer.text_prefix,
         "speakers": dataset["speakers"],
         "turns": sum(row["turns"] for row in rows),
         "frames": sum(row["frames"] for row in rows),

@@ -79,7 +79,7 @@ def _sizes(config: TrainingConfig, manifest: dict[str, Any]) -> tuple[ModelConfi
                     f"{config.checkpoint}: its {name} is {getattr(sizes, name)}, the tokens' is {value}; "
                     "tokenise the corpus with the codec and the tokenizer that it was trained with"
                 )
-        return sizes, {}
+        return replace(sizes, text_prefix=manifest.get("text_prefix", sizes.text_prefix)), {}
     if config.model not in CONFIGS:
         raise InputError(f"model {config.model!r} is unknown; there are {', '.join(CONFIGS)}")
     sizes = CONFIGS[config.model](**tokens)

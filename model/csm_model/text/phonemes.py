@@ -1,19 +1,20 @@
-"""Text to the integers of text rows: American English phonemes, with the speaker in front.
+"""American English phonemes, with the speaker in front.
 
 The phonemes come from hibari's G2P (misaki's alphabet, Apache-2.0): it reads numbers, dates and abbreviations, and
-chooses the pronunciation of homographs by part of speech. A stress mark and its vowel are one token. The order of a
-text is CSM's: begin, speaker, words, end (`[speaker]text` between BOS and EOS in Sesame's generator.py).
+chooses the pronunciation of homographs by part of speech. A stress mark and its vowel are one token.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, write_json
+from csm_model.text.base import check_speaker, check_text
 
 BEGIN, END = 0, 1
 _FIRST_SPEAKER = 2
@@ -28,8 +29,6 @@ SYMBOLS: tuple[str, ...] = (
     *(stress + vowel for stress in _STRESSES for vowel in _VOWELS),
 )
 _TOKEN = re.compile("[ˈˌ]?.")
-_SPOKEN = re.compile(r"[^\W_]")
-MAX_CHARACTERS = 1_000
 
 
 @functools.cache
@@ -44,8 +43,12 @@ def _g2p() -> Callable[[str], str]:
     return converter
 
 
-class TextTokenizer:
+class PhonemeTokenizer:
     """Turns text into ids; `symbols` and `num_speakers` are all of its state."""
+
+    kind = "phonemes"
+    text_prefix = 2
+    """Begin and speaker."""
 
     def __init__(self, *, symbols: tuple[str, ...] = SYMBOLS, num_speakers: int = 16) -> None:
         self.symbols = symbols
@@ -63,7 +66,7 @@ class TextTokenizer:
         return digest_of(self._state())
 
     def _state(self) -> dict[str, object]:
-        return {"kind": "phonemes", "symbols": list(self.symbols), "num_speakers": self.num_speakers}
+        return {"kind": self.kind, "symbols": list(self.symbols), "num_speakers": self.num_speakers}
 
     def encode(self, text: str, speaker: int) -> list[int]:
         """The ids of one turn: begin, speaker, phonemes, end.
@@ -75,16 +78,12 @@ class TextTokenizer:
 
     def speaker_id(self, speaker: int) -> int:
         """The id that stands for a speaker's number."""
-        if not 0 <= speaker < self.num_speakers:
-            raise InputError(f"speaker {speaker} is unknown: speakers are numbered 0 to {self.num_speakers - 1}")
+        check_speaker(speaker, self.num_speakers)
         return _FIRST_SPEAKER + speaker
 
     def phonemes(self, text: str) -> list[int]:
         """The ids of the phonemes and pauses alone."""
-        if not _SPOKEN.search(text):
-            raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
-        if len(text) > MAX_CHARACTERS:
-            raise InputError(f"text of {len(text)} characters is too long: give at most {MAX_CHARACTERS} at a time")
+        check_text(text)
         ids = []
         for token in _TOKEN.findall(_g2p()(text)):
             known = token if token in self._ids else token[-1]
@@ -94,21 +93,18 @@ class TextTokenizer:
             raise InputError(f"text {text[:40]!r} has nothing that can be pronounced: give English words or numbers")
         return ids
 
+    def sounds(self, ids: Sequence[int]) -> int:
+        """See `Tokenizer`: an id each."""
+        return len(ids)
+
     def save(self, path: Path) -> None:
         """Writes the tokenizer as JSON."""
         write_json(path, self._state())
 
     @classmethod
-    def load(cls, path: Path) -> TextTokenizer:
-        """Reads what `save` wrote."""
-        state = read_json(path)
-        if state.get("kind") != "phonemes":
-            raise ArtifactError(
-                f"{path}: kind {state.get('kind')!r} is not a tokenizer of this program; it must be 'phonemes'"
-            )
-        return cls(symbols=tuple(state["symbols"]), num_speakers=state["num_speakers"])
-
-
-def load_tokenizer(path: Path) -> TextTokenizer:
-    """Reads a tokenizer of any kind."""
-    return TextTokenizer.load(path)
+    def from_state(cls, state: Mapping[str, Any], *, where: str) -> PhonemeTokenizer:
+        """What `save` wrote, read again; `where` is what errors name."""
+        try:
+            return cls(symbols=tuple(state["symbols"]), num_speakers=int(state["num_speakers"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{where}: a damaged tokenizer ({error}); run the step that writes it again") from None
