@@ -26,13 +26,13 @@ from csm_model.inference.prompt import audio_rows, text_rows
 from csm_model.inference.sampling import Sampling
 
 MIN_FRAMES = 3  # speech never ends before; nothing can be said in less
-FRAMES_PER_TEXT_ID = 1.5  # nobody needs more frames a phoneme: twice the slowest training speech
+FRAMES_PER_SOUND = 1.5  # nobody needs more frames a phoneme: twice the slowest training speech
 SPARE_FRAMES = 15
 
 
-def frame_limit(text_length: int, max_frames: int | None = None) -> int:
-    """The most frames that speech of `text_length` ids may take; `max_frames` can only lower it."""
-    limit = int(text_length * FRAMES_PER_TEXT_ID) + SPARE_FRAMES
+def frame_limit(sounds: int, max_frames: int | None = None) -> int:
+    """The most frames that speech of so many phonemes and pauses may take; `max_frames` can only lower it."""
+    limit = int(sounds * FRAMES_PER_SOUND) + SPARE_FRAMES
     if max_frames is None:
         return limit
     if max_frames < 1:
@@ -110,7 +110,7 @@ class Generator:
             InputError: nothing to say, an unknown speaker, codes of another codec, or a context too long.
         """
         ids = self.bundle.tokenizer.encode(text, speaker)
-        limit = frame_limit(len(ids), max_frames)
+        limit = frame_limit(self.bundle.tokenizer.sounds(ids), max_frames)
         prompt = self._prompt(ids, context)
         if len(prompt.rows) + limit > self.config.max_rows:
             raise InputError(
