@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from csm_model.errors import CsmError
-from csm_pipelines.commands import codec, report, run, say, serve
+from csm_pipelines.commands import checkpoint, codec, report, run, say, serve
 
 app = typer.Typer(
     name="csm",
@@ -25,12 +25,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 codec_app = typer.Typer(help="Train the audio codec.", no_args_is_help=True)
+checkpoint_app = typer.Typer(
+    help="Weights of other programs, both ways: convert, inspect, verify.", no_args_is_help=True
+)
 app.command(name="run")(run.run)
 app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
 app.command(name="report")(report.report)
 codec_app.command(name="train")(codec.train)
 app.add_typer(codec_app, name="codec")
+checkpoint_app.command(name="convert")(checkpoint.convert)
+checkpoint_app.command(name="inspect")(checkpoint.inspect)
+checkpoint_app.command(name="verify")(checkpoint.verify)
+app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def _version(value: bool) -> None:
