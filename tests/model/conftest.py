@@ -72,6 +72,7 @@ def token_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
         "vocab_size": tokenizer.vocab_size,
         "text_prefix": tokenizer.text_prefix,
         "speakers": {"0": "ann", "1": "bob"},
+        "tags": {},
         "splits": rows,
         "indexes": indexes,
     }

@@ -153,6 +153,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("license", turn["license"]),
                     ("voice", turn["voice"]),
                     ("origin", turn["origin"]),
+                    ("tags", turn.get("tags")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )
@@ -190,7 +191,7 @@ def write_cuts(out: Path, found: Catalogue) -> None:
 
 
 def manifest_of(corpus: Corpus, found: Catalogue, *, inputs: str, cuts_sha256: str) -> dict[str, Any]:
-    """The manifest: digests, counts, seconds, speakers, splits, licences, and how much was left out."""
+    """The manifest: digests, counts, seconds, speakers, splits, licences, tags, and how much was left out."""
     turns = [turn for part in found.conversations for turn in part["turns"]]
     splits = {}
     for split in SPLITS:
@@ -217,6 +218,7 @@ def manifest_of(corpus: Corpus, found: Catalogue, *, inputs: str, cuts_sha256: s
         "splits": splits,
         "splits_given": found.splits_given,
         "licenses": dict(sorted(Counter(turn["license"] for turn in turns).items())),
+        "tags": dict(sorted(Counter(tag for turn in turns for tag in turn.get("tags", ())).items())),
         "rejected": dict(sorted(Counter(row.reason for row in found.rejections).items())),
         "rejected_seconds": round(sum(row.seconds for row in found.rejections), 3),
     }

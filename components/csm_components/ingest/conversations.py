@@ -34,6 +34,8 @@ class Turn:
     license: str
     voice: str | None = None
     """Name of the voice, where the corpus gives one."""
+    tags: tuple[str, ...] = ()
+    """What the corpus says of how it is spoken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
                     samples=item.custom["samples"],
                     license=item.custom["license"],
                     voice=item.custom.get("voice"),
+                    tags=tuple(item.custom.get("tags", ())),
                 )
                 for item in cut.supervisions
             ),

@@ -216,6 +216,7 @@ def convert(task: Task) -> dict[str, Any]:
                 "voice": piece.turn.voice,
                 "origin": piece.turn.origin,
             }
+            | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
             for piece in pieces
         ]
         write_flac(task.out / part["file"], pcm)

@@ -6,8 +6,8 @@
 ```
 
 `audio`, `text` and `speaker` are needed; `start`, `duration`, `channel`, `conversation`, `id`, `license`, `split`,
-`voice` and `origin` may be there. Turns of one `conversation` follow each other as their lines do; lines without
-one belong together when they name the same sound file.
+`voice`, `origin` and `tags` (a list of words, such as `["laughing"]`) may be there. Turns of one `conversation` follow
+each other as their lines do; lines without one belong together when they name the same sound file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
 from csm_components.ingest.splits import given_split
+from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
 
 
@@ -41,6 +42,7 @@ class JsonlTurn(BaseModel):
     split: str | None = None
     voice: str | None = None
     origin: str | None = None
+    tags: Any = None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -91,6 +93,7 @@ def read_jsonl(folder: Path, tables: list[Path]) -> Corpus:
                     license=row.license,
                     voice=row.voice,
                     origin=row.origin,
+                    tags=tags_of(row.tags, f"{path}:{number}"),
                 )
             )
             splits.setdefault(conversation, set()).add(row.split)

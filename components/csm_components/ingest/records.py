@@ -40,6 +40,8 @@ class SourceTurn:
     license: str | None = None
     voice: str | None = None
     origin: str | None = None
+    tags: tuple[str, ...] = ()
+    """What the corpus says of how it is spoken."""
 
 
 @dataclass(frozen=True, kw_only=True)

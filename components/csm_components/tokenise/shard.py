@@ -64,7 +64,10 @@ def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokeni
                     item.id,
                     item.split,
                     item.pcm_sha256,
-                    [[turn.id, turn.text, turn.speaker, turn.start_sample, turn.samples] for turn in item.turns],
+                    [
+                        [turn.id, turn.text, turn.speaker, turn.start_sample, turn.samples, *turn.tags]
+                        for turn in item.turns
+                    ],
                 ]
                 for item in conversations
             ],
@@ -138,6 +141,7 @@ def make_shard(task: ShardTask) -> dict[str, Any]:
                     text=turn.text,
                     text_ids=np.array(ids, np.int32),
                     codes=encode(_codec, audio),
+                    tags=turn.tags,
                 )
             )
     row = write_shard(task.path, turns) if turns else None

@@ -251,6 +251,7 @@ def _manifest(
         "vocab_size": tokenizer.vocab_size,
         "text_prefix": tokenizer.text_prefix,
         "speakers": dataset["speakers"],
+        "tags": dataset.get("tags", {}),
         "turns": sum(row["turns"] for row in rows),
         "frames": sum(row["frames"] for row in rows),
         "left_out": left_out,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from csm_model.errors import InputError
 from csm_model.training.shards import TokenTurn
@@ -49,6 +50,20 @@ def check_weights(weights: Mapping[str, float]) -> None:
             _number(value, selector)
         if not weight >= 0.0:
             raise InputError(f"weight {weight} of {selector}: must be 0 or more")
+
+
+def check_known(weights: Mapping[str, float], manifest: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a selector that means no turn, as the manifest of the tokens tells."""
+    for selector in weights:
+        name, _, value = selector.partition(":")
+        if name == "tag" and value not in manifest["tags"]:
+            raise InputError(
+                f"selector {selector!r}: no turn of the tokens is tagged so; there are "
+                f"{', '.join(manifest['tags']) or 'no tags'}"
+            )
+        if name in ("speaker", "other-speakers") and value not in manifest["speakers"]:
+            known = ", ".join(f"{number} ({voice})" for number, voice in manifest["speakers"].items())
+            raise InputError(f"selector {selector!r}: the tokens have no such speaker; there are {known}")
 
 
 def turn_weight(turn: TokenTurn, weights: Mapping[str, float]) -> float:

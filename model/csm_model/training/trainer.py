@@ -31,6 +31,7 @@ from csm_model.training.metrics import Meter, MetricsFile
 from csm_model.training.optimizer import learning_rate, make_optimizer
 from csm_model.training.packing import Packing
 from csm_model.training.parallel import World, synchronised, without_wrapper
+from csm_model.training.selectors import check_known
 from csm_model.training.stream import StreamedTurns, open_tokens
 
 
@@ -81,6 +82,7 @@ class Trainer:
         config, sizes = self.config, self.model.config
         if config.row_length > sizes.max_rows:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
+        check_known(config.loss_weights, self.manifest)
         reading = Reading(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
         packing = Packing(
             row_length=config.row_length, max_turns=1, seed=config.seed, shuffle_shards=config.shuffle_shards
