@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from csm_model.errors import InputError
-from csm_model.training.packing import MOST_PADDING, Lengths, Packing, Packs
+from csm_model.training.packing import MOST_PADDING, Lengths, Packing, Packs, packs_of_process
 
 SIZE = 512
 
@@ -93,6 +93,30 @@ def test_a_pack_can_be_asked_for_before_those_ahead_of_it() -> None:
     assert [fresh[number] for number in range(len(read))] == read
     assert [epoch for epoch, _ in read] == sorted(epoch for epoch, _ in read)
     assert {epoch for epoch, _ in read} >= {0, 1, 2}
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_processes_read_disjoint_parts_of_one_order(size: int, at_once: int) -> None:
+    """Whatever their number, each step reads the same packs, each once, and the next step those after them."""
+    packs = Packs(lengths_of(64, 4, 40.0), Packing(row_length=SIZE))
+    order = [packs[number] for number in range(24)]
+    for first in (0, 8, 16):
+        read = [
+            [
+                packs[n]
+                for micro in packs_of_process(first, count=8, at_once=at_once, rank=rank, size=size)
+                for n in micro
+            ]
+            for rank in range(size)
+        ]
+        assert all(len(mine) == 8 // size for mine in read)
+        everything = [pack for mine in read for pack in mine]
+        assert sorted(map(repr, everything)) == sorted(map(repr, order[first : first + 8]))
+        micros = [packs_of_process(first, count=8, at_once=at_once, rank=rank, size=size) for rank in range(size)]
+        assert [n for micro in zip(*micros, strict=True) for each in micro for n in each] == list(
+            range(first, first + 8)
+        )
 
 
 def test_shards_are_mixed_in_groups_so_that_a_reader_holds_few_open() -> None:

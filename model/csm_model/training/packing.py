@@ -225,6 +225,23 @@ class Packs:
         return self.packing.row_length - sum(self.rows_of(document) for document in pack)
 
 
+def packs_of_process(first: int, *, count: int, at_once: int, rank: int, size: int) -> list[range]:
+    """The packs of a step that one process reads: a range for each of its micro-batches.
+
+    The processes take turns in the one order of packs, so that a step reads the same packs however many there are.
+
+    Args:
+        first: running number of the step's first pack.
+        count: packs of the step, over all processes; a multiple of `at_once * size`.
+        at_once: packs of a micro-batch.
+        rank: of the process.
+        size: number of processes.
+    """
+    assert count % (at_once * size) == 0, (count, at_once, size)
+    starts = range(first + rank * at_once, first + count, size * at_once)
+    return [range(start, start + at_once) for start in starts]
+
+
 def _joined(pack: list[Document]) -> list[Document]:
     """Pieces that follow one another in one conversation become one document again."""
     joined: list[Document] = []

@@ -29,7 +29,7 @@ from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
 from csm_model.training.optimizer import learning_rate, make_optimizer
-from csm_model.training.packing import Packing
+from csm_model.training.packing import Packing, packs_of_process
 from csm_model.training.parallel import World, synchronised, without_wrapper
 from csm_model.training.selectors import check_known
 from csm_model.training.stream import StreamedTurns, open_tokens
@@ -182,9 +182,10 @@ class Trainer:
     def _batches(self) -> list[Batch]:
         """This process's micro-batches of the step."""
         config, world = self.config, self.world
-        at_once = config.micro_packs
-        starts = [self.packs_read + (micro * world.size + world.rank) * at_once for micro in range(self.accumulation)]
-        return [self.train_data.batch(range(start, start + at_once)).to(world.device) for start in starts]
+        mine = packs_of_process(
+            self.packs_read, count=config.batch_packs, at_once=config.micro_packs, rank=world.rank, size=world.size
+        )
+        return [self.train_data.batch(numbers).to(world.device) for numbers in mine]
 
     def _losses(self, batch: Batch, totals: Totals) -> Losses:
         autocast = self.config.bf16 and not (self.config.strategy == "fsdp" and self.world.size > 1)
