@@ -10,6 +10,7 @@ from kfp import dsl, local
 
 from csm_components.ingest.component import ingest_component
 from csm_components.tokenise.component import tokenise_component
+from csm_model.text import load_tokenizer
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:kfp", "ignore::DeprecationWarning:kfp")
@@ -28,6 +29,8 @@ def test_ingest_and_tokenise_as_a_pipeline(
             min_energy_correlation=-1.0,
             workers=1,
             code_version="1",
+            tokenizer="bpe:300",
+            prompt_format="sesame",
         )
         return tokenised.outputs["Output"]
 
@@ -40,6 +43,8 @@ def test_ingest_and_tokenise_as_a_pipeline(
     conversations = next(manifest for manifest in manifests if manifest.get("kind") == "conversations")
     assert task.output == tokens["digest"]
     assert tokens["dataset_digest"] == conversations["digest"]
+    assert load_tokenizer(next((tmp_path / "root").rglob("tokenizer.json"))).digest == tokens["tokenizer_digest"]
+    assert tokens["vocab_size"] <= 300
 
 
 @pytest.mark.parametrize("component", [ingest_component, tokenise_component])

@@ -18,10 +18,16 @@ from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.check import compare
 from csm_components.tokenise.step import TokeniseResult, tokenise
+from csm_components.tokenise.tokenizer import given_tokenizer
+from csm_model.bundle import load_bundle
 from csm_model.codec import load_codec
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_model.text import PhonemeTokenizer, load_tokenizer
+from csm_model.inference.generator import Generator
+from csm_model.inference.sampling import Sampling
+from csm_model.text import PhonemeTokenizer, load_tokenizer, train_bpe
+from csm_model.training.config import TrainingConfig
+from csm_model.training.main import main
 from csm_model.training.shards import load_tokens, read_shard
 
 SPLITS = {"talk-1": "train", "talk-2": "train", "talk-3": "validation", "talk-4": "test"}
@@ -54,6 +60,7 @@ def test_shards_hold_every_turn(tmp_path: Path, conversations: Path, debug_codec
     assert manifest["tokenizer_digest"] == tokenizer.digest
     assert manifest["dataset_digest"] == json.loads((conversations / "manifest.json").read_text())["digest"]
     assert (manifest["num_codebooks"], manifest["codebook_size"]) == (codec.num_codebooks, codec.codebook_size)
+    assert manifest["text_prefix"] == tokenizer.text_prefix == 2
     assert manifest["speakers"] == {"0": "anna", "1": "ben"}
     assert [len(manifest["splits"][split]) for split in ("train", "validation", "test")] == [2, 1, 1]
 
@@ -151,6 +158,93 @@ def test_another_tokenizer(tmp_path: Path, conversations: Path, debug_codec: Pat
     PhonemeTokenizer(num_speakers=1).save(tmp_path / "small.json")
     with pytest.raises(InputError, match=r"speaker 1 \(conversation talk-\d\) has no place"):
         run(conversations, debug_codec, tmp_path / "tokens", tokenizer_from=tmp_path / "small.json")
+
+
+def test_a_bpe_of_the_training_split(
+    tmp_path: Path, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path
+) -> None:
+    corpus = write_corpus["lhotse"](tmp_path / "corpus", splits=SPLITS)
+    ingest(corpus, tmp_path / "conversations", workers=1, console=Console(quiet=True))
+    path = corpus / "supervisions.jsonl"
+    path.write_text(path.read_text().replace("Over the bridge.", "Bridge bridge bridge bridge."))  # of the test split
+    ingest(corpus, tmp_path / "other", workers=1, console=Console(quiet=True))
+    options = {"tokenizer": "bpe:300", "prompt_format": "sesame"}
+    made = run(tmp_path / "conversations", debug_codec, tmp_path / "tokens", **options)
+    other = run(tmp_path / "other", debug_codec, tmp_path / "other-tokens", **options)
+    assert other.tokenizer_digest == made.tokenizer_digest
+    assert other.dataset_digest != made.dataset_digest
+
+    tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer.json")
+    texts = [t.text for item in read_conversations(tmp_path / "conversations", split="train") for t in item.turns]
+    assert tokenizer.digest == made.tokenizer_digest
+    assert tokenizer.digest == train_bpe(texts, vocab_size=300, num_speakers=16, prompt="sesame").digest
+    manifest = json.loads((tmp_path / "tokens/manifest.json").read_text())
+    assert (manifest["vocab_size"], manifest["text_prefix"]) == (tokenizer.vocab_size, 2)
+    for turn in load_tokens(tmp_path / "tokens", "train"):
+        assert turn.text_ids.tolist() == tokenizer.encode(turn.text, turn.speaker)
+    assert run(tmp_path / "conversations", debug_codec, tmp_path / "tokens", **options).reused
+    spaced = run(tmp_path / "conversations", debug_codec, tmp_path / "tokens", **{**options, "prompt_format": "miso"})
+    assert not spaced.reused
+    assert spaced.tokenizer_digest != made.tokenizer_digest
+
+
+def test_what_is_tokenised_by_bpe_is_trained_on_and_spoken(
+    tmp_path: Path, conversations: Path, debug_codec: Path
+) -> None:
+    train_bpe(["How are you?"] * 9, vocab_size=280, num_speakers=2, prompt="miso").save(tmp_path / "own.json")
+    tokens = run(conversations, debug_codec, tmp_path / "tokens", tokenizer=str(tmp_path / "own.json"))
+    recipe = {"model": "csm-30m", "steps": 1, "row_length": 256, "log_every": 1, "text_dropout": 0.5}
+    TrainingConfig(tokens=tokens.out, out=str(tmp_path / "train"), **recipe).save(tmp_path / "config.json")
+    assert main(["--config", str(tmp_path / "config.json")]) == 0
+    bundle = load_bundle(tmp_path / "train/final")
+    assert bundle.tokenizer.digest == tokens.tokenizer_digest == bundle.manifest["tokenizer_digest"]
+    assert bundle.model.config.text_prefix == bundle.tokenizer.text_prefix == 2
+    assert bundle.model.config.text_vocab_size == bundle.tokenizer.vocab_size
+    speech = Generator(bundle).speak("Hello.", 1, sampling=Sampling(guidance=1.5), max_frames=2)
+    assert speech.codes.shape[1] <= 2
+
+    again = run(conversations, debug_codec, tmp_path / "again", tokenizer_from=tmp_path / "train/final")
+    assert again.digest == tokens.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "bpe:400"}, "'bpe:400' needs a prompt format: sesame or miso"),
+        ({"tokenizer": "bpe:many", "prompt_format": "miso"}, "write a BPE as bpe:SIZE, such as bpe:4096"),
+        ({"tokenizer": "bpe:100", "prompt_format": "miso"}, "vocabulary of 100 is too small"),
+        ({"tokenizer": "bpe:400", "prompt_format": "x"}, "prompt format 'x' is unknown"),
+        ({"prompt_format": "miso"}, "phonemes and a base's tokenizer have their own; leave it out"),
+        ({"tokenizer": "nowhere.json"}, "nowhere.json: no such file"),
+    ],
+)
+def test_wrong_settings_of_the_tokenizer(
+    tmp_path: Path, conversations: Path, debug_codec: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        run(conversations, debug_codec, tmp_path / "tokens", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_keeps_its_tokenizer(tmp_path: Path, conversations: Path, debug_codec: Path) -> None:
+    phonemes, bpe = tmp_path / "phonemes.json", tmp_path / "bpe.json"
+    PhonemeTokenizer(num_speakers=5).save(phonemes)
+    train_bpe(["Hello"], vocab_size=300, num_speakers=2, prompt="sesame").save(bpe)
+    for base, setting in ((phonemes, "phonemes"), (bpe, None), (bpe, str(bpe))):
+        assert given_tokenizer(setting, None, base).digest == load_tokenizer(base).digest
+    for base, setting, prompt in (
+        (phonemes, "bpe:300", "sesame"), (bpe, "phonemes", None), (bpe, "bpe:300", "sesame"), (phonemes, str(bpe), None)
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"tokenizer '{setting}' is not the one that {base} was trained with"):
+            run(
+                conversations,
+                debug_codec,
+                tmp_path / "tokens",
+                tokenizer_from=base,
+                tokenizer=setting,
+                prompt_format=prompt,
+            )
+    assert not (tmp_path / "tokens").exists()
 
 
 def test_text_that_nobody_can_say_is_left_out(

@@ -42,6 +42,12 @@ def refused(outcome: Any, words: str) -> None:
         (["run", "--preset", "debug", "--corpus", ".", "--set", "judge.recogniser=huge"], "'huge' is not one of"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "release.precision=int4"], "'int4' is not one of"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "release.say=..."], "has nothing to say"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "data.tokenizer=bpe:512"], "needs a prompt format"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "data.tokenizer=x.json"], "x.json: no such file"),
+        (
+            ["run", "--corpus", ".", "--set", "data.tokenizer=bpe:512", "--set", "data.prompt_format=sesame"],
+            "leave the setting out, or train without a base",
+        ),
         (["say", "..."], "has nothing to say"),
         (["say", ""], "nothing to say"),
         (["say", "hello", "--speaker", "-1"], "speaker -1"),

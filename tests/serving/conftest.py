@@ -13,7 +13,7 @@ from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import debug_config
 from csm_model.model import CsmModel
-from csm_model.text import PhonemeTokenizer
+from csm_model.text import PhonemeTokenizer, Tokenizer, train_bpe
 from csm_serving.client import SpeechClient
 from csm_serving.settings import load_settings
 from csm_serving.triton import LocalTriton
@@ -32,18 +32,26 @@ def slow_bundle(tmp_path: Path) -> Path:
     return random_bundle(tmp_path, layers=100)
 
 
-def random_bundle(folder: Path, *, layers: int = 2) -> Path:
+@pytest.fixture(params=["sesame", "miso"])
+def bpe_bundle(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Text is cut by a BPE that was trained on a sentence."""
+    tokenizer = train_bpe(["Good morning, how are you?"] * 9, vocab_size=290, num_speakers=2, prompt=request.param)
+    return random_bundle(tmp_path, tokenizer=tokenizer)
+
+
+def random_bundle(folder: Path, *, layers: int = 2, tokenizer: Tokenizer | None = None) -> Path:
     """Two speakers, 4 codebooks of 32; guided, so that both rows of a guided batch are served."""
     torch.manual_seed(7)
     config = RvqConfig.debug()
     codec = RvqCodec(config)
     codec.save(folder / "codec")
-    tokenizer = PhonemeTokenizer(num_speakers=2)
+    tokenizer = tokenizer or PhonemeTokenizer(num_speakers=2)
     sizes = debug_config(
         text_vocab_size=tokenizer.vocab_size,
         num_codebooks=config.num_codebooks,
         codebook_size=config.codebook_size,
     )
+    sizes = replace(sizes, text_prefix=tokenizer.text_prefix)
     model = CsmModel(replace(sizes, backbone=replace(sizes.backbone, layers=layers)))
     for parameter in model.parameters():
         parameter.data *= 8  # random weights of the usual size give one distribution whatever is asked

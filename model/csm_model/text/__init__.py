@@ -25,14 +25,11 @@ __all__ = [
     "PROMPTS",
     "BpeTokenizer",
     "PhonemeTokenizer",
-    "TextTokenizer",
     "Tokenizer",
     "check_prompt",
     "load_tokenizer",
     "train_bpe",
 ]
-
-TextTokenizer = PhonemeTokenizer
 
 
 def load_tokenizer(path: Path, *, prompt: str | None = None) -> Tokenizer:
