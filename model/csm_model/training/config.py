@@ -137,15 +137,14 @@ class TrainingConfig:
             raise InputError(f"base {self.base} and checkpoint {self.checkpoint}: begin from one of them")
         check_weights(self.loss_weights)
 
-    def accumulation(self, processes: int) -> int:
-        """Micro-batches of a process in a step."""
+    def check_processes(self, processes: int) -> None:
+        """Raises `InputError` where the packs of a step cannot be shared out evenly."""
         at_once = processes * self.micro_packs
         if self.batch_packs % at_once:
             raise InputError(
                 f"batch_packs {self.batch_packs}: must be a multiple of processes {processes} x micro_packs "
                 f"{self.micro_packs}; take {max(1, round(self.batch_packs / at_once)) * at_once}"
             )
-        return self.batch_packs // at_once
 
     def save(self, path: Path) -> None:
         """Writes the settings as JSON."""

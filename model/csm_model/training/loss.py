@@ -73,6 +73,8 @@ class LossModule(nn.Module):
     def _depth(self, batch: Batch, state: Tensor, rows: Tensor) -> Tensor:
         """Weighted sums of the cross-entropies of codebooks 1 to K - 1: `[K - 1]`."""
         places, weights = batch.depth
+        if not len(places):  # a row that counts nothing: every process must run the decoder, and on something
+            places, weights = places.new_ones(1), weights.new_zeros(1)
         codes = rows[places, :-1]
         logits = self.model.depth_logits(state[places - 1], codes).float()
         each = F.cross_entropy(logits.flatten(0, 1), codes[:, 1:].flatten(), reduction="none")

@@ -50,7 +50,7 @@ class Trainer:
     ) -> None:
         self.config, self.world = config, world
         self.out = Path(config.out)
-        self.accumulation = config.accumulation(world.size)
+        config.check_processes(world.size)
         self.tokens = open_tokens(config.tokens, fetch=fetch, cache_dir=config.cache_dir, cache_gb=config.cache_gb)
         self.manifest = self.tokens.manifest
         if world.agree(self.manifest["digest"]) != self.manifest["digest"]:

@@ -1,0 +1,92 @@
+"""The loss against that of transformers' `CsmForConditionalGeneration`, of the same weights, given the same labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from csm_model.training.data import Batch, PackedTokens, Reading, TurnsInMemory
+from csm_model.training.loss import LossModule
+from csm_model.training.packing import Packing
+from csm_model.training.shards import TokenTurn
+
+
+def packs_for(model: Any) -> PackedTokens:
+    """Four conversations of one or two turns, packed in two rows; many codes are 0."""
+    config = model.config
+    rng = np.random.default_rng(0)
+    turns = [
+        TokenTurn(
+            id=f"{conversation}-{number}",
+            conversation=str(conversation),
+            split="train",
+            speaker=number,
+            text="-",
+            text_ids=rng.integers(0, 190, rng.integers(4, 9)).astype(np.int32),
+            codes=(rng.integers(0, config.codebook_size, (config.num_codebooks, rng.integers(18, 40))) // 3).astype(
+                np.int16
+            ),
+        )
+        for conversation in range(4)
+        for number in range(1 + conversation % 2)
+    ]
+    packing = Packing(row_length=160)
+    return PackedTokens(TurnsInMemory(turns), config, packing=packing, reading=Reading(depth_share=1 / 4))
+
+
+def as_transformers_takes_it(hf: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Each document an item, padded on the right: embeddings `[B, T, D]`, and labels `[B, T, K]`.
+
+    Labels are -100 where nothing is asked, and beyond codebook 0 where only that is (what -101 stands for outside).
+    """
+    rows, mask = batch.rows.flatten(0, 1), batch.mask.flatten(0, 1)
+    labels = torch.full_like(rows[:, :-1], -100)
+    labels[batch.first.places, 0] = rows[batch.first.places, 0]
+    labels[batch.depth.places] = rows[batch.depth.places, :-1]
+    embeds = torch.where(
+        mask[:, -1:], hf.embed_text_tokens(rows[:, -1]), hf.backbone_model.embed_tokens(rows[None, :, :-1])[0]
+    )
+    lengths = [length for item in batch.lengths for length in item]
+    items = [
+        (embeds[end - length : end], labels[end - length : end])
+        for end, length in zip(np.cumsum(lengths).tolist(), lengths, strict=True)
+        if mask[end - length : end].any()
+    ]
+    padded = [torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in zip(*items, strict=True)]
+    for item, (_, mine) in enumerate(items):
+        padded[1][item, len(mine) :] = -100
+    return padded[0], padded[1]
+
+
+@torch.no_grad()
+def test_both_losses_are_those_of_transformers(twins: Any) -> None:
+    packs = packs_for(twins.model)
+    batch = packs.batch(range(packs.packs.count(0)))
+    assert max(len(lengths) for lengths in batch.lengths) > 2
+    ours = LossModule(twins.model)(batch)
+    embeds, labels = as_transformers_takes_it(twins.hf, batch)
+    assert len(embeds) == 4
+    theirs = twins.hf(inputs_embeds=embeds, labels=labels)
+    assert float(ours.first) == pytest.approx(float(theirs.backbone_loss), abs=1e-4)
+    assert float(ours.depth) == pytest.approx(float(theirs.depth_decoder_loss), abs=1e-4)
+    assert float(ours.total) == pytest.approx(float(theirs.loss), abs=2e-4)
+
+
+@torch.no_grad()
+def test_over_several_batches_the_depth_loss_stays_a_mean(twins: Any) -> None:
+    """Under transformers' Trainer, which gives the number of items, it is summed over codebooks: 31 times as much."""
+    packs = packs_for(twins.model)
+    batch = packs.batch(range(packs.packs.count(0)))
+    singles = [packs.batch([number]) for number in range(packs.packs.count(0))]
+    module = LossModule(twins.model)
+    shares = [module(single, batch.totals) for single in singles]
+    assert float(sum(share.depth for share in shares)) == pytest.approx(float(module(batch).depth), abs=1e-5)
+    embeds, labels = as_transformers_takes_it(twins.hf, batch)
+    frames = torch.tensor(len(batch.depth.places))
+    theirs = twins.hf(inputs_embeds=embeds, labels=labels, num_items_in_batch=frames)
+    books = twins.model.config.num_codebooks
+    assert float(theirs.depth_decoder_loss) == pytest.approx((books - 1) * float(module(batch).depth), rel=1e-4)
