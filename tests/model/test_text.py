@@ -145,6 +145,16 @@ def test_what_a_user_types_is_ordinary_text(llama: dict[str, Tokenizer], trained
     assert trained._tokenizer.decode(trained.encode(f"a{typed}b", 1)) == f"a{typed}b"
 
 
+def test_a_file_that_would_give_special_ids_for_text_is_guarded(trained: BpeTokenizer) -> None:
+    file = trained._state()["tokenizer"]
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    file |= {"pre_tokenizer": whole, "model": {**file["model"], "ignore_merges": True}}  # a text is looked up uncut
+    tokenizer = BpeTokenizer(file, prompt="sesame", where="here")
+    assert tokenizer._tokenizer.encode("[3]").ids[1:2] == [tokenizer._special["[3]"]]
+    with pytest.raises(InputError, match=r"text '\[3\]' cannot be told from the marks around it"):
+        tokenizer.encode("[3]", 1)
+
+
 def test_every_tokenizer_refuses_what_cannot_be_said(llama: dict[str, Tokenizer], trained: BpeTokenizer) -> None:
     for tokenizer in (PhonemeTokenizer(), trained, llama["sesame"]):
         for text, speaker, message in (
@@ -243,11 +253,19 @@ def test_files_that_do_not_serve_are_refused(trained: BpeTokenizer, llama_file: 
     renamed = [{**token, "content": token["content"].replace("end_of", "start_of")} for token in added]
     harmless = [{**token, "special": False} for token in added]
     shifted = [{**token, "id": token["id"] + 1} for token in added]
+    names = {token["content"] for token in added[2:]}
+    unmarked = {(f"unused {token}" if token in names else token): number for token, number in model["vocab"].items()}
+    joining = {
+        "added_tokens": added[:2],
+        "model": {**model, "vocab": unmarked | {"0]": len(unmarked)}, "merges": [["0", "]"]]},
+        "pre_tokenizer": file["pre_tokenizer"]["pretokenizers"][1],  # the bytes alone, uncut
+    }
     byteless = {("no" if token == "Ā" else token): number for token, number in model["vocab"].items()}
     for change, message in (
         ({"added_tokens": renamed}, r"has no special token '<\|end_of_text\|>'"),
         ({"added_tokens": harmless}, r"has no special token '<\|begin_of_text\|>'"),
         ({"added_tokens": shifted}, r"says that '<\|begin_of_text\|>' is id 1, but its vocabulary gives 0"),
+        (joining, r"joins '\[0' with what follows it, so that nothing says who speaks"),
         ({"decoder": None}, "BPE with decoder NoneType may not know every text"),
         ({"model": {**model, "vocab": byteless}}, "must be byte-level BPE with all 256 bytes"),
         ({"model": {**model, "dropout": 0.1}}, "drops merges at random"),
