@@ -1,4 +1,4 @@
-"""The data's way over a real S3 service: ingested here; tokenised and trained on from what was fetched elsewhere."""
+"""The data's way over a real S3 service: ingested here, tokenised from what was fetched, trained on as it comes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from csm_components.ingest.step import ingest
@@ -15,6 +16,7 @@ from csm_components.settings import Settings
 from csm_components.storage import local_folder, open_storage
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import load_bundle
+from csm_model.files import read_json
 from csm_model.training.config import TrainingConfig
 from csm_model.training.main import main
 
@@ -42,12 +44,33 @@ def test_ingest_to_train(
     assert json.dumps(asdict(tokens))
     store.put_tree(there / "tokens", f"tokens/{tokens.digest}")
 
-    with local_folder(f"s3://foundry/runs/tokens/{tokens.digest}", s3) as folder:
+    bundles = {}
+    for name, folder in (("s3", f"s3://foundry/runs/tokens/{tokens.digest}"), ("here", str(tmp_path / "here/tokens"))):
         config = TrainingConfig(
-            tokens=str(folder), out=str(tmp_path / "train"), model="debug", steps=3, rows_per_batch=256, log_every=1
-        )
+            tokens=folder, out=str(tmp_path / name), model="debug", steps=3, row_length=256, batch_packs=2, log_every=1,
+            checkpoint_every=3, shuffle_shards=2, cache_dir=str(tmp_path / "cache"), cache_gb=0.1,
+        )  # fmt: skip
         config.save(tmp_path / "config.json")
-        assert main(["--config", str(tmp_path / "config.json")]) == 0
-    bundle = load_bundle(tmp_path / "train/final")
-    assert bundle.manifest["dataset_digest"] == made.digest
-    assert bundle.manifest["codec_digest"] == tokens.codec_digest
+        open_here = functools.partial(open_storage, settings=s3)
+        assert main(["--config", str(tmp_path / "config.json")], open_storage=open_here) == 0
+        bundles[name] = load_bundle(tmp_path / name / "final").manifest
+    assert bundles["s3"]["dataset_digest"] == made.digest
+    assert bundles["s3"]["codec_digest"] == tokens.codec_digest
+    assert bundles["s3"]["digest"] == bundles["here"]["digest"], "the same order, the same weights"
+    held = {path.name for path in (tmp_path / "cache/files").iterdir()}
+    shards = read_json(there / "tokens/manifest.json")["splits"]
+    assert held >= {row["sha256"] for split in ("train", "validation") for row in shards.get(split, [])}
+
+
+def test_tokens_without_the_bucket_or_the_tree_are_said(
+    s3: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainingConfig(
+        tokens="s3://foundry/nothing", out=str(tmp_path / "out"), model="debug", cache_dir=str(tmp_path / "cache")
+    )
+    config.save(tmp_path / "config.json")
+    open_here = functools.partial(open_storage, settings=s3)
+    assert main(["--config", str(tmp_path / "config.json")], open_storage=open_here) == 2
+    assert "s3://foundry/nothing/manifest.json: no such object" in capsys.readouterr().err
+    assert main(["--config", str(tmp_path / "config.json")]) == 2
+    assert "start csm_components.train.worker" in capsys.readouterr().err

@@ -149,6 +149,11 @@ def test_nothing_leaks_from_one_document_to_another() -> None:
             assert torch.equal(~same, changed)
 
 
+def test_positions_begin_anew_with_every_document() -> None:
+    positions = Packed([[3, 2], [1, 4]]).positions(torch.zeros(2, 5, 8))
+    assert positions.tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]
+
+
 def reference(
     model: CsmModel, turns: Sequence[TokenTurn], picked: Mapping[int, set[int]], *, ahead: int = 1
 ) -> dict[str, Tensor]:
