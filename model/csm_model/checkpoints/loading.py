@@ -35,7 +35,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None, rope: Rope | Non
     model.load_state_dict(state, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty_like(buffer, device="cpu"))
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
     model.reset_tables()
     return model.eval()
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from csm_model.config import ModelConfig
 from csm_model.model import CsmModel
@@ -93,9 +94,21 @@ def halves_to_pairs(rows: Tensor, head: int) -> Tensor:
     return rows.view(-1, 2, head // 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves `torch.nn.init` out: on the meta device it fills nothing, but makes torch import its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def meta_model(config: ModelConfig) -> CsmModel:
     """A model of these sizes without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return CsmModel(config)
 
 

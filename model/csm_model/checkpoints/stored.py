@@ -36,7 +36,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """safetensors' names of the dtypes that a checkpoint may hold."""
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 """Bytes that a conversion holds of a tensor at once, or a row if that is longer."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
