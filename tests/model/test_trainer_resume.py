@@ -40,17 +40,28 @@ def lines(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_twenty_kills_change_no_bit(token_folder: Path, tmp_path: Path) -> None:
-    settings(token_folder, tmp_path / "whole", steps=120).save(tmp_path / "config.json")
-    driver = Path(__file__).with_name("kill_and_go_on.py")
-    command = [sys.executable, str(driver), *(str(tmp_path / name) for name in ("config.json", "whole", "killed"))]
-    done = subprocess.run(command, env=ONE_THREAD, check=True, capture_output=True, text=True, timeout=500)
-    assert int(done.stdout.split()[-2]) >= 10, done.stdout
-    killed = weights(tmp_path / "killed")
+@pytest.mark.parametrize(("processes", "kills", "steps"), [(1, 20, 100), (2, 3, 40)])
+def test_kills_change_no_bit(processes: int, kills: int, steps: int, token_folder: Path, tmp_path: Path) -> None:
+    settings(token_folder, tmp_path / "whole", steps=steps, checkpoint_every=3).save(tmp_path / "config.json")
+    command = [sys.executable, str(Path(__file__).with_name("kill_and_go_on.py"))]
+    command += [str(tmp_path / name) for name in ("config.json", "whole", "killed")] + [str(processes), str(kills)]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    attempts = told["attempts"]
+    assert [each["ends"] for each in attempts] == [[-signal.SIGKILL] * processes] * kills
+    assert all(each["began"] < each["step"] < steps for each in attempts), "each kill interrupted work"
+    assert sum(each["writing"] for each in attempts) >= kills // 3, "some hit a checkpoint that is being written"
+    begins = [each["began"] for each in attempts] + [told["began"]]
+    assert begins == sorted(begins)
+    assert 0 < begins[-1] < steps, "it went on, and did not begin anew"
+    assert len(set(begins)) > kills // 5
+    after = weights(tmp_path / "killed")
     for name, tensor in weights(tmp_path / "whole").items():
-        assert torch.equal(tensor, killed[name]), name
+        assert torch.equal(tensor, after[name]), name
     losses = [[(row["step"], row.get("loss")) for row in lines(tmp_path / run)] for run in ("whole", "killed")]
     assert losses[0] == losses[1]
+    assert not list((tmp_path / "killed" / "checkpoints").glob(".*")), "halves are cleaned up"
 
 
 @pytest.mark.parametrize(
