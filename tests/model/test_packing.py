@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from csm_model.errors import InputError
+from csm_model.frames import SAMPLE_RATE, frames_of
 from csm_model.training.packing import MOST_PADDING, Lengths, Packing, Packs, packs_of_process
 
 SIZE = 512
@@ -45,6 +49,23 @@ def test_few_conversations_are_cut_to_fill_gaps(seed: int) -> None:
     packs = Packs(lengths, Packing(row_length=SIZE))
     assert packs.padding(0) <= MOST_PADDING
     assert sum(d.last - d.first == 6 for pack in packs.epoch(0) for d in pack) > 0.9 * 300
+
+
+@pytest.mark.parametrize("row_length", [1536, 2048])
+def test_the_demo_corpus_has_little_padding(row_length: int) -> None:
+    """Its own conversations, five times over (letters for text ids); `benchmarks/packing.py` prints the figures."""
+    lines = (Path(__file__).parents[2] / "deploy/demo/corpus/supervisions.jsonl").read_text().splitlines()
+    turns = [json.loads(line) for line in lines]
+    rows = np.array([len(turn["text"]) + frames_of(round(turn["duration"] * SAMPLE_RATE)) + 1 for turn in turns])
+    numbers = np.unique([turn["recording_id"] for turn in turns], return_inverse=True)[1]
+    rows, numbers = rows[np.argsort(numbers, kind="stable")], np.sort(numbers)
+    numbers = np.concatenate([numbers + time * (numbers.max() + 1) for time in range(5)])
+    ends = np.flatnonzero(np.diff(numbers // 16, append=-1)) + 1
+    packs = Packs(
+        Lengths(rows=np.tile(rows, 5), conversations=numbers, shard_ends=ends), Packing(row_length=row_length)
+    )
+    assert packs.padding(0) <= MOST_PADDING
+    assert packs.padding(1) <= MOST_PADDING
 
 
 def test_no_conversation_is_cut_that_need_not_be() -> None:

@@ -74,6 +74,8 @@ class Packs:
             raise InputError(
                 f"row_length {packing.row_length}: the shortest turn fills {shortest} rows; make row_length larger"
             )
+        self._sums = np.concatenate([[0], np.cumsum(lengths.rows, dtype=np.int64)])
+        """Rows of all turns before each."""
         changes = np.flatnonzero(np.diff(lengths.conversations)) + 1
         self._starts = np.concatenate([[0], changes, [len(lengths.rows)]])
         self._ends = [0]
@@ -127,7 +129,7 @@ class Packs:
 
     def rows_of(self, document: Document) -> int:
         """Rows that a document fills."""
-        return int(self.lengths.rows[document.first : document.last].sum())
+        return int(self._sums[document.last] - self._sums[document.first])
 
     def _order_of(self, epoch: int) -> list[int]:
         """All shards, in the order of an epoch."""
@@ -158,8 +160,8 @@ class Packs:
 
     def _longest(self, document: Document, room: int) -> Document:
         """As many of a document's turns, from its first on, as fill at most `room` rows."""
-        sums = np.cumsum(self.lengths.rows[document.first : document.last])
-        return document._replace(last=document.first + int(np.searchsorted(sums, room, side="right")))
+        end = int(np.searchsorted(self._sums, self._sums[document.first] + room, side="right")) - 1
+        return document._replace(last=min(document.last, end))
 
     def _pack(self, documents: list[Document]) -> list[list[Document]]:
         """Best fit, longest first; while too much is padding, more and more of the emptiest packs are taken apart.
