@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from csm_model.errors import CsmError
-from csm_pipelines.commands import checkpoint, codec, report, run, say, serve
+from csm_pipelines.commands import checkpoint, codec, plan, report, run, say, serve
 
 app = typer.Typer(
     name="csm",
@@ -32,6 +32,7 @@ app.command(name="run")(run.run)
 app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
 app.command(name="report")(report.report)
+app.command(name="plan")(plan.plan)
 codec_app.command(name="train")(codec.train)
 app.add_typer(codec_app, name="codec")
 checkpoint_app.command(name="convert")(checkpoint.convert)

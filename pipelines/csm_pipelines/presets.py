@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from csm_components.register.gate import Gate
 from csm_model.errors import InputError
@@ -19,6 +19,8 @@ from csm_model.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 DEMO = Path("deploy/demo")
+Settings = TypeVar("Settings")
+"""A frozen dataclass of settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]()
 
 
-def with_settings(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+def with_settings(config: Settings, settings: Iterable[str]) -> Settings:
     """Applies `key=value` settings, such as `train.recipe.steps=200`; values are read as JSON, else as text."""
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -218,6 +220,7 @@ def _checked(node: Any, name: str, value: Any, key: str) -> Any:
         value = str(value)
     if (
         type(value).__name__ in kinds
+        or (isinstance(value, str) and "Literal" in kinds)  # the class says which words there are
         or (value is None and "None" in kinds)
         or (kinds == {"Mapping"} and isinstance(value, dict))
     ):
