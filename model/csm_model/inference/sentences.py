@@ -1,0 +1,238 @@
+"""Long text as pieces that one turn can say, each with the pause that its punctuation asks for.
+
+Text may come in parts, cut anywhere, as a language model writes it: `SentenceSplitter` reads it character by character,
+so that the pieces do not depend on the cuts. A sentence is given out as soon as the first character of the next one is
+there, which tells an end from an abbreviation or a quotation that goes on; a sentence too long for a turn as soon as it
+is one character too long.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from csm_model.errors import InputError
+from csm_model.frames import FRAME_RATE
+from csm_model.text import MAX_CHARACTERS
+
+LONGEST = 90
+"""Characters of a piece, at most, unless told otherwise: the turns that the demo's base was trained on have up to 91
+(the lines of `deploy/demo/make_corpora.py base`), those of the demo itself up to 72."""
+_SHORTEST_BOUND = 20
+
+
+class Break(enum.Enum):
+    """What stands between a piece and the next one, weakest first."""
+
+    SPACE = "space"
+    """Nothing: the piece was too long, and had no better place to be cut."""
+    COMMA = "comma"
+    CLAUSE = "clause"
+    """A semicolon, a colon or a dash."""
+    SENTENCE = "sentence"
+    PARAGRAPH = "paragraph"
+
+
+PAUSE_SECONDS = {
+    Break.SPACE: 0.0,
+    Break.COMMA: 0.08,
+    Break.CLAUSE: 0.24,
+    Break.SENTENCE: 0.40,
+    Break.PARAGRAPH: 0.88,
+}
+"""Silence added after a piece. A spoken piece closes with about a frame (0.08 s) of silence of its own, so that what is
+heard is 0.16 s at a comma and 0.48 s between sentences: in the demo's training turns the median is 0.08 and 0.16 s (its
+two voices) at a comma and 0.32 and 0.64 s between sentences (`benchmarks/failures.py` prints them). Clauses lie between
+the two; a paragraph takes two sentences' time."""
+
+_ENDS = "!?\u203d\u3002\uff01\uff1f"  # ! ? interrobang, and the full-width ones
+_WIDE_ENDS = "\u3002\uff01\uff1f"  # no space follows them
+_CLOSERS = "\"'\u201d\u2019\u00bb)]}*_"
+_OPENERS = "\"'\u201c\u2018\u00ab([{*_"
+_CLAUSE_MARKS = ";:\u2014\u2013"
+_BULLETS = "-*\u2022\u00b7"
+_LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
+_LIST_ITEM = re.compile(rf"(\(?\d{{1,3}}[.)]|[{re.escape(_BULLETS)}]) ")
+_ACRONYM = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\.")
+
+_NEVER_LAST = frozenset(
+    "mr mrs ms mx dr prof st mt ft gen sen rep gov capt lt col sgt maj cmdr adm rev hon pres messrs mmes vs cf eg ie "
+    "e.g i.e viz approx ca al dept univ est".split()
+)
+"""Abbreviations that something always follows."""
+_BEFORE_NUMBERS = frozenset(
+    "no nos fig figs vol p pp art sec ch eq jan feb mar apr jun jul aug sep sept oct nov dec tel ext".split()
+)
+"""Abbreviations only where a number follows; words of their own, or ends, elsewhere."""
+_SOMETIMES_LAST = frozenset("etc inc ltd co corp bros jr sr a.m p.m am pm ph.d m.d b.a m.a d.c esq".split())
+"""Abbreviations that may end a sentence: they do where a capital follows."""
+_JOINS = frozenset(
+    "and or but because which that who when while where if so then than as for with after before".split()
+)
+"""Words that a long sentence may be cut before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one turn says."""
+
+    text: str
+    """White space is one space; holds at least one letter or digit."""
+    after: Break
+    """What stands between it and the next piece."""
+
+    @property
+    def pause(self) -> int:
+        """Frames of silence between it and the next piece."""
+        return round(PAUSE_SECONDS[self.after] * FRAME_RATE)
+
+
+class SentenceSplitter:
+    """Text in parts to pieces; `longest` is the most characters of a piece.
+
+    Joined with spaces the pieces are the text, but for white space, for breaks at dashes and full-width stops that no
+    space follows, and for ends and overlong parts in which there is nothing to say.
+
+    Raises:
+        InputError: `longest` is too small to cut at words, or more than a turn may hold.
+    """
+
+    def __init__(self, *, longest: int = LONGEST) -> None:
+        if not _SHORTEST_BOUND <= longest <= MAX_CHARACTERS:
+            raise InputError(
+                f"longest piece of {longest} characters: must be from {_SHORTEST_BOUND} to {MAX_CHARACTERS}"
+            )
+        self.longest = longest
+        self._text = ""  # of the piece that is being read
+        self._lines: int | None = None  # line ends in the white space after it; None where there is no white space
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are complete once `text` is read as well."""
+        return [piece for character in text for piece in self._read(character)]
+
+    def finish(self) -> list[Piece]:
+        """What is left, as if the text ended here; it may go on all the same, with a new piece."""
+        text, self._text, self._lines = self._text, "", None
+        return [Piece(text=text, after=Break.SENTENCE)] if _is_speakable(text) else []
+
+    def _read(self, character: str) -> Iterator[Piece]:
+        if character.isspace():
+            if self._text:
+                self._lines = (self._lines or 0) + (character == "\n")
+            return
+        after = self._break_before(character) if _is_speakable(self._text) else None
+        if after is not None:
+            yield Piece(text=self._text, after=after)
+            self._text = ""
+        elif self._lines is not None:
+            self._text += " "
+        self._text += character
+        self._lines = None
+        if len(self._text) > self.longest:
+            yield from self._cut()
+
+    def _break_before(self, character: str) -> Break | None:
+        """What ends the piece read so far, now that `character` follows it; None where it goes on."""
+        text = self._text
+        body = text.rstrip(_CLOSERS)
+        if self._lines is None:
+            wide = body.endswith(tuple(_WIDE_ENDS)) and character not in _CLOSERS + _ENDS
+            return Break.SENTENCE if wide else None
+        if self._lines > 1:
+            return Break.PARAGRAPH
+        if self._lines and body.endswith((";", ":")):
+            return Break.CLAUSE
+        if self._lines and (character in _BULLETS or (_LIST_ITEM.match(text) and character.isdigit())):
+            return Break.SENTENCE
+        if not body.endswith((*_ENDS, ".", "\u2026")):
+            return None
+        quoted = len(body) < len(text)
+        if quoted and character.islower():  # "Stop!" he said
+            return None
+        if body.endswith((*_ENDS,)):
+            return Break.SENTENCE
+        if body.endswith(("\u2026", "..")):
+            return None if character.islower() or character in ",;:" else Break.SENTENCE
+        return Break.SENTENCE if _stops(body, character) else None
+
+    def _cut(self) -> Iterator[Piece]:
+        """Cuts the piece, which is a character too long, where it hurts least."""
+        text = self._text
+        if not _is_speakable(text[: self.longest]):
+            self._text = text[self.longest :].lstrip()
+            return
+        place, after = _best_cut(text, self.longest)
+        yield Piece(text=text[:place], after=after)
+        self._text = text[place:].lstrip()
+
+
+def split_text(text: str, *, longest: int = LONGEST) -> list[Piece]:
+    """The pieces of a whole text; see `SentenceSplitter`."""
+    splitter = SentenceSplitter(longest=longest)
+    return splitter.feed(text) + splitter.finish()
+
+
+def split_parts(parts: Iterable[str], *, longest: int = LONGEST) -> Iterator[Piece]:
+    """The pieces of a text that comes in parts, each as early as it is known; see `SentenceSplitter`."""
+    splitter = SentenceSplitter(longest=longest)
+    for part in parts:
+        yield from splitter.feed(part)
+    yield from splitter.finish()
+
+
+def _is_speakable(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _stops(body: str, character: str) -> bool:
+    """Whether the full stop that `body` ends with ends a sentence, when `character` follows after white space."""
+    if _LIST_NUMBER.fullmatch(body):
+        return False
+    word = body.rsplit(" ", 1)[-1].lstrip(_OPENERS)
+    bare = word[:-1].lower()
+    if bare in _NEVER_LAST or (bare in _BEFORE_NUMBERS and character.isdigit()):
+        return False
+    if bare in _SOMETIMES_LAST:
+        return not (character.islower() or character.isdigit())
+    return word == "I." or not _ACRONYM.fullmatch(word)  # initials and acronyms: J. Smith, the U.S. coast
+
+
+def _best_cut(text: str, longest: int) -> tuple[int, Break]:
+    """Where to cut a text of more than `longest` characters, and what is there: at most so many come before.
+
+    The last place of the best kind in the second half; else the last clause or comma after the first quarter; else the
+    last space; else in the middle of a word.
+    """
+    places: dict[str, list[tuple[int, Break]]] = {"clause": [], "comma": [], "join": [], "space": []}
+    for place in range(1, longest + 1):
+        before, here = text[place - 1], text[place]
+        if before == "\u2014" and here != " ":
+            places["clause"].append((place, Break.CLAUSE))
+        if here != " ":
+            continue
+        left = text[:place].rstrip(_CLOSERS)
+        follows = text[place + 1 :].split(" ")
+        if left.endswith((*_CLAUSE_MARKS, " -")):
+            places["clause"].append((place, Break.CLAUSE))
+        elif left.endswith(","):
+            places["comma"].append((place, Break.COMMA))
+        elif len(follows) > 1 and follows[0].lower() in _JOINS:
+            places["join"].append((place, Break.SPACE))
+        else:
+            places["space"].append((place, Break.SPACE))
+    choices = [(kind, longest // 2) for kind in ("clause", "comma", "join")]
+    choices += [
+        ("clause", longest // 4),
+        ("comma", longest // 4),
+        ("space", 0),
+        ("join", 0),
+        ("comma", 0),
+        ("clause", 0),
+    ]
+    for kind, least in choices:
+        for place, after in reversed(places[kind]):
+            if place >= least and _is_speakable(text[:place]):
+                return place, after
+    return longest, Break.SPACE
