@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csm_model.checkpoints import convert, load_model, open_checkpoint, read_sizes
+from csm_model.checkpoints.mimi import codec_of
 from csm_model.checkpoints.names import CODEC, TIED, entries_of
 from csm_model.checkpoints.sizes import to_hf
 from csm_model.config import CONFIGS, RopeScaling
@@ -21,6 +22,11 @@ from csm_model.model import CsmModel
 from csm_model.transformer import rotary_frequencies
 
 BACKBONE_NAME = "backbone_model.embed_tokens.embed_audio_tokens.weight"
+
+
+def copied(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file in memory of their own, so that the file may be written again."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def context(model: CsmModel, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -80,7 +86,7 @@ def test_logits_are_those_of_transformers(twins: Any) -> None:
 def test_logits_are_those_of_transformers_by_way_of_sesames_layout(twins: Any, tmp_path: Path) -> None:
     """A state of Sesame's names, saved by torch as ckpt.pt, without config.json."""
     convert(twins.hf_folder, tmp_path / "sesame", to="sesame")
-    state = load_file(tmp_path / "sesame" / "model.safetensors")
+    state = copied(tmp_path / "sesame" / "model.safetensors")
     assert "backbone.layers.0.sa_norm.scale" in state
     torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "ckpt.pt")
     (tmp_path / "config.json").write_bytes((tmp_path / "sesame" / "config.json").read_bytes())
@@ -143,7 +149,7 @@ def test_an_export_without_a_codec_lacks_nothing_else(twins: Any, tmp_path: Path
 
 
 def test_a_checkpoint_of_transformers_own_writer_has_the_embeddings_under_their_second_name(twins: Any) -> None:
-    state = load_file(twins.hf_folder / "model.safetensors")
+    state = copied(twins.hf_folder / "model.safetensors")
     assert TIED in state
     assert BACKBONE_NAME not in state
     assert torch.equal(twins.model.audio_embeddings.weight, state[TIED])
@@ -152,7 +158,7 @@ def test_a_checkpoint_of_transformers_own_writer_has_the_embeddings_under_their_
 def test_transformers_loads_nothing_where_only_the_first_name_is_there(twins: Any, tmp_path: Path) -> None:
     """Why an export has both names: with the backbone's alone transformers leaves both tables empty and is silent."""
     convert(twins.hf_folder, tmp_path / "hf", to="hf")
-    state = load_file(tmp_path / "hf" / "model.safetensors")
+    state = copied(tmp_path / "hf" / "model.safetensors")
     assert {TIED, BACKBONE_NAME} <= state.keys()
     del state[TIED]
     save_file(state, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
@@ -223,3 +229,22 @@ def test_transformers_default_configuration_is_not_the_released_one() -> None:
 def test_sizes_come_back_from_what_transformers_writes(twins: Any) -> None:
     assert read_sizes(twins.hf_folder) == twins.model.config
     assert twins.model.config.end == "zeros"
+
+
+def test_moshis_mimi_becomes_hugging_faces(tmp_path: Path) -> None:
+    """Random weights of the true size: every name of transformers' Mimi, and the same codes and sound."""
+    from transformers import MimiConfig, MimiModel
+
+    from csm_model.codec.mimi import MimiCodec
+
+    codec = MimiCodec.random(0)
+    codec.save(tmp_path)
+    tensors, config = codec_of(tmp_path / "codec.safetensors")
+    hf = MimiModel(MimiConfig(**config)).eval()
+    hf.load_state_dict({tensor.name.removeprefix(CODEC): torch.cat(list(tensor.blocks())) for tensor in tensors})
+    sound = torch.sin(torch.arange(4 * 1920) * 0.05)[None, None] * 0.3 + 0.01 * torch.randn(1, 1, 4 * 1920)
+    with torch.no_grad():
+        codes = codec.encode(sound)
+        assert torch.equal(hf.encode(sound, num_quantizers=32).audio_codes, codes)
+        theirs, ours = hf.decode(codes).audio_values, codec.decode(codes)
+    assert (theirs - ours).abs().max() < 1e-4 * ours.abs().max()
