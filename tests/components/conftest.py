@@ -221,3 +221,19 @@ def debug_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         RvqCodec(RvqConfig.debug()).save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokens(
+    tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path
+) -> Path:
+    """Token shards of four small talks: two to train on, one to validate, one to test."""
+    from csm_components.ingest.step import ingest
+    from csm_components.tokenise.step import tokenise
+
+    home = tmp_path_factory.mktemp("talks")
+    splits = {"talk-1": "train", "talk-2": "train", "talk-3": "validation", "talk-4": "test"}
+    corpus = write_corpus["lhotse"](home / "corpus", splits=splits)
+    ingest(corpus, home / "ingest")
+    tokenise(home / "ingest", debug_codec, None, home / "tokens", 1, min_energy_correlation=-1)
+    return home / "tokens"

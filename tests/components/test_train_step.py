@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from csm_components.ingest.step import ingest
 from csm_components.metrics import TrainingMetrics
-from csm_components.tokenise.step import tokenise
 from csm_components.tracking import Tracker
 from csm_components.train.launch import LaunchError
 from csm_components.train.step import MetricsFollower, TrainResult, TrainSettings, train, training_seconds
@@ -26,15 +23,6 @@ RECIPE = {
     "validate_every": 4,
     "checkpoint_every": 2,
 }
-SPLITS = {"talk-1": "train", "talk-2": "train", "talk-3": "validation", "talk-4": "test"}
-
-
-@pytest.fixture
-def tokens(tmp_path: Path, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path) -> Path:
-    corpus = write_corpus["lhotse"](tmp_path / "corpus", splits=SPLITS)
-    ingest(corpus, tmp_path / "ingest")
-    tokenise(tmp_path / "ingest", debug_codec, None, tmp_path / "tokens", 1, min_energy_correlation=-1)
-    return tmp_path / "tokens"
 
 
 def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -> None:
