@@ -200,10 +200,8 @@ def _storage_table(told: Plan) -> Table:
     for name, note in (("pcm16", "16-bit WAV, 24 kHz mono"), ("flac", "FLAC"), ("opus", "Opus, 32 kbit/s")):
         table.add_row(f"audio as {note}", _bytes(held.audio[name]), "")  # type: ignore[index]
     table.add_row("tokens", _bytes(held.tokens), "int16 codes, int32 text ids")
-    table.add_row(
-        "checkpoints", _bytes(held.checkpoints), f"{_bytes(held.checkpoint)} each: {told.job.keep_checkpoints} kept, "
-        "the best, one being written",
-    )  # fmt: skip
+    note = f"{_bytes(held.checkpoint)} each: {told.job.keep_checkpoints}, the best, one in writing"
+    table.add_row("checkpoints", _bytes(held.checkpoints), note)
     table.add_row("", "", "")
     return table
 
@@ -213,8 +211,8 @@ def _assumptions(told: Plan) -> str:
     return (
         f"Assumed, not measured: {assumed.mfu:.0%} of {_peak(told):g} TFLOPS reached (--mfu), "
         f"{assumed.link_share:.0%} of the links (--link-share), {assumed.reserve_gb:g} GB reserved (--reserve-gb); "
-        f"turns of {speech.turn_seconds:g} s with {speech.ids_per_second:g} text ids a second, {speech.document_turns:g} a "
-        f"conversation, {speech.padding:.0%} padding. {told.gpu.name}: {told.gpu.source}."
+        f"turns of {speech.turn_seconds:g} s with {speech.ids_per_second:g} text ids a second, "
+        f"{speech.document_turns:g} a conversation, {speech.padding:.0%} padding. {told.gpu.name}: {told.gpu.source}."
     )
 
 

@@ -111,6 +111,7 @@ class Job:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
         if gpus < 1:
             raise InputError(f"gpus {gpus}: must be at least 1")
+        config.check_processes(gpus)
         return cls(
             sizes=sizes,
             gpus=gpus,
@@ -119,7 +120,7 @@ class Job:
             recompute=config.recompute,
             row_length=config.row_length,
             micro_packs=config.micro_packs,
-            accumulation=config.accumulation(gpus),
+            accumulation=config.batch_packs // (gpus * config.micro_packs),
             depth_share=config.depth_share,
             text_loss=config.text_weight > 0,
             dropout=config.dropout > 0,

@@ -42,7 +42,7 @@ class Memory:
     working: float
     """Of the part that runs at the peak: temporaries, and what is computed again."""
     batch: float
-    """The micro-batch, and the model's tables."""
+    """The micro-batches of a step, and the model's tables."""
     peak: str
     """Where in the step the peak is."""
 
@@ -124,7 +124,8 @@ def _batch_bytes(job: Job, load: Load) -> float:
     )
     targets = load.rows + load.depth  # of codebook 0 and of the text, which come along asked for or not; of the depth
     angles = FLOAT * load.rows * (sizes.backbone.dim // sizes.backbone.heads)
-    return load.rows * columns * (INT + 1) + (INT + FLOAT) * targets + tables + angles
+    batch = load.rows * columns * (INT + 1) + (INT + FLOAT) * targets
+    return job.accumulation * batch + tables + angles
 
 
 def _whole_step(job: Job, parts: list[Part], held: _Held) -> None:
