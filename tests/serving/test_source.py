@@ -9,7 +9,8 @@ import pytest
 
 from csm_model.bundle import load_bundle
 from csm_model.errors import InputError
-from csm_model.inference.generator import ContextTurn, Generator
+from csm_model.inference.context import ContextTurn
+from csm_model.inference.generator import Generator
 from csm_serving.protocol import SpeechRequest, Turn
 from csm_serving.source import BundleSource
 

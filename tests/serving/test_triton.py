@@ -23,7 +23,8 @@ import torch
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_model.inference.generator import ContextTurn, Generator, Speech
+from csm_model.inference.context import ContextTurn
+from csm_model.inference.generator import Generator, Speech
 from csm_model.inference.sampling import Sampling
 from csm_serving import repository
 from csm_serving.client import SpeechClient

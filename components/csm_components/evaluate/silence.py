@@ -8,12 +8,9 @@ import numpy as np
 
 from csm_components.evaluate.judges import Audio
 from csm_model.frames import SAMPLE_RATE
+from csm_model.inference.safety import SILENCE_FLOOR, SILENCE_SHARE
 
 STEP_SECONDS = 0.02
-FLOOR = 1e-3
-"""Root mean square (-60 dB) below which a step is silent however quiet the rest is."""
-RELATIVE = 0.02
-"""A step is also silent below this share (-34 dB) of the loud steps' root mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,7 @@ def silence_of(audio: Audio) -> Silence:
     seconds = len(audio) / SAMPLE_RATE
     power = np.square(audio[: count * step].reshape(count, step), dtype=np.float64).mean(axis=1)
     level = np.sqrt(power)
-    threshold = max(FLOOR, RELATIVE * float(np.quantile(level, 0.95))) if count else FLOOR
+    threshold = max(SILENCE_FLOOR, SILENCE_SHARE * float(np.quantile(level, 0.95))) if count else SILENCE_FLOOR
     loud = np.flatnonzero(level >= threshold)
     if not len(loud):
         return Silence(share=1.0, leading=seconds, trailing=seconds, longest_pause=0.0)

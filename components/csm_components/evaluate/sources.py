@@ -75,7 +75,8 @@ class FromBundle:
         import torch
 
         from csm_model.bundle import load_bundle
-        from csm_model.inference.generator import ContextTurn, Generator
+        from csm_model.inference.context import ContextTurn
+        from csm_model.inference.generator import Generator
 
         generator = Generator(load_bundle(self.folder, codec_folder=self.codec_folder))
 

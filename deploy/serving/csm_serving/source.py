@@ -12,7 +12,7 @@ import torch
 
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import InputError
-from csm_model.inference.generator import ContextTurn
+from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator as SpeechGenerator
 from csm_serving.protocol import Chunk, End, SpeechRequest, Turn
 

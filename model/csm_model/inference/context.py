@@ -1,0 +1,169 @@
+"""What is read before speech: a voice prompt, the turns said before, the text; and what is dropped if it is too much.
+
+Of the model's rows, those of the text, of the voice prompt and of the longest speech that the text allows are set aside
+first. The turns said before share the rest: the newest ones stay, and from the first one on that does not fit all are
+dropped, whole. So it depends on the text, and not on the longest speech that anything might need, how much context
+there is room for.
+
+A voice prompt is laid out in one of two ways:
+
+    segment     prompt text | prompt sound | end | turns said before | text               | speech
+    continue    turns said before | prompt text and text | prompt sound               | speech
+
+As a segment (SesameAILabs/csm, generator.py) it is a turn like any other, which only is never dropped. Continued (as in
+mlx-audio's sesame.py) its words and those to be said are one turn, of which the prompt's sound is the beginning: speech
+goes on from it, in its voice and pace.
+
+Shapes: T rows, K codebooks, F frames, L text ids. A row is `[K + 1]` ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from csm_model.config import ModelConfig
+from csm_model.errors import InputError
+from csm_model.inference.decoding import Prompt
+from csm_model.inference.prompt import audio_rows, text_rows
+from csm_model.inference.safety import frame_limit
+from csm_model.text import Tokenizer
+
+Style = Literal["segment", "continue"]
+Rows = tuple[Tensor, Tensor]  # [T, K + 1] ids and their mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextTurn:
+    """A turn that was said before: its text and, where known, its codes `[K, F]`."""
+
+    speaker: int
+    text: str
+    codes: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoicePrompt:
+    """Recorded speech whose voice is taken up: its text and its codes `[K, F]`."""
+
+    speaker: int
+    """Number under which the voice is known; with `continue` it must be the number that speaks."""
+    text: str
+    """What is said in it, word by word."""
+    codes: Tensor
+    style: Style = "segment"
+
+    def __post_init__(self) -> None:
+        if self.style not in ("segment", "continue"):
+            raise InputError(f"style {self.style!r} of a voice prompt: must be segment or continue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is read, and what may follow."""
+
+    prompt: Prompt
+    limit: int
+    """The most frames of speech."""
+    dropped: int
+    """Turns said before that there was no room for: so many of the oldest."""
+
+
+def lay_out(
+    text: str,
+    speaker: int,
+    *,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    context: Sequence[ContextTurn] = (),
+    voice: VoicePrompt | None = None,
+    max_frames: int | None = None,
+) -> Layout:
+    """Lays out the rows to be read before `text` is spoken.
+
+    Args:
+        text: what to say.
+        speaker: who says it.
+        tokenizer: the model's.
+        config: the model's.
+        context: turns said before, oldest first; those that do not fit are dropped.
+        voice: whose voice is taken up; it is never dropped.
+        max_frames: the most frames of speech, where that is less than the text allows.
+
+    Raises:
+        InputError: nothing to say, an unknown speaker, codes of another codec, or a text and a voice prompt that do not
+            fit even without the turns said before.
+    """
+    ids = tokenizer.encode(text, speaker)
+    limit = frame_limit(tokenizer.sounds(ids), max_frames)
+    pinned: list[Rows] = []
+    after: list[Rows] = []
+    if voice is None:
+        target = ids
+    else:
+        _check_codes(voice.codes, config, "voice prompt")
+        if voice.style == "segment":
+            target = ids
+            pinned = _turn_rows(voice, tokenizer, config)
+        else:
+            if voice.speaker != speaker:
+                raise InputError(
+                    f"voice prompt of speaker {voice.speaker} cannot be continued by speaker {speaker}: "
+                    "ask for the prompt's speaker, or take the style segment"
+                )
+            target = tokenizer.encode(f"{voice.text.strip()} {text.lstrip()}", speaker)
+            after = [audio_rows(voice.codes, config, close=False)]
+    needed = _count(pinned) + len(target) + _count(after) + limit
+    if needed > config.max_rows:
+        prompt = _count(pinned) + _count(after)
+        raise InputError(
+            f"{needed} rows are needed, {prompt} for the voice prompt, {len(target)} for the text and {limit} for the "
+            f"speech: the model holds {config.max_rows}; give a shorter text or voice prompt"
+        )
+    for number, turn in enumerate(context):
+        if turn.codes is not None:
+            _check_codes(turn.codes, config, f"context turn {number}")
+    turns, dropped = _newest(context, config.max_rows - needed, tokenizer, config)
+    before = pinned + turns
+    rows, mask = (torch.cat(part) for part in zip(*before, text_rows(target, config), *after, strict=True))
+    # Guidance compares with a sequence that does not see what is to be said: only who says it.
+    begin = _count(before)
+    unread = mask.clone()
+    unread[begin : begin + len(target)] = text_rows(target, config, read=False)[1]
+    return Layout(prompt=Prompt(rows, mask, unread), limit=limit, dropped=dropped)
+
+
+def _newest(
+    context: Sequence[ContextTurn], room: int, tokenizer: Tokenizer, config: ModelConfig
+) -> tuple[list[Rows], int]:
+    """The rows of the newest turns that fit into `room` rows, oldest first, and how many older ones do not."""
+    kept: list[list[Rows]] = []
+    for turn in reversed(context):
+        rows = _turn_rows(turn, tokenizer, config)
+        if _count(rows) > room:
+            break
+        kept.append(rows)
+        room -= _count(rows)
+    return [part for rows in reversed(kept) for part in rows], len(context) - len(kept)
+
+
+def _turn_rows(turn: ContextTurn | VoicePrompt, tokenizer: Tokenizer, config: ModelConfig) -> list[Rows]:
+    """A turn as a segment: text rows and, where its codes are known, audio rows and the row that closes them."""
+    rows = [text_rows(tokenizer.encode(turn.text, turn.speaker), config)]
+    return rows if turn.codes is None else [*rows, audio_rows(turn.codes, config, close=True)]
+
+
+def _count(parts: Sequence[Rows]) -> int:
+    return sum(len(rows) for rows, _ in parts)
+
+
+def _check_codes(codes: Tensor, config: ModelConfig, what: str) -> None:
+    books, size = config.num_codebooks, config.codebook_size
+    if codes.dim() != 2 or codes.shape[0] != books:
+        raise InputError(f"{what}: codes of shape {tuple(codes.shape)}; the model takes [{books}, frames]")
+    if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
+        raise InputError(f"{what}: codes must be from 0 to {size - 1}; were they made by another codec?")
