@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csm_model.checkpoints import names, sizes
 from csm_model.checkpoints.names import CODEC, TIED, Entry, Layout
-from csm_model.checkpoints.stored import Stored, bits_of, find_files, read_tensors
+from csm_model.checkpoints.stored import Stored, find_files, read_tensors, same_bits
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError
 from csm_model.files import read_json
@@ -171,5 +171,5 @@ def _config(
 
 def _equal(one: Stored, other: Stored) -> bool:
     return (one.shape, one.dtype) == (other.shape, other.dtype) and all(
-        torch.equal(bits_of(a), bits_of(b)) for a, b in zip(one.blocks(), other.blocks(), strict=True)
+        same_bits(a, b) for a, b in zip(one.blocks(), other.blocks(), strict=True)
     )

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from csm_model.checkpoints.names import Entry
 from csm_model.checkpoints.sizes import Rope
 from csm_model.checkpoints.source import Checkpoint, open_checkpoint
-from csm_model.checkpoints.stored import bits_of, bytes_of
+from csm_model.checkpoints.stored import bytes_of, is_finite, same_bits
 from csm_model.checkpoints.writer import Progress
 from csm_model.errors import ArtifactError
 from csm_model.files import digest_of
@@ -60,7 +59,7 @@ def verify(
     for entry in one.entries:
         for mine, its in _pairs(one, two, entry):
             _check_finite(mine, f"{path}: {entry.name}")
-            if its is not None and not _same_bits(mine, its):
+            if its is not None and not same_bits(mine, its):
                 identical = False
                 apart = (mine.double() - its.double()).abs().max().item()
                 difference = max(difference, apart)
@@ -111,12 +110,8 @@ def _pairs(one: Checkpoint, two: Checkpoint | None, entry: Entry) -> Iterator[tu
 
 
 def _check_finite(block: Tensor, where: str) -> None:
-    if not bool(block.isfinite().all()):
+    if not is_finite(block):
         raise ArtifactError(f"{where} is not finite everywhere; the model cannot be used")
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(bits_of(one), bits_of(other))
 
 
 def _rounded(one: Tensor, other: Tensor) -> bool:
@@ -124,4 +119,4 @@ def _rounded(one: Tensor, other: Tensor) -> bool:
     if one.dtype == other.dtype:
         return False
     wide, narrow = (one, other) if one.dtype.itemsize >= other.dtype.itemsize else (other, one)
-    return _same_bits(wide.to(narrow.dtype), narrow)
+    return same_bits(wide.to(narrow.dtype), narrow)
