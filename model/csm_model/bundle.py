@@ -9,7 +9,6 @@ codec/              codec.json, codec.safetensors; may be left out, and is then 
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
 from csm_model.quantize import int8_state, with_int8_weights
@@ -63,33 +62,26 @@ def write_bundle(
 
     `codec_folder` None leaves the codec out: `info` must then name its `codec_digest`.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_json(partial / "config.json", asdict(model.config))
-    tokenizer.save(partial / "tokenizer.json")
-    state = int8_state(model) if precision == "int8" else model.state_dict()
-    if precision == "fp16":
-        state = {name: tensor.half() for name, tensor in state.items()}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
-    facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
-    if codec_folder is not None:
-        (partial / "codec").mkdir()
-        for name in _CODEC_FILES:
-            shutil.copyfile(codec_folder / name, partial / "codec" / name)
-        facts["codec_digest"] = read_json(codec_folder / "codec.json")["digest"]
-    files = {
-        str(path.relative_to(partial)): digest_of_file(path) for path in sorted(partial.rglob("*")) if path.is_file()
-    }
-    manifest = {"format": 1, **facts, "files": files, "digest": digest_of(files)}
-    write_json(partial / "manifest.json", manifest)
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)
+    with atomic_folder(folder) as partial:
+        write_json(partial / "config.json", asdict(model.config))
+        tokenizer.save(partial / "tokenizer.json")
+        state = int8_state(model) if precision == "int8" else model.state_dict()
+        if precision == "fp16":
+            state = {name: tensor.half() for name, tensor in state.items()}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
+        facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
+        if codec_folder is not None:
+            (partial / "codec").mkdir()
+            for name in _CODEC_FILES:
+                shutil.copyfile(codec_folder / name, partial / "codec" / name)
+            facts["codec_digest"] = read_json(codec_folder / "codec.json")["digest"]
+        files = {
+            str(path.relative_to(partial)): digest_of_file(path)
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"format": 1, **facts, "files": files, "digest": digest_of(files)}
+        write_json(partial / "manifest.json", manifest)
     return manifest
 
 
