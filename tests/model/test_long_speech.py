@@ -1,0 +1,153 @@
+"""A long text is one sound: sentence by sentence, each after the ones before, through one state of the codec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csm_model.bundle import Bundle
+from csm_model.codec import load_codec
+from csm_model.errors import InputError
+from csm_model.frames import FRAME_SAMPLES
+from csm_model.inference.context import ContextTurn, VoicePrompt
+from csm_model.inference.generator import Generator
+from csm_model.inference.long_speech import LongSpeech, sentence_seed, silence_codes, trained_turns
+from csm_model.inference.safety import SILENCE_FLOOR, Bounds, Reason
+from csm_model.inference.sampling import Sampling
+
+TEXT = "Hello there. How are you?\n\nIt is sunny; we go out."
+OFF = Bounds(silent_frames=0, repeated_frames=0)
+DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
+
+
+def spoken(speech: LongSpeech) -> tuple[torch.Tensor, np.ndarray]:
+    frames = list(speech)
+    return torch.stack([frame.codes for frame in frames], dim=1), np.concatenate([frame.audio for frame in frames])
+
+
+def seed_that_ends(generator: Generator, texts: list[str]) -> int:
+    """A seed with which the model ends every one of them, spoken after one another."""
+    for seed in range(200):
+        speech = LongSpeech(generator, "\n\n".join(texts), 0, sampling=Sampling(seed=seed))
+        spoken(speech)
+        if speech.ended:
+            return seed
+    raise AssertionError("no seed ends")
+
+
+def test_the_sound_is_the_whole_decode_of_all_codes(bundle: Bundle) -> None:
+    speech = LongSpeech(Generator(bundle, bounds=OFF), TEXT, 1, sampling=Sampling(seed=4))
+    codes, audio = spoken(speech)
+    assert np.array_equal(bundle.codec.decode(codes[None])[0, 0].numpy(), audio)
+    assert [sentence.piece.text for sentence in speech.sentences] == [
+        "Hello there.", "How are you?", "It is sunny; we go out.",
+    ]  # fmt: skip
+    first, second, third = speech.sentences
+    assert (first.begin, second.begin) == (0, first.frames + first.piece.pause)
+    assert third.begin == second.begin + second.frames + second.piece.pause
+    assert codes.shape[1] == third.begin + third.frames
+    pause = codes[:, first.frames : second.begin]
+    assert torch.equal(pause, silence_codes(bundle.codec, first.piece.pause))
+    assert second.piece.pause > first.piece.pause > 0
+
+
+def test_parts_of_the_text_are_spoken_as_they_come(bundle: Bundle) -> None:
+    generator, sampling = Generator(bundle, bounds=OFF), Sampling(seed=4)
+    given = []
+
+    def parts() -> Iterator[str]:
+        for part in ("Hel", "lo there. H", "ow are ", "you?\n", "\nIt is sunny; we", " go out."):
+            given.append(part)
+            yield part
+
+    speech = LongSpeech(generator, parts(), 1, sampling=sampling)
+    first = next(speech)
+    assert given == ["Hel", "lo there. H"], "the first sentence is spoken before the rest is there"
+    codes = torch.stack([first.codes, *(frame.codes for frame in speech)], dim=1)
+    assert torch.equal(codes, spoken(LongSpeech(generator, TEXT, 1, sampling=sampling))[0])
+
+
+def test_one_sentence_is_what_the_generator_says(bundle: Bundle) -> None:
+    generator, sampling = Generator(bundle), Sampling(seed=9)
+    codes, audio = spoken(LongSpeech(generator, "How are you?", 0, sampling=sampling))
+    plain = generator.speak("How are you?", 0, sampling=sampling)
+    assert torch.equal(codes, plain.codes)
+    assert np.array_equal(audio, plain.audio)
+
+
+def test_each_sentence_hears_the_ones_before_that_the_model_ended(bundle: Bundle) -> None:
+    generator = Generator(bundle, bounds=OFF)
+    seed = seed_that_ends(generator, ["Hello there.", "How are you?"])
+    voice = VoicePrompt(speaker=0, text="Me.", codes=torch.zeros(bundle.codec.num_codebooks, 2, dtype=torch.long))
+    for given in (None, voice):
+        speech = LongSpeech(generator, "Hello there. How are you?", 0, voice=given, sampling=Sampling(seed=seed))
+        codes, _ = spoken(speech)
+        first, second = speech.sentences
+        said = ContextTurn(speaker=0, text="Hello there.", codes=codes[:, : first.frames])
+        alone = generator.stream(
+            "How are you?", 0, context=[said] if first.reason is Reason.ENDED else [], voice=given,
+            sampling=Sampling(seed=sentence_seed(seed, 1)),
+        )  # fmt: skip
+        assert torch.equal(torch.stack([frame.codes for frame in alone], 1), codes[:, second.begin :])
+    deaf = LongSpeech(generator, "Hello there. How are you?", 0, sampling=Sampling(seed=seed), turns=0)
+    codes, _ = spoken(deaf)
+    plain = generator.stream("How are you?", 0, sampling=Sampling(seed=sentence_seed(seed, 1)))
+    assert torch.equal(torch.stack([frame.codes for frame in plain], 1), codes[:, deaf.sentences[1].begin :])
+
+
+def test_what_was_stopped_is_no_context_and_silence_needs_no_pause(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csm_model.inference.safety.SILENCE_FLOOR", 10.0)
+    generator = Generator(bundle, bounds=Bounds(silent_frames=3, repeated_frames=0))
+    speech = LongSpeech(generator, "Hello there. How are you?", 0, sampling=Sampling(seed=2))
+    codes, _ = spoken(speech)
+    assert not speech.ended
+    assert [(s.begin, s.frames, s.reason) for s in speech.sentences] == [
+        (0, 3, Reason.SILENCE), (3, 3, Reason.SILENCE),
+    ]  # fmt: skip
+    alone = generator.speak("How are you?", 0, sampling=Sampling(seed=sentence_seed(2, 1)))
+    assert torch.equal(alone.codes, codes[:, 3:])
+
+
+def test_seeds_differ_and_are_the_same_again() -> None:
+    seeds = {sentence_seed(seed, index) for seed in (0, 1, 2**63 - 1) for index in range(50)}
+    assert len(seeds) == 150
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert sentence_seed(7, 0) == 7
+    assert sentence_seed(7, 3) == sentence_seed(7, 3)
+
+
+def test_turns_are_as_many_as_in_training() -> None:
+    assert trained_turns({"recipe": {"max_turns": 2}}) == 1
+    assert trained_turns({"recipe": {"max_turns": 0}}) is None
+    assert trained_turns({}) is None
+
+
+def test_nothing_to_say_is_refused(bundle: Bundle) -> None:
+    for text in ("", "... ?!", iter(["", " "])):
+        with pytest.raises(InputError, match="nothing to say"):
+            next(LongSpeech(Generator(bundle), text, 0))
+    with pytest.raises(InputError, match="turns -1"):
+        LongSpeech(Generator(bundle), "Hello.", 0, turns=-1)
+
+
+def test_pauses_of_the_demo_codec_are_silent_and_do_not_click() -> None:
+    codec = load_codec(DEMO_CODEC)
+    rng = torch.Generator().manual_seed(0)
+    time = torch.arange(12 * FRAME_SAMPLES) / 24_000
+    buzz = 0.1 * sum(torch.cos(2 * torch.pi * 150 * k * time) / k for k in range(1, 9))
+    with torch.inference_mode():
+        voice = codec.encode((buzz + 0.001 * torch.randn(len(time), generator=rng))[None, None])
+        pause = silence_codes(codec, 6)
+        sound = codec.decode(torch.cat([voice, pause[None], voice], dim=2))[0, 0]
+    levels = sound.view(-1, FRAME_SAMPLES).square().mean(1).sqrt()
+    assert levels[4:12].min() > 20 * SILENCE_FLOOR
+    assert levels[13:18].max() < SILENCE_FLOOR
+    steps = sound.diff().abs()
+    inside = steps[4 * FRAME_SAMPLES : 12 * FRAME_SAMPLES].max()
+    assert steps[12 * FRAME_SAMPLES - 10 : 19 * FRAME_SAMPLES].max() <= inside, "no jump greater than the voice's own"
