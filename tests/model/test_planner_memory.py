@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from csm_model.config import CONFIGS, ModelConfig
@@ -243,6 +244,16 @@ def test_with_norms_as_gpus_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
     agree(memory(job, load=load, kernels=Kernels()), peak)
     assert kept_by(job, load, Kernels()) == pytest.approx(kept, rel=WITHIN)
     assert kept_by(job, load, CPU) > 1.05 * kept, "on CPUs it keeps more"
+
+
+def test_where_no_kernel_spares_the_scores() -> None:
+    job = job_of("csm-1b", bf16=False)
+    batch = packed(job.sizes, packs=1)
+    load, kernels = load_of(batch), Kernels(fused_norm=False, fused_attention=False)
+    with sdpa_kernel(SDPBackend.MATH):
+        peak, kept = tracked(job, batch, FakeTensorMode())
+    agree(memory(job, load=load, kernels=kernels), peak)
+    assert kept_by(job, load, kernels) == pytest.approx(kept, rel=WITHIN)
 
 
 @pytest.mark.parametrize("bf16", [True, False])
