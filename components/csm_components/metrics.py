@@ -6,10 +6,18 @@ The trainer writes one JSON object a line to `metrics.jsonl`; whoever follows th
 | metric | meaning |
 | --- | --- |
 | `csm_training_step`, `csm_training_steps` | optimiser steps done, and to do |
-| `csm_training_loss{kind}` | latest losses: `loss`, `loss_first`, `loss_depth`, `validation_first`, ... |
-| `csm_training_accuracy{kind}` | latest accuracies of codebook 0: `accuracy_first`, `validation_accuracy` |
-| `csm_training_frames_per_second`, `csm_training_learning_rate`, `csm_training_gradient_norm` | as logged |
-| `csm_training_last_update_seconds` | time of the latest row, since 1970 |
+| `csm_training_skipped_steps` | steps that were not taken: no number, or a leap of the loss |
+| `csm_training_loss{kind}` | latest losses in nats: `loss`, `loss_first`, `loss_depth`, `validation_first`, ... |
+| `csm_training_codebook_loss{codebook}` | latest loss of each codebook, in nats |
+| `csm_training_accuracy_ratio{kind}` | latest accuracies of codebook 0: `accuracy_first`, `validation_accuracy` |
+| `csm_training_learning_rate`, `csm_training_gradient_norm` | as logged |
+| `csm_training_step_duration_seconds` | time of a step |
+| `csm_training_rows_per_second`, `csm_training_frames_per_second` | rows that hold something, and frames of sound |
+| `csm_training_padding_ratio` | share of the rows that hold nothing |
+| `csm_training_flops_per_second` | floating-point operations that the model needs, all workers |
+| `csm_training_model_flops_utilization_ratio` | their share of what the devices could do, where that was told |
+| `csm_training_memory_bytes` | most memory that a worker has held |
+| `csm_training_last_update_timestamp_seconds` | time of the latest row, since 1970 |
 """
 
 from __future__ import annotations
@@ -26,11 +34,26 @@ from csm_model.errors import MissingDependencyError
 _GAUGES = {
     "step": ("csm_training_step", "Optimiser steps done."),
     "steps": ("csm_training_steps", "Optimiser steps to do."),
-    "frames_per_second": ("csm_training_frames_per_second", "Audio frames trained on in a second, all workers."),
+    "skipped_steps": ("csm_training_skipped_steps", "Optimiser steps that were not taken."),
     "learning_rate": ("csm_training_learning_rate", "Learning rate."),
     "gradient_norm": ("csm_training_gradient_norm", "Norm of the gradients before clipping."),
-    "time": ("csm_training_last_update_seconds", "Time of the latest row, since 1970."),
+    "step_seconds": ("csm_training_step_duration_seconds", "Time of an optimiser step."),
+    "rows_per_second": (
+        "csm_training_rows_per_second",
+        "Rows that are no padding in a second, all workers.",
+    ),
+    "frames_per_second": ("csm_training_frames_per_second", "Audio frames trained on in a second, all workers."),
+    "padding": ("csm_training_padding_ratio", "Share of the rows that hold nothing."),
+    "flops_per_second": ("csm_training_flops_per_second", "Floating-point operations in a second, all workers."),
+    "mfu": (
+        "csm_training_model_flops_utilization_ratio",
+        "Share of the devices' peak that the model uses.",
+    ),
+    "memory_bytes": ("csm_training_memory_bytes", "Most memory that a worker has held."),
+    "time": ("csm_training_last_update_timestamp_seconds", "Time of the latest row, since 1970."),
 }
+CODEBOOK = "loss_codebook_"
+"""How the name of a codebook's own loss begins."""
 
 
 class TrainingMetrics:
@@ -48,7 +71,12 @@ class TrainingMetrics:
         self._textfile = textfile
         self._gauges = {key: Gauge(name, text, registry=self.registry) for key, (name, text) in _GAUGES.items()}
         self._loss = Gauge("csm_training_loss", "Latest losses, in nats.", ["kind"], registry=self.registry)
-        self._accuracy = Gauge("csm_training_accuracy", "Latest accuracies.", ["kind"], registry=self.registry)
+        self._codebook = Gauge(
+            "csm_training_codebook_loss", "Latest loss of each codebook, in nats.", ["codebook"], registry=self.registry
+        )
+        self._accuracy = Gauge(
+            "csm_training_accuracy_ratio", "Latest accuracies of codebook 0.", ["kind"], registry=self.registry
+        )
         self._server: Any = None
         if port:
             try:
@@ -63,14 +91,23 @@ class TrainingMetrics:
         for key, value in row.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            if key in self._gauges:
-                self._gauges[key].set(value)
-            else:
-                kind = self._accuracy if "accuracy" in key else self._loss
-                kind.labels(kind=key).set(value)
+            if (gauge := self._gauge(key)) is not None:
+                gauge.set(value)
         if self._textfile:
             self._textfile.parent.mkdir(parents=True, exist_ok=True)
             write_to_textfile(str(self._textfile), self.registry)
+
+    def _gauge(self, key: str) -> Gauge | None:
+        """The gauge of a key of the trainer's; None for one that has none."""
+        if key in self._gauges:
+            return self._gauges[key]
+        if key.startswith(CODEBOOK):
+            return self._codebook.labels(codebook=str(int(key.removeprefix(CODEBOOK))))
+        if "accuracy" in key:
+            return self._accuracy.labels(kind=key)
+        if key.startswith(("loss", "validation_")):
+            return self._loss.labels(kind=key)
+        return None
 
     def close(self) -> None:
         """Stops serving."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from csm_components.failures import cause, error_from
+from csm_components.train.guard import guarded_children
 from csm_components.train.launch import LaunchError, LaunchSpec, build_app, launch
 from csm_model.errors import DigestError, InputError
+from csm_model.training.config import TrainingConfig
 
 
 def module(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -167,3 +172,71 @@ def test_the_echo_of_a_dead_peer_is_not_the_cause() -> None:
     assert cause(lines)[-1] == "ValueError: 3 is not 4"
     assert error_from(lines) is None
     assert isinstance(error_from([*lines[:2], "csm_model.errors.InputError: speaker 7: there are 0 and 1"]), InputError)
+
+
+COLLECTIVE = """
+import os, pathlib, sys, time, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+pathlib.Path(sys.argv[1], f"{dist.get_rank()}.pid").write_text(str(os.getpid()))
+if dist.get_rank() == 1:
+    BODY
+dist.all_reduce(torch.zeros(1))
+"""
+
+
+def test_a_killed_rank_ends_the_job_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits in a collective; nothing but the kill could end it, for gloo waits half an hour."""
+    name = module(tmp_path, COLLECTIVE.replace("BODY", "time.sleep(600)"), monkeypatch)
+
+    def kill() -> None:
+        files = [tmp_path / f"{rank}.pid" for rank in (0, 1)]
+        if all(file.exists() and file.read_text() for file in files):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(files[1].read_text()), signal.SIGKILL)
+
+    with pytest.raises(LaunchError, match=r"rank 1 was killed by SIGKILL \(out of memory, or by hand\)"):
+        launch(
+            LaunchSpec(module=name, args=(str(tmp_path),), log_dir=tmp_path / "logs"), on_tick=kill, poll_seconds=0.1
+        )
+    assert not any(alive(int((tmp_path / f"{rank}.pid").read_text())) for rank in (0, 1))
+
+
+def test_an_exception_of_one_rank_comes_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, COLLECTIVE.replace("BODY", "broken = [][3]"), monkeypatch)
+    with pytest.raises(LaunchError, match="IndexError: list index out of range") as caught:
+        launch(LaunchSpec(module=name, args=(str(tmp_path),), log_dir=tmp_path / "logs"), poll_seconds=0.1)
+    assert caught.value.tail[0] == "Traceback (most recent call last):"
+    assert any("broken = [][3]" in line for line in caught.value.tail)
+
+
+def test_a_job_that_is_asked_to_stop_ends_well_and_goes_on(tokens: Path, tmp_path: Path) -> None:
+    """One of two agents gets SIGTERM, as when its machine is wanted back; both end with 0."""
+    config = TrainingConfig(
+        tokens=str(tokens), out=str(tmp_path / "out"), model="debug", steps=100_000, row_length=256, batch_packs=2,
+        log_every=1, validate_every=100_000, checkpoint_every=100_000,
+    )  # fmt: skip
+    config.save(tmp_path / "config.json")
+    spec = LaunchSpec(
+        module="csm_model.training.main", args=("--config", str(tmp_path / "config.json")), log_dir=tmp_path / "logs"
+    )
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    asked: list[int] = []
+    said: list[str] = []
+
+    def stop_one() -> None:
+        if not asked and metrics.exists() and metrics.read_text():
+            asked.append(guarded_children()[-1])
+            os.kill(asked[0], signal.SIGTERM)
+
+    launch(spec, on_tick=stop_one, on_line=said.append, poll_seconds=0.1)
+    (line,) = [line for line in said if "asked to stop: saved at step" in line]
+    step = int(line.split("saved at step ")[1].split()[0])
+    assert (tmp_path / "out" / "checkpoints" / f"step-{step:08}" / "state.json").exists()
+    assert not (tmp_path / "out" / "final").exists()
+
+    replace(config, steps=step + 2).save(tmp_path / "config.json")
+    launch(spec, poll_seconds=0.1)
+    assert [json.loads(row)["step"] for row in metrics.read_text().splitlines() if '"loss"' in row] == [
+        *range(1, step + 3)
+    ]
+    assert (tmp_path / "out" / "final" / "manifest.json").exists()

@@ -10,7 +10,16 @@ import pytest
 from csm_components.metrics import TrainingMetrics
 from csm_components.tracking import Tracker
 from csm_components.train.launch import LaunchError
-from csm_components.train.step import MetricsFollower, TrainResult, TrainSettings, train, training_seconds
+from csm_components.train.step import (
+    MetricsFollower,
+    StoppedError,
+    TrainResult,
+    TrainSettings,
+    loss_figure,
+    read_rows,
+    train,
+    training_seconds,
+)
 from csm_model.files import read_json
 
 RECIPE = {
@@ -22,7 +31,13 @@ RECIPE = {
     "log_every": 1,
     "validate_every": 4,
     "checkpoint_every": 2,
+    "peak_tflops": 1.0,
 }
+SEEN = {
+    "loss", "loss_first", "loss_depth", "loss_text", "accuracy_first", "gradient_norm", "learning_rate", "step_seconds",
+    "rows_per_second", "frames_per_second", "padding", "flops_per_second", "mfu", "memory_bytes", "skipped_steps",
+}  # fmt: skip
+VALIDATED = {"validation_first", "validation_depth", "validation_accuracy"}
 
 
 def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -> None:
@@ -39,12 +54,20 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
     assert first.digest == read_json(tmp_path / "train" / "final" / "manifest.json")["digest"]
     assert any(line.startswith("step 4/4") for line in said)
     assert (tmp_path / "train" / "loss.png").stat().st_size > 1000
-    assert "csm_training_step 4.0" in (tmp_path / "train" / "training.prom").read_text()
+    assert any("rows/s" in line for line in said)
+    books = {f"loss_codebook_{book:02}" for book in range(read_json(tokens / "manifest.json")["num_codebooks"])}
+    rows = read_rows(tmp_path / "train" / "metrics.jsonl")
+    assert {key for row in rows for key in row} == SEEN | VALIDATED | books | {"step", "steps", "time"}
+    exported = (tmp_path / "train" / "training.prom").read_text()
+    assert "csm_training_step 4.0" in exported
+    with TrainingMetrics() as metrics:
+        assert all(metrics._gauge(key) is not None for row in rows for key in row)
 
     (run_info,) = tracker.client.search_runs([tracker.experiment_id], filter_string="tags.`csm.step` = 'train'")
     client, run_id = tracker.client, run_info.info.run_id
     assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1, 2, 3, 4]
     assert [point.step for point in client.get_metric_history(run_id, "validation_first")] == [4]
+    assert set(run_info.data.metrics) >= SEEN | VALIDATED | books
     assert run_info.data.params["model"] == "debug"
     assert run_info.data.tags["dataset_digest"] == read_json(tokens / "manifest.json")["dataset_digest"]
     assert any(key.startswith("system/") for key in run_info.data.metrics)
@@ -88,3 +111,27 @@ def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:
 def test_pauses_between_attempts_are_no_training_time() -> None:
     assert training_seconds([{"time": float(t)} for t in (0, 5, 10, 4000, 4005)]) == 15.0
     assert training_seconds([]) == 0.0
+
+
+def test_a_training_that_was_stopped_is_no_result(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stopped_trainer.py").write_text("print('asked to stop')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = TrainSettings(recipe={"mirror": "s3://b/m/"}, nodes="1x1", trainer="stopped_trainer")
+    with pytest.raises(StoppedError, match="asked to stop after step 0 and is saved: run it again to go on"):
+        train(tokens, tmp_path / "train", settings=settings, say=lambda line: None)
+    inputs = read_json(tmp_path / "train" / "inputs.json")["inputs"]
+    assert read_json(tmp_path / "train" / "config.json")["mirror"] == f"s3://b/m/{inputs[:16]}"
+    assert not (tmp_path / "train" / "result.json").exists()
+
+
+def test_the_figure_has_a_curve_for_each_loss_and_a_bar_for_each_codebook() -> None:
+    rows = [
+        {"step": step, "loss": 3.0 / step, "loss_text": 0.0, "accuracy_first": 0.1}
+        | {f"loss_codebook_{book:02}": 4.0 - book / 10 for book in range(32)}
+        for step in (1, 2, 3)
+    ]
+    curves, bars = loss_figure([*rows, {"step": 3, "validation_first": 2.0}]).axes
+    assert [line.get_label() for line in curves.lines] == ["loss", "validation first"]
+    assert [bar.get_height() for bar in bars.patches] == [pytest.approx(4.0 - book / 10) for book in range(32)]

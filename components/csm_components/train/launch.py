@@ -33,7 +33,7 @@ from csm_model.errors import CsmError, InputError
 
 _WORKER_LINE = re.compile(r"^\[[^\]]*?(\d+)\]:(.*)$")
 _RANK_MARK = re.compile(r"^\[rank\d+\]: ?")  # torch puts it before the lines of a traceback
-_EXIT = re.compile(r"rank\s*: (\d+) .*?exitcode\s*: (-?\d+)", re.DOTALL)  # as torchrun reports each worker that failed
+_EXIT = re.compile(r"^ *rank *: (\d+) \(local_rank.*\n *exitcode *: (-?\d+)", re.MULTILINE)  # torchrun's report
 _SAID = re.compile(r"^error: (.+)$")  # how the trainer names an error that its caller can mend
 _KEPT_LINES = 400
 _GRACE_SECONDS = 20.0
@@ -217,7 +217,7 @@ def _failure(tails: _Tails, spec: LaunchSpec) -> CsmError:
         last = " ".join(agents[-1:]) or "it printed nothing"
     return LaunchError(
         f"training failed: {last.strip()}; all that it printed is in {tails.folder}",
-        tail=block[-12:],
+        tail=block[-40:],
         logs=tails.folder,
     )
 

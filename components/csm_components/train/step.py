@@ -25,15 +25,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from csm_components.metrics import TrainingMetrics
+from csm_components.metrics import CODEBOOK, TrainingMetrics
 from csm_components.settings import load_settings
 from csm_components.tracking import RunLog, Tracker
+from csm_model.errors import CsmError
 from csm_model.files import digest_of, read_json, write_json
 
 TRAINER = "csm_components.train.worker"
 RESULT = "result.json"
 _LOOK_EVERY_SECONDS = 3.0
 _NOT_A_METRIC = {"step", "steps", "time"}
+
+
+class StoppedError(CsmError):
+    """The training was asked to stop: it is saved, and not at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +98,15 @@ def train(
         say: called with lines of progress.
 
     Raises:
+        StoppedError: it was asked to stop, and has saved.
         CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
     """
     settings = settings or TrainSettings()
     tokens_manifest = read_json(tokens / "manifest.json")
     base_digest = read_json(base / "manifest.json")["digest"] if base else ""
-    inputs = digest_of(
-        {"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": settings.recipe, "nodes": settings.nodes}
-    )
+    # What is learnt; neither the number of processes nor the place of the copies is part of it.
+    recipe = {name: value for name, value in settings.recipe.items() if name != "mirror"}
+    inputs = digest_of({"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": recipe})
     if committed := _committed(out, inputs):
         return TrainResult(**{**committed, "out": str(out), "bundle": str(out / "final"), "reused": True})
     _start_afresh_unless(out, inputs)
@@ -110,6 +116,8 @@ def train(
         "base": str(base.absolute()) if base else None,
         "out": str(out.absolute()),
     }
+    if mirror := settings.recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
+        config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
     if tracker is None:
@@ -126,6 +134,9 @@ def train(
             )
             log.tags({key: value for key, value in tokens_manifest.items() if key.endswith("digest")})
             _run(out, settings, log, say)
+    if not (out / "final" / "manifest.json").exists():
+        step = last_value(read_rows(out / "metrics.jsonl"), "step") or 0
+        raise StoppedError(f"training was asked to stop after step {step:.0f} and is saved: run it again to go on")
     result = _result(out, base_digest)
     write_json(out / RESULT, {**asdict(result), "inputs": inputs})
     return result
@@ -208,10 +219,13 @@ def _progress(rows: list[dict[str, Any]]) -> str:
         for key in ("loss", "validation_first")
         if (value := last_value(rows, key)) is not None
     ]
-    left = _seconds_left(rows)
-    return "  ".join(
-        [f"step {row['step']}/{row.get('steps', '?')}", *shown, *([f"{left / 60:.1f} min left"] if left else [])]
-    )
+    if speed := last_value(rows, "rows_per_second"):
+        shown.append(f"{speed:,.0f} rows/s")
+    if skipped := last_value(rows, "skipped_steps"):
+        shown.append(f"{skipped:.0f} skipped")
+    if left := _seconds_left(rows):
+        shown.append(f"{left / 60:.1f} min left")
+    return "  ".join([f"step {row['step']}/{row.get('steps', '?')}", *shown])
 
 
 def _seconds_left(rows: list[dict[str, Any]]) -> float:
@@ -249,21 +263,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def loss_figure(rows: list[dict[str, Any]]) -> Any:
-    """The curves of all losses over the steps (a matplotlib figure)."""
+    """The losses over the steps, and beside them each codebook's own at the end (a matplotlib figure)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for key in sorted({key for row in rows for key in row if "loss" in key or key.startswith("validation_")}):
-        if "accuracy" in key:
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    curves, bars = figure.subplots(1, 2, width_ratios=[2, 1])
+    keys = sorted({key for row in rows for key in row})
+    for key in keys:
+        if not key.startswith(("loss", "validation_")) or key.startswith(CODEBOOK) or "accuracy" in key:
             continue
         points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), linewidth=1.5)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+        if any(value for _, value in points):  # a loss without weight is 0 throughout
+            curves.plot(*zip(*points, strict=True), label=key.replace("_", " "), linewidth=1.5)
+    curves.set(xlabel="step", ylabel="loss (nats)")
+    curves.grid(alpha=0.3)
+    curves.legend()
+    books = {int(key.removeprefix(CODEBOOK)): last_value(rows, key) for key in keys if key.startswith(CODEBOOK)}
+    bars.bar(list(books), [value or 0.0 for value in books.values()])
+    bars.set(xlabel="codebook", ylabel="last loss (nats)")
+    bars.grid(alpha=0.3, axis="y")
     return figure
 
 

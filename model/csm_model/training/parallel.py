@@ -54,6 +54,14 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def most(self, value: float) -> float:
+        """The largest of the processes' values."""
+        if self.size == 1:
+            return value
+        largest = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return float(largest)
+
     def agree(self, value: Any) -> Any:
         """What the leading process says."""
         said = [value]

@@ -217,12 +217,12 @@ class Trainer:
             "rows_per_second": rows / seconds,
             "frames_per_second": frames / seconds,
             "padding": padding / (rows + padding),
-            "tflops": flops / seconds / 1e12,
-            "memory_gb": meter.peak_memory(self.world.device) / 1e9,
+            "flops_per_second": flops / seconds,
+            "memory_bytes": self.world.most(meter.peak_memory(self.world.device)),
             "skipped_steps": float(self.skipped),
         }
         if self.config.peak_tflops:
-            figures["mfu"] = figures["tflops"] / (self.config.peak_tflops * self.world.size)
+            figures["mfu"] = flops / seconds / (self.config.peak_tflops * 1e12 * self.world.size)
         return figures
 
     @torch.no_grad()
