@@ -10,6 +10,8 @@ A row is `[K + 1]` ids: K audio columns, then one text column. `mask` says which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ class CsmModel(nn.Module):
 
     offsets: Tensor
     """Of a codebook's ids in the one table: `[K]`."""
+    code_heads: Sequence[nn.Module] | None = None
+    """Heads of codebooks 1 to K - 1 that stand in for `audio_head` (`csm_model.inference.kernels`)."""
 
     def reset_tables(self) -> None:
         """Fills what no checkpoint carries; for a model that was built on the meta device and then given memory."""
@@ -81,6 +85,12 @@ class CsmModel(nn.Module):
     def embed_code(self, codes: Tensor, codebook: int) -> Tensor:
         """Codes `[...]` of one codebook to `[..., D]`."""
         return F.embedding(codes + codebook * self.config.audio_vocab_size, self.audio_embeddings.weight)
+
+    def code_logits(self, out: Tensor, codebook: int) -> Tensor:
+        """Outputs `[..., E]` of the depth decoder to the logits `[..., V]` of one codebook after the first."""
+        if self.code_heads is not None:
+            return self.code_heads[codebook - 1](out)  # type: ignore[no-any-return]
+        return out @ self.audio_head[codebook - 1]
 
     def depth_logits(self, state: Tensor, codes: Tensor) -> Tensor:
         """States `[F, D]` and the true codes `[F, K]` to the logits `[F, K - 1, V]` of codebooks 1 to K - 1."""

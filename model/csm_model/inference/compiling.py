@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def compiled_step(module: nn.Module) -> Callable[..., Tensor]:
     """
     if module not in _COMPILED:
         _need_compiler()
-        options = {"freezing": next(module.parameters()).device.type == "cpu"}
+        options: dict[str, Any] = {"freezing": next(module.parameters()).device.type == "cpu"}
         step: Callable[..., Tensor] = torch.compile(module.forward, dynamic=False, fullgraph=True, options=options)
         _COMPILED[module] = step
     return _COMPILED[module]

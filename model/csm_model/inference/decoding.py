@@ -163,7 +163,7 @@ class FrameDecoder:
         entering = torch.stack([state[:batch], model.embed_code(codes[0], 0)], dim=1)
         for book in range(1, books):
             out = self._depth(model.projection(entering), self._depth_cache)[:, -1]
-            logits = out @ model.audio_head[book - 1]
+            logits = model.code_logits(out, book)
             codes.append(self._sample(logits, self._banned, gumbel[:, book], settings.depth_temperature))
             entering = model.embed_code(codes[-1], book)[:, None]
         frame = torch.stack(codes, dim=1)
