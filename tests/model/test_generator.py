@@ -165,6 +165,16 @@ def test_noise_is_a_function_of_seed_and_frame() -> None:
     assert len({tuple(each.flatten().tolist()) for each in kinds}) == 9
 
 
+def test_noise_is_finite_so_that_no_temperature_takes_the_likeliest() -> None:
+    """Frame 15 of seed 1 draws a 0 at CSM's size; times a temperature of 0, its infinite noise would win."""
+    gumbel = noise(1, 15, (32, 2051))
+    assert gumbel.isfinite().all()
+    logits = torch.zeros(32, 2051)
+    logits[:, 7] = 1.0
+    ids = sample(logits, gumbel, temperature=torch.zeros(32), top_k=torch.full((32,), 2051), most=None)
+    assert set(ids.tolist()) == {7}
+
+
 def test_cache_gives_what_the_whole_gives() -> None:
     config = TransformerConfig(layers=2, dim=32, heads=4, kv_heads=2, ffn_dim=64)
     torch.manual_seed(0)

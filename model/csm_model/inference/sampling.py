@@ -49,7 +49,9 @@ def noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
     So a stream may be gone on with from any frame, and does not feel what is drawn for its neighbours.
     """
     generator = torch.Generator().manual_seed((seed * _STRIDE + frame) % 2**63)
-    return -(-torch.rand(shape, generator=generator).log_()).log_()
+    # A draw of 0, one in 17 million, would be infinite, and no number at temperature 0.
+    uniform = torch.rand(shape, generator=generator).clamp_(min=torch.finfo(torch.float32).tiny)
+    return -(-uniform.log_()).log_()
 
 
 def sample(logits: Tensor, gumbel: Tensor, *, temperature: Tensor, top_k: Tensor, most: int | None) -> Tensor:
