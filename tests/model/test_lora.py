@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from csm_model.bundle import read_manifest
+from csm_model.bundle import load_bundle, read_manifest
 from csm_model.config import debug_config
 from csm_model.errors import InputError
 from csm_model.model import CsmModel
@@ -65,17 +65,25 @@ def test_lora_trains_adapters_only_and_resumes(base: Path, token_folder: Path, t
     changes = {"base": str(base / "final"), "trainable": "lora", "lora_rank": 4}
     config = settings(token_folder, tmp_path / "out", **changes)
     trainer = Trainer(config, ALONE)
-    assert set(trainer._tensors()["model"]) == set(lora_state(trainer.model.state_dict()))
-    assert len(trainer._tensors()["model"]) == 2 * 3 * 7
+    saved = trainer._tensors()["model"]
+    assert set(saved) == {f"model.{name}" for name in lora_state(trainer.model.state_dict())}
+    assert len(saved) == 2 * 3 * 7
     trainer.run()
     before, after = weights(base), weights(tmp_path / "out")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert set(before) == set(after)
     assert changed == {name for name in before if ".attn." in name or ".mlp." in name}
     assert read_manifest(tmp_path / "out" / "final")["parent_digest"] == read_manifest(base / "final")["digest"]
+    merged = load_bundle(tmp_path / "out" / "final").model.eval()
+    rows = torch.randint(0, 30, (1, 9, merged.config.num_codebooks + 1))
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    with torch.no_grad():
+        adapted = trainer.model.eval().hidden(rows, mask)
+        torch.testing.assert_close(merged.hidden(rows, mask), adapted, rtol=1e-4, atol=1e-5)
     again = Trainer(config, ALONE)
     assert again.step == 6
-    torch.testing.assert_close(dict(again.model.named_parameters()), dict(trainer.model.named_parameters()))
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(again.model.get_parameter(name), parameter), name
 
 
 def test_depth_only_leaves_the_backbone(base: Path, token_folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def build_model(config: TrainingConfig, manifest: dict[str, Any], world: World) 
         if config.checkpoint:
             from csm_model.checkpoints import load_model
 
-            model.load_state_dict(load_model(Path(config.checkpoint), dtype=torch.float32).state_dict())
+            loaded = load_model(Path(config.checkpoint), dtype=torch.float32)
+            model.load_state_dict(loaded.state_dict(), assign=True)
     if config.trainable == "lora":
         add_lora(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
     elif config.trainable == "depth":
