@@ -26,7 +26,7 @@ LIKELIEST = Sampling(temperature=0.0, depth_temperature=0.0)
 
 
 def model_that_ends(end: Literal["reserved", "zeros"], *, last_code: int = 0) -> CsmModel:
-    """A model whose likeliest frame closes speech; with a `last_code`, the last codebook holds that or the next code."""
+    """A model whose likeliest frame closes speech; with a `last_code`, the last codebook has that or the next."""
     config = replace(
         debug_config(text_vocab_size=PhonemeTokenizer().vocab_size, num_codebooks=4, codebook_size=32), end=end
     )

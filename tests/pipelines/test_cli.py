@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import socket
 import subprocess
@@ -51,6 +52,9 @@ def refused(outcome: Any, words: str) -> None:
         (["say", "..."], "has nothing to say"),
         (["say", ""], "nothing to say"),
         (["say", "hello", "--speaker", "-1"], "speaker -1"),
+        (["say"], "give either what to say or --text-from"),
+        (["say", "hello", "--text-from", "-"], "give either what to say or --text-from"),
+        (["say", "--text-from", "-"], "--text-from needs --local"),
         (["say", "hello", "--seed", "-1"], "seed -1"),
         (["say", "hello", "--local"], "no run has released a bundle yet; start one with: csm run"),
         (["say", "hello", "--url", "127.0.0.1:1"], "or speak without one: csm say --local"),
@@ -106,6 +110,24 @@ def test_without_triton_the_cure_is_named_and_local_speech_works(
     assert "hello.wav" in spoken.out
     info = soundfile.info("hello.wav")
     assert (info.samplerate, info.channels) == (24_000, 1)
+
+
+def test_long_text_and_text_that_comes_in_parts_are_spoken_sentence_by_sentence(
+    csm: Csm, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Hello there. How are you? " + "It is sunny, and we go out to the lake. " * 2
+    said = csm("say", text, "--bundle", bundle, "--out", "whole.wav")
+    assert (said.status, said.err) == (0, "")
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert csm("say", "--text-from", "-", "--bundle", bundle, "--out", "parts.wav").status == 0
+    Path("text.txt").write_text(text, encoding="utf-8")
+    assert csm("say", "--text-from", "text.txt", "--bundle", bundle, "--out", "file.wav").status == 0
+    assert Path("whole.wav").read_bytes() == Path("parts.wav").read_bytes() == Path("file.wav").read_bytes()
+    assert soundfile.info("whole.wav").duration > 1
+    refused(csm("say", "--text-from", "none.txt", "--bundle", bundle, "--out", "x.wav"), "none.txt: cannot be read")
+    Path("latin.txt").write_bytes("caf\u00e9. ".encode("latin-1"))
+    refused(csm("say", "--text-from", "latin.txt", "--bundle", bundle, "--out", "x.wav"), "latin.txt: is not UTF-8")
+    assert not Path("x.wav").exists()
 
 
 def test_the_bundle_of_the_last_run_is_the_champion_else_the_candidate(bundle: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from csm_serving.protocol import Chunk, End, SpeechRequest
@@ -20,8 +20,13 @@ class LocalSpeech(SpeechService):
 
     def open(self, request: SpeechRequest) -> SpeechStream:
         """The stream that answers `request`; the model works while one iterates."""
-        return SpeechStream(self._responses(request))
+        return SpeechStream(_with_end(self._source(request)))
 
-    def _responses(self, request: SpeechRequest) -> Generator[Chunk | End, None, None]:
-        end = yield from self._source(request)
-        yield end
+    def read_aloud(self, text: str | Iterable[str], speaker: int = 0, *, seed: int = 0) -> SpeechStream:
+        """A text of any length, whole or in parts as they come, spoken sentence by sentence as one sound."""
+        return SpeechStream(_with_end(self._source.read_aloud(text, speaker, seed=seed)))
+
+
+def _with_end(chunks: Generator[Chunk, None, End]) -> Generator[Chunk | End, None, None]:
+    end = yield from chunks
+    yield end

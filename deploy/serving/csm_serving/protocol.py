@@ -83,7 +83,7 @@ OUTPUTS: Final = (
     TensorSpec(name="CODES", dtype="INT32", shape=(-1,), meaning="The frame's K codes."),
     TensorSpec(
         name="ENDED", dtype="BOOL", shape=(1,), meaning="In the last response only: true when the speaker finished, "
-        "false when MAX_FRAMES cut the turn."
+        "false when the turn was cut: at its most frames, or as no speech any more."
     ),
 )  # fmt: skip
 
@@ -155,7 +155,7 @@ class End:
     """The last response of a stream."""
 
     ended: bool
-    """True when the speaker finished, False when `max_frames` cut the turn."""
+    """True when the speaker finished, False when the turn was cut: at its most frames, or as no speech any more."""
 
 
 def _check_text(text: str, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator as SpeechGenerator
+from csm_model.inference.long_speech import LongSpeech
 from csm_serving.protocol import Chunk, End, SpeechRequest, Turn
 
 _WARM_UP_TEXT = "Good morning, how are you?"
@@ -47,6 +48,14 @@ class BundleSource:
         for index, frame in enumerate(stream):
             yield Chunk(audio=frame.audio, frame_index=index, codes=frame.codes.numpy().astype(np.int32))
         return End(ended=stream.ended)
+
+    def read_aloud(self, text: str | Iterable[str], speaker: int, *, seed: int = 0) -> Generator[Chunk, None, End]:
+        """Yields the chunks of a text of any length, whole or in parts as they come, spoken sentence by sentence."""
+        self._check_speaker(speaker)
+        speech = LongSpeech(self._generator, text, speaker, sampling=replace(self._bundle.sampling, seed=seed))
+        for index, frame in enumerate(speech):
+            yield Chunk(audio=frame.audio, frame_index=index, codes=frame.codes.numpy().astype(np.int32))
+        return End(ended=speech.ended)
 
     def warm_up_request(self) -> SpeechRequest:
         """A short turn that touches everything a first caller would otherwise wait for."""

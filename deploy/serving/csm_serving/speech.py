@@ -31,7 +31,7 @@ class Spoken:
     real_time_factor: float
     """Seconds from the request to the last response, for a second of sound."""
     ended: bool
-    """True when the speaker finished, False when the turn was cut at its longest length."""
+    """True when the speaker finished, False when the turn was cut: too long, or no speech any more."""
 
 
 class SpeechStream:
@@ -104,10 +104,11 @@ class SpeechService(ABC):
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a 16-bit WAV at `path`, which is there only when complete."""
         stream = self.stream(text, speaker, context=context, sampling=sampling, seed=seed, max_frames=max_frames)
-        return _receive(stream, path, listener)
+        return receive(stream, path, listener)
 
 
-def _receive(stream: SpeechStream, path: Path | None, listener: Listener | None) -> Spoken:
+def receive(stream: SpeechStream, path: Path | None, listener: Listener | None) -> Spoken:
+    """Takes a stream to its end, to `listener` and into a 16-bit WAV at `path`, which is there only when complete."""
     began = time.perf_counter()
     first, frames = began, 0
     with contextlib.closing(stream), contextlib.ExitStack() as stack:
