@@ -249,6 +249,7 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`; without an `attend`, each item is one sequence."""
         attend = attend or Causal()
+        x = x.to(self.norm.weight.dtype)  # autocast gives bfloat16; the residual stream has the dtype of the norms
         angles = self.rotary(attend.positions(x))
         for index, layer in enumerate(self.layers):
             x = layer(x, angles, attend, index)

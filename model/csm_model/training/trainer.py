@@ -245,6 +245,8 @@ class Trainer:
     def _tensors(self) -> dict[str, Any]:
         """What of model and optimiser a checkpoint holds: under `lora` and `depth` only what is trained."""
         options = StateDictOptions(ignore_frozen_params=True)
+        if not self.optimizer.state:  # torch makes it where there are no gradients; no step may have been taken yet
+            self.optimizer.zero_grad(set_to_none=True)
         model, optimizer = states.get_state_dict(without_wrapper(self.module), self.optimizer, options=options)
         return {"model": model, "optimizer": optimizer}
 
