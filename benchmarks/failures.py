@@ -2,6 +2,7 @@
 
     python benchmarks/failures.py [--bundle deploy/demo/base] [--codec deploy/demo/codec] [--corpus deploy/demo/corpus]
                                   [--sentences 48] [--seeds 3] [--speaker 0] [--recordings 144]
+                                  [--temperature 0.5]
 
 1. **Training speech**: recordings of the training split, each a turn, encoded and decoded by the codec: the longest
    silence, the longest repetition, the most frames a sound. The bounds of `csm_model.inference.safety` come from here.
@@ -11,7 +12,8 @@
    were cut at the most frames allowed, were stopped by which watch, or ended with the first frame that may end.
 
 Shares carry a 95 % interval (Wilson). --bundle takes a run's champion as well; a codec that it carries is used.
-`--recordings 0` leaves 1 and 2 out, `--sentences 0` leaves 3 out. Speech is made in batches.
+`--recordings 0` leaves 1 and 2 out, `--sentences 0` leaves 3 out. `--temperature`, of all codebooks, takes the place of
+what the bundle recommends, to see the watches at work (0, 1.5). Speech is made in batches.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
 from csm_model.inference.context import Layout, lay_out
 from csm_model.inference.decoding import FrameDecoder
 from csm_model.inference.safety import MIN_FRAMES, Bounds, Reason, Watch
+from csm_model.inference.sampling import Sampling
 from csm_model.text import Tokenizer
 
 BATCH = 16
@@ -157,11 +160,11 @@ def share(name: str, hits: int, total: int) -> str:
 
 
 @torch.inference_mode()
-def spoken(bundle: Bundle, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[tuple[Tensor, Reason]]:
+def spoken(bundle: Bundle, layouts: Sequence[Layout], each: Sequence[Sampling]) -> list[tuple[Tensor, Reason]]:
     """A batch of utterances: the codes `[K, F]` of each, up to where its stream stops, and why."""
     limits = [layout.limit for layout in layouts]
     rows = max(len(layout.prompt.rows) for layout in layouts) + max(limits)
-    decoder = FrameDecoder(bundle.model, [replace(bundle.sampling, seed=seed) for seed in seeds], rows=rows)
+    decoder = FrameDecoder(bundle.model, each, rows=rows)
     decoder.read([layout.prompt for layout in layouts])
     sound = bundle.codec.streaming_decoder(len(layouts))
     watches = [Watch(Bounds()) for _ in layouts]
@@ -187,18 +190,18 @@ def spoken(bundle: Bundle, layouts: Sequence[Layout], seeds: Sequence[int]) -> l
     return [(torch.stack(each, 1), reason) for each, reason in zip(made, reasons, strict=True) if reason is not None]
 
 
-def model_speech(bundle: Bundle, turns: Sequence[Recording], speaker: int, seeds: int) -> None:
+def model_speech(bundle: Bundle, turns: Sequence[Recording], sampling: Sampling, speaker: int, seeds: int) -> None:
     jobs = sorted(((turn.text, seed) for turn in turns for seed in range(seeds)), key=lambda job: len(job[0]))
     batches = [jobs[at : at + BATCH] for at in range(0, len(jobs), BATCH)]
     found: list[tuple[Tensor, Reason]] = []
     began = time.perf_counter()
     for batch in track(batches, description="the model", transient=True):
         layouts = [lay_out(text, speaker, tokenizer=bundle.tokenizer, config=bundle.model.config) for text, _ in batch]
-        found += spoken(bundle, layouts, [seed for _, seed in batch])
+        found += spoken(bundle, layouts, [replace(sampling, seed=seed) for _, seed in batch])
     took = time.perf_counter() - began
     reasons = Counter(reason for _, reason in found)
     sound = sum(codes.shape[1] for codes, _ in found) * FRAME_SECONDS
-    print(f"\nThe model: {len(turns)} sentences, {seeds} seeds each, speaker {speaker}, sampling {bundle.sampling}")
+    print(f"\nThe model: {len(turns)} sentences, {seeds} seeds each, speaker {speaker}, {sampling}")
     print(f"  {sound:.0f} s of sound in {took:.0f} s")
     for reason in Reason:
         print(share(reason, reasons[reason], len(found)))
@@ -215,6 +218,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--speaker", type=int, default=0)
+    parser.add_argument("--temperature", type=float)
     parser.add_argument(
         "--recordings", type=int, default=144, help="of the test split; eight times as many of training"
     )
@@ -226,7 +230,11 @@ def main() -> None:
         false_alarms(recordings(arguments.corpus, "test", arguments.recordings), bundle.codec)
     if arguments.sentences:
         turns = recordings(arguments.corpus, "test", arguments.sentences)
-        model_speech(bundle, turns, arguments.speaker, arguments.seeds)
+        sampling = bundle.sampling
+        if arguments.temperature is not None:
+            heat = arguments.temperature
+            sampling = replace(sampling, temperature=heat, depth_temperature=heat)
+        model_speech(bundle, turns, sampling, arguments.speaker, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from csm_model.errors import InputError
 Audio = npt.NDArray[np.float32]
 
 MIN_FRAMES = 3  # speech never ends before; nothing can be said in less
-FRAMES_PER_SOUND = 1.5  # nobody needs more frames a phoneme: twice the slowest training speech
+FRAMES_PER_SOUND = 1.5
+"""Frames a phoneme or pause, at most: twice the median of training turns, a quarter above the slowest of them."""
 SPARE_FRAMES = 15
+"""More for every text: what short ones take for a pause or a drawn-out word."""
 SILENCE_FLOOR = 1e-3
 """Root mean square (-60 dB) below which sound is silent however quiet the rest is."""
 SILENCE_SHARE = 0.02

@@ -44,7 +44,7 @@ PAUSE_SECONDS = {
 }
 """Silence added after a piece. A spoken piece closes with about a frame (0.08 s) of silence of its own, so that what is
 heard is 0.16 s at a comma and 0.48 s between sentences: in the demo's training turns the median is 0.08 and 0.16 s (its
-two voices) at a comma and 0.32 and 0.64 s between sentences (`benchmarks/failures.py` prints them). Clauses lie between
+two voices) at a comma and 0.24 and 0.64 s between sentences (`benchmarks/failures.py` prints them). Clauses lie between
 the two; a paragraph takes two sentences' time."""
 
 _ENDS = "!?\u203d\u3002\uff01\uff1f"  # ! ? interrobang, and the full-width ones
