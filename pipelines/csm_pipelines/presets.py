@@ -168,7 +168,55 @@ def debug() -> RunConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], RunConfig]] = {"demo": demo, "demo-base": demo_base, "debug": debug}
+def emotion() -> RunConfig:
+    """The demo, learning most from what is spoken with emotion: turns without a tag count a quarter.
+
+    Which turns are tagged (laughing, sad, ...) is the corpus's to say.
+    """
+    return _purpose("emotion", {"loss_weights": {"untagged": 0.25}})
+
+
+def one_voice() -> RunConfig:
+    """The demo, learning one voice: the other speakers' turns are heard as context, and nothing is asked of them."""
+    return _purpose("one-voice", {"loss_weights": {"other-speakers:1": 0.0}})
+
+
+def fewer_fillers() -> RunConfig:
+    """The demo, not learning to say um and uh: turns with filler words are context alone."""
+    return _purpose("fewer-fillers", {"loss_weights": {"filler": 0.0}})
+
+
+def lora() -> RunConfig:
+    """The demo by low-rank adapters, which are folded into the weights at the end."""
+    return _purpose("lora", {"trainable": "lora", "lora_rank": 16, "lora_alpha": 32.0, "learning_rate": 1e-3})
+
+
+def depth_only() -> RunConfig:
+    """The demo, training the depth decoder alone: how it sounds changes, and what is said when does not."""
+    return _purpose("depth-only", {"trainable": "depth"})
+
+
+def _purpose(name: str, recipe: Mapping[str, Any]) -> RunConfig:
+    """The demo with another recipe, released under a name of its own."""
+    config = demo()
+    return replace(
+        config,
+        preset=name,
+        train=replace(config.train, recipe={**config.train.recipe, **recipe}),
+        release=replace(config.release, model=f"csm-{name}"),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "demo-base": demo_base,
+    "debug": debug,
+    "emotion": emotion,
+    "one-voice": one_voice,
+    "fewer-fillers": fewer_fillers,
+    "lora": lora,
+    "depth-only": depth_only,
+}
 """All presets by name."""
 
 

@@ -53,5 +53,5 @@ def test_settings_that_do_not_fit_are_refused(setting: str, message: str) -> Non
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match="preset 'x': there are demo, demo-base, debug"):
+    with pytest.raises(InputError, match="preset 'x': there are demo, demo-base, debug, emotion"):
         preset("x")
