@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,21 +99,33 @@ def test_how_the_work_is_spread_changes_nothing(
         torch.testing.assert_close(tensor, after[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_another_number_of_processes_goes_on_with_the_same_packs(token_folder: Path, tmp_path: Path) -> None:
-    config = settings(token_folder, tmp_path / "out", steps=4, dropout=0.0)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_another_number_of_processes_goes_on_with_the_same_packs(
+    strategy: str, token_folder: Path, tmp_path: Path
+) -> None:
+    config = settings(token_folder, tmp_path / "out", steps=4, dropout=0.0, strategy=strategy)
     config.save(tmp_path / "config.json")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
          "csm_model.training.main", "--config", str(tmp_path / "config.json")],
         env=ONE_THREAD, check=True, capture_output=True, timeout=300,
     )  # fmt: skip
-    trainer = Trainer(replace(config, steps=6), ALONE)
+    trainer = Trainer(replace(config, steps=8), ALONE)
     assert (trainer.step, trainer.packs_read) == (4, 8)
-    fresh = Trainer(replace(config, out=str(tmp_path / "fresh"), steps=6), ALONE)
+    fresh = Trainer(replace(config, out=str(tmp_path / "fresh"), steps=8), ALONE)
     fresh.packs_read = 8
     for one, other in zip(trainer._batches(), fresh._batches(), strict=True):
         assert torch.equal(one.rows, other.rows)
         assert torch.equal(one.depth.places, other.depth.places)
+    trainer.run()
+    alone = replace(config, out=str(tmp_path / "alone"), checkpoint_every=100)
+    Trainer(alone, ALONE).run()
+    shutil.copytree(tmp_path / "alone" / "checkpoints", tmp_path / "longer" / "checkpoints")
+    Trainer(replace(config, out=str(tmp_path / "longer"), steps=8), ALONE).run()
+    for one, other in zip(
+        lines(tmp_path / "longer"), [row for row in lines(tmp_path / "out") if row["step"] > 4], strict=True
+    ):
+        assert one.get("loss") == pytest.approx(other.get("loss"), rel=1e-4), one["step"]
 
 
 def test_sigterm_saves_and_ends_well(token_folder: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class TrainingConfig:
     recompute: bool = False
     """Activation checkpointing: those of a block are computed again in the backward pass."""
     compile: bool = False
-    """Blocks go through torch.compile; documents of many lengths make it compile again and again on a CPU."""
+    """Blocks go through torch.compile, but for the attention of packed documents, whose lengths change."""
     spike_factor: float = 20.0
     """A loss so many robust deviations above the recent ones skips the step; 0 lets every finite loss pass."""
     skip_limit: int = 10

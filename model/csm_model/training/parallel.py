@@ -22,7 +22,7 @@ from torch.distributed._composable.checkpoint_activation import checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from csm_model.transformer import Block
+from csm_model.transformer import Block, Packed
 
 Strategy = Literal["ddp", "fsdp"]
 HANG_SECONDS = 600.0
@@ -105,8 +105,10 @@ def parallelise(
         strategy: how they share the work; without effect for one process.
         bf16: under `fsdp`, parameters are gathered in bfloat16, and gradients reduced in float32.
         recompute: activations of a block are computed again in the backward pass, and not kept.
-        compiled: each block goes through torch.compile.
+        compiled: each block goes through torch.compile, but for the attention of packed documents.
     """
+    if compiled:  # the lengths of documents are new in every batch: what depends on them stays outside of the graphs
+        Packed.__call__ = torch.compiler.disable(Packed.__call__)  # type: ignore[method-assign, no-untyped-call]
     for block in blocks(module):
         if recompute:
             checkpoint(block)
