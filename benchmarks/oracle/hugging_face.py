@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from csm_model.checkpoints.names import entries_of, meta_model
 from csm_model.checkpoints.sizes import to_hf
 from csm_model.config import ModelConfig
 from csm_model.model import CsmModel
+from csm_model.training.data import Batch
 
 
 def random_model(config: ModelConfig, dtype: torch.dtype) -> CsmModel:
@@ -49,3 +50,27 @@ def as_hf(model: CsmModel) -> Any:
     left = [name for name, tensor in [*hf.named_parameters(), *hf.named_buffers()] if tensor.is_meta]
     assert not left, left
     return hf.eval().requires_grad_(False)
+
+
+class Labelled(NamedTuple):
+    """A document as transformers takes it."""
+
+    rows: Tensor  # [T, K + 1] int64
+    mask: Tensor  # [T, K + 1] bool
+    labels: Tensor  # [T, K] int64: -100 where nothing is asked, and beyond codebook 0 where only that is
+
+    def embedded(self, hf: Any) -> Tensor:
+        """Its rows `[T, D]` as transformers embeds them: text by its table, frames by the sum over the codebooks."""
+        text = hf.embed_text_tokens(self.rows[:, -1])
+        return torch.where(self.mask[:, -1:], text, hf.backbone_model.embed_tokens(self.rows[None, :, :-1])[0])
+
+
+def documents_of(batch: Batch) -> list[Labelled]:
+    """The documents of packed rows one by one, with the same targets."""
+    rows, mask = batch.rows.flatten(0, 1), batch.mask.flatten(0, 1)
+    labels = torch.full_like(rows[:, :-1], -100)
+    labels[batch.first.places, 0] = rows[batch.first.places, 0]
+    labels[batch.depth.places] = rows[batch.depth.places, :-1]
+    lengths = [length for item in batch.lengths for length in item]
+    parts = zip(*(part.split(lengths) for part in (rows, mask, labels)), strict=True)
+    return [Labelled(*part) for part in parts if part[1].any()]

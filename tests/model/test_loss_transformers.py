@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle.hugging_face import documents_of
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from csm_model.training.data import Batch, PackedTokens, Reading, TurnsInMemory
 from csm_model.training.loss import LossModule
@@ -39,27 +41,10 @@ def packs_for(model: Any) -> PackedTokens:
 
 
 def as_transformers_takes_it(hf: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Each document an item, padded on the right: embeddings `[B, T, D]`, and labels `[B, T, K]`.
-
-    Labels are -100 where nothing is asked, and beyond codebook 0 where only that is (what -101 stands for outside).
-    """
-    rows, mask = batch.rows.flatten(0, 1), batch.mask.flatten(0, 1)
-    labels = torch.full_like(rows[:, :-1], -100)
-    labels[batch.first.places, 0] = rows[batch.first.places, 0]
-    labels[batch.depth.places] = rows[batch.depth.places, :-1]
-    embeds = torch.where(
-        mask[:, -1:], hf.embed_text_tokens(rows[:, -1]), hf.backbone_model.embed_tokens(rows[None, :, :-1])[0]
-    )
-    lengths = [length for item in batch.lengths for length in item]
-    items = [
-        (embeds[end - length : end], labels[end - length : end])
-        for end, length in zip(np.cumsum(lengths).tolist(), lengths, strict=True)
-        if mask[end - length : end].any()
-    ]
-    padded = [torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in zip(*items, strict=True)]
-    for item, (_, mine) in enumerate(items):
-        padded[1][item, len(mine) :] = -100
-    return padded[0], padded[1]
+    """Each document an item, padded on the right: embeddings `[B, T, D]`, and labels `[B, T, K]`."""
+    documents = documents_of(batch)
+    embeds = pad_sequence([document.embedded(hf) for document in documents], batch_first=True)
+    return embeds, pad_sequence([d.labels for d in documents], batch_first=True, padding_value=-100)
 
 
 @torch.no_grad()
