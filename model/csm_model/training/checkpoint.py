@@ -111,6 +111,7 @@ class Checkpoints:
             self.wait()
             if self.copies is not None:
                 self.copies.finish(self._kept())
+                self._prune()
         finally:
             self.abandon()
 
@@ -165,12 +166,16 @@ class Checkpoints:
             shutil.rmtree(folder)
         partial.rename(folder)
         _sync(self.root)
+        self._prune()
+        if self.copies is not None:
+            self.copies.begin(self._kept())
+
+    def _prune(self) -> None:
+        """Removes what is not to be kept, but for what is being copied, which has to wait."""
         kept = self._kept()
         for old in self._newest_first():
             if old not in kept and (self.copies is None or old != self.copies.copying):
                 shutil.rmtree(old)
-        if self.copies is not None:
-            self.copies.begin(kept)
 
     def _kept(self) -> list[Path]:
         """The newest, and the best."""
