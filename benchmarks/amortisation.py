@@ -56,7 +56,7 @@ def main() -> None:
             low, high = summary["wer_interval"]
             print(
                 f"{share:8.5f}  {seed:4}  {result['train']['minutes']:7.2f}  {step:8.2f}  "
-                f"{last(rows, 'memory_gb'):7.2f}  {last(rows, 'validation_first'):19.3f}  "
+                f"{last(rows, 'memory_bytes') / 1e9:7.2f}  {last(rows, 'validation_first'):19.3f}  "
                 f"{last(rows, 'validation_depth'):6.3f}   {summary['wer_generated']:.1%} ({low:.1%} to {high:.1%})"
             )
 

@@ -79,6 +79,16 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
     assert not (tmp_path / "train" / "final").exists(), "what other settings made is not resumed from"
 
 
+def test_stored_tokens_come_through_a_cache_and_are_the_same_training(tmp_path: Path, tokens: Path) -> None:
+    settings = TrainSettings(recipe=RECIPE, nodes="1x1")
+    stored = train(f"file://{tokens}", tmp_path / "stored", settings=settings, say=lambda line: None)
+    assert list((tmp_path / "stored" / "cache" / "files").iterdir())
+    again = train(tokens, tmp_path / "stored", settings=settings)
+    assert (again.reused, again.digest) == (True, stored.digest), "where tokens lie is no part of what is learnt"
+    here = train(tokens, tmp_path / "here", settings=settings, say=lambda line: None)
+    assert here.digest == stored.digest
+
+
 def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:
     path, said = tmp_path / "metrics.jsonl", []
 

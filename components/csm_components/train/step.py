@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from typing import Any
 
 from csm_components.metrics import CODEBOOK, TrainingMetrics
 from csm_components.settings import load_settings
+from csm_components.storage import open_storage
 from csm_components.tracking import RunLog, Tracker
 from csm_model.errors import CsmError
 from csm_model.files import digest_of, read_json, write_json
@@ -79,7 +81,7 @@ class TrainSettings:
 
 
 def train(
-    tokens: Path,
+    tokens: Path | str,
     out: Path,
     *,
     base: Path | None = None,
@@ -90,7 +92,8 @@ def train(
     """Trains on the shards in `tokens`; a run that was killed goes on from its last checkpoint.
 
     Args:
-        tokens: folder that tokenise wrote.
+        tokens: folder that tokenise wrote, or where it is stored, such as s3://bucket/prefix: shards then come through
+            a cache as they are needed (`cache_dir` and `cache_gb` of the recipe; in `out` without a `cache_dir`).
         out: folder for the result.
         base: bundle to begin from.
         settings: how to train.
@@ -102,21 +105,23 @@ def train(
         CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
     """
     settings = settings or TrainSettings()
-    tokens_manifest = read_json(tokens / "manifest.json")
+    cache = {"cache_dir": str(out.absolute() / "cache")} if "://" in str(tokens) else {}
+    recipe = {**cache, **settings.recipe}
+    tokens_manifest, source = _manifest_of(tokens)
     base_digest = read_json(base / "manifest.json")["digest"] if base else ""
-    # What is learnt; neither the number of processes nor the place of the copies is part of it.
-    recipe = {name: value for name, value in settings.recipe.items() if name != "mirror"}
-    inputs = digest_of({"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": recipe})
+    # What is learnt; neither the number of processes nor the places of copies are part of it.
+    learnt = {name: value for name, value in recipe.items() if name not in ("mirror", "cache_dir", "cache_gb")}
+    inputs = digest_of({"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt})
     if committed := _committed(out, inputs):
         return TrainResult(**{**committed, "out": str(out), "bundle": str(out / "final"), "reused": True})
     _start_afresh_unless(out, inputs)
     config = {
-        **settings.recipe,
-        "tokens": str(tokens.absolute()),
+        **recipe,
+        "tokens": source,
         "base": str(base.absolute()) if base else None,
         "out": str(out.absolute()),
     }
-    if mirror := settings.recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
+    if mirror := recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
         config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
@@ -126,9 +131,9 @@ def train(
         with tracker.step("train", system_metrics=True) as log:
             log.params({**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest})
             log.dataset(
-                tokens.parent.name,
+                source.split("/")[-2],
                 digest=tokens_manifest["dataset_digest"],
-                source=str(tokens),
+                source=source,
                 profile={key: value for key, value in tokens_manifest.items() if key.endswith("digest")},
                 context="dataset",
             )
@@ -140,6 +145,16 @@ def train(
     result = _result(out, base_digest)
     write_json(out / RESULT, {**asdict(result), "inputs": inputs})
     return result
+
+
+def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
+    """The manifest of the tokens, and where the trainer finds them."""
+    if "://" not in str(tokens):
+        return read_json(Path(tokens) / "manifest.json"), str(Path(tokens).absolute())
+    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
+        path = Path(scratch) / "manifest.json"
+        open_storage(str(tokens)).get_file("manifest.json", path)
+        return read_json(path), str(tokens)
 
 
 def _run(out: Path, settings: TrainSettings, log: RunLog | None, say: Callable[[str], None]) -> None:
