@@ -2,7 +2,7 @@
 
 manifest.json       written last: digests of the files, of the data and of the parent, the speakers, the figures
 config.json         sizes of the model
-model.safetensors   weights: fp32, fp16 (read back as fp32) or int8
+model.safetensors   weights: fp32, fp16 (read back as fp32), bf16 (spoken with as they are) or int8
 tokenizer.json      text to ids
 codec/              codec.json, codec.safetensors; may be left out, and is then given on loading
 """
@@ -14,18 +14,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
+from csm_model.inference.kernels import with_row_kernels
 from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
 from csm_model.quantize import int8_state, with_int8_weights
 from csm_model.text import Tokenizer, load_tokenizer
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+_STORED_AS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _CODEC_FILES = ("codec.json", "codec.safetensors")
 
 
@@ -66,8 +69,8 @@ def write_bundle(
         write_json(partial / "config.json", asdict(model.config))
         tokenizer.save(partial / "tokenizer.json")
         state = int8_state(model) if precision == "int8" else model.state_dict()
-        if precision == "fp16":
-            state = {name: tensor.half() for name, tensor in state.items()}
+        if dtype := _STORED_AS.get(precision):
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
         facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
         if codec_folder is not None:
@@ -108,7 +111,7 @@ def load_bundle(folder: Path, *, codec_folder: Path | None = None) -> Bundle:
     """Loads a bundle for speaking, after checking every digest; `codec_folder` is for one that carries no codec."""
     manifest = read_manifest(folder)
     config = read_config(folder)
-    model = load_weights(CsmModel(config), folder, manifest["precision"])
+    model = load_weights(CsmModel(config), folder, manifest["precision"], narrow=True)
     own = folder / "codec"
     source = own if own.is_dir() else codec_folder
     if source is None:
@@ -134,10 +137,16 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_json(read_json(folder / "config.json"))
 
 
-def load_weights(model: CsmModel, folder: Path, precision: Precision) -> CsmModel:
-    """Puts a bundle's weights into a model of its sizes."""
+def load_weights(model: CsmModel, folder: Path, precision: Precision, *, narrow: bool = False) -> CsmModel:
+    """Puts a bundle's weights into a model of its sizes, in float32; int8 stays int8.
+
+    With `narrow`, bfloat16 stays bfloat16 too, with the kernels that read it fastest: for speaking, not for training.
+    """
     state = load_file(folder / "model.safetensors")
     if precision == "int8":
         return with_int8_weights(model, state)
+    if narrow and precision == "bf16":
+        model.load_state_dict(state, assign=True)
+        return with_row_kernels(model)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model

@@ -38,6 +38,7 @@ app.add_typer(codec_app, name="codec")
 checkpoint_app.command(name="convert")(checkpoint.convert)
 checkpoint_app.command(name="inspect")(checkpoint.inspect)
 checkpoint_app.command(name="verify")(checkpoint.verify)
+checkpoint_app.command(name="bundle")(checkpoint.bundle)
 app.add_typer(checkpoint_app, name="checkpoint")
 
 

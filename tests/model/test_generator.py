@@ -196,7 +196,7 @@ def test_int8_rounds_each_row_to_within_half_a_step() -> None:
     torch.testing.assert_close(Int8Linear(rounded, scale)(x), x @ (rounded * scale[:, None]).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.0), ("fp16", 2e-3), ("int8", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.0), ("fp16", 2e-3), ("bf16", 0.05), ("int8", 0.05)])
 def test_bundle_round_trip(
     bundle: Bundle, codec_folder: Path, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
@@ -210,7 +210,7 @@ def test_bundle_round_trip(
     mask = torch.ones_like(rows, dtype=torch.bool)
     with torch.inference_mode():
         before, after = bundle.model.hidden(rows, mask), loaded.model.hidden(rows, mask)
-    assert (before - after).abs().max() <= tolerance * before.abs().max()
+    assert (before - after.float()).abs().max() <= tolerance * before.abs().max()
 
 
 def test_int8_bundle_speaks_and_is_smaller(bundle: Bundle, codec_folder: Path, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import CONFIGS
 from csm_model.files import read_json, write_json
 from csm_model.model import CsmModel
+from csm_model.text import PhonemeTokenizer
 
 Csm = Callable[..., Any]
 
@@ -47,6 +50,32 @@ def test_there_and_back_and_the_same_bits(csm: Csm, own: Path) -> None:
     rounded = csm("checkpoint", "convert", own, "half", "--to", "sesame", "--dtype", "bf16")
     assert rounded.status == 0, rounded
     assert "the same but for rounding" in csm("checkpoint", "verify", own, "half").out
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_checkpoint_becomes_a_bundle_and_speaks(csm: Csm, own: Path, precision: str) -> None:
+    torch.manual_seed(0)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    codec.save(Path("codec"))
+    PhonemeTokenizer().save(Path("tokenizer.json"))
+    sizes = CONFIGS["csm-30m"](
+        text_vocab_size=PhonemeTokenizer().vocab_size, num_codebooks=codec.num_codebooks,
+        codebook_size=codec.codebook_size,
+    )  # fmt: skip
+    write_json(Path("fits/config.json"), asdict(sizes))
+    save_file(CsmModel(sizes).bfloat16().state_dict(), "fits/model.safetensors")
+    parts = ("--tokenizer", "tokenizer.json", "--codec", "codec", "--precision", precision)
+    made = csm("checkpoint", "bundle", "fits", "bundle", *parts)
+    assert made.status == 0, made
+    assert f", {precision}" in made.out
+    spoken = csm("say", "Hi.", "--bundle", "bundle", "--out", "hi.wav")
+    assert spoken.status == 0, spoken
+    assert soundfile.info("hi.wav").frames % 1920 == 0
+    assert soundfile.info("hi.wav").frames > 0
+    refused = csm("checkpoint", "bundle", own, "other", *parts)
+    assert refused.status == 2
+    assert "codebooks, the checkpoint needs 3; give the codec of its codes" in refused.err
+    assert not Path("other").exists()
 
 
 def test_inspect_shows_what_it_is(csm: Csm, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
     Args:
         parent: folder of a float bundle that carries its codec.
         out: folder of the new bundle; it appears whole, by rename.
-        precision: int8, fp16 or fp32.
+        precision: int8, bf16, fp16 or fp32.
 
     Raises:
         InputError: there is no such precision, or no bundle.

@@ -1,4 +1,4 @@
-"""`csm checkpoint convert|inspect|verify`: weights of other programs, both ways."""
+"""`csm checkpoint convert|inspect|verify|bundle`: weights of other programs, both ways."""
 
 from __future__ import annotations
 
@@ -151,6 +151,41 @@ def verify(
     if verdict.identical is not None:
         alike = "the same bits" if verdict.identical else f"the same but for rounding, up to {verdict.difference:.3g}"
         typer.echo(f"{other}: {alike}")
+
+
+def bundle(
+    source: _Source,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    tokenizer: Annotated[Path, typer.Option(help="tokenizer.json that the checkpoint was trained with.")],
+    codec: Annotated[Path, typer.Option(help="Codec folder (codec.json, codec.safetensors).")],
+    prompt: Annotated[str | None, typer.Option(help="How the text is put: sesame or miso.", show_default=False)] = None,
+    precision: Annotated[str, typer.Option(help="bf16, int8, fp16 or fp32.")] = "bf16",
+    assume_llama3_rope: _Llama3 = False,
+    assume_plain_rope: _Plain = False,
+) -> None:
+    """Put a checkpoint, its tokenizer and its codec into a bundle, which say and serve take.
+
+    [bold]Example[/bold]
+
+      csm checkpoint bundle csm-1b spoken --tokenizer tokenizer.json --prompt sesame --codec mimi
+    """
+    from typing import get_args
+
+    from csm_model.bundle import Precision
+    from csm_model.checkpoints.bundling import bundle_checkpoint
+
+    if precision not in get_args(Precision):
+        raise InputError(f"precision {precision!r}: there are {', '.join(get_args(Precision))}")
+    written = bundle_checkpoint(
+        source,
+        out,
+        tokenizer=tokenizer,
+        codec=codec,
+        prompt=prompt,
+        precision=precision,  # type: ignore[arg-type]
+        rope=_rope(assume_llama3_rope, assume_plain_rope),
+    )
+    typer.echo(f"{out}: bundle {written['digest'][:12]}, {precision}")
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
