@@ -121,7 +121,10 @@ def parallelise(
             warnings.simplefilter("ignore", UserWarning)
             return nn.parallel.DistributedDataParallel(module)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
+    # Weights of targets and rotary angles go in as they are: what is multiplied with weights is bfloat16 already.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in blocks(module):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
