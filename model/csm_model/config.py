@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from csm_model.errors import InputError
@@ -141,11 +142,11 @@ def _csm(
     backbone: TransformerConfig,
     depth: TransformerConfig,
     *,
-    text_vocab_size: int,
-    num_codebooks: int,
-    codebook_size: int,
+    text_vocab_size: int = LLAMA_VOCABULARY,
+    num_codebooks: int = 32,
+    codebook_size: int = 2048,
 ) -> ModelConfig:
-    """Sesame's conventions around the two transformers: zeros end speech; begin, "[" and the number say who speaks."""
+    """Sesame's conventions around the two transformers: zeros end speech, `[speaker` is two ids after begin."""
     return ModelConfig(
         backbone=backbone,
         depth=depth,
@@ -157,55 +158,34 @@ def _csm(
     )
 
 
-def csm_30m_config(*, text_vocab_size: int = 4096, num_codebooks: int = 32, codebook_size: int = 2048) -> ModelConfig:
-    """About 30 million weights, CSM in everything but size: what CPUs can train and benchmarks compare."""
-    return _csm(
-        _llama(layers=6, dim=256, heads=8, kv_heads=2, ffn_dim=768),
-        _llama(layers=3, dim=128, heads=4, kv_heads=2, ffn_dim=384),
-        text_vocab_size=text_vocab_size,
-        num_codebooks=num_codebooks,
-        codebook_size=codebook_size,
-    )
+csm_30m_config = partial(
+    _csm,
+    _llama(layers=6, dim=256, heads=8, kv_heads=2, ffn_dim=768),
+    _llama(layers=3, dim=128, heads=4, kv_heads=2, ffn_dim=384),
+    text_vocab_size=4096,
+)
+"""About 30 million weights, CSM in everything but size: what CPUs can train and benchmarks compare."""
 
+csm_1b_config = partial(
+    _csm,
+    _llama(layers=16, dim=2048, heads=32, kv_heads=8, ffn_dim=8192),
+    _llama(layers=4, dim=1024, heads=8, kv_heads=2, ffn_dim=8192),
+)
+"""CSM-1B as Sesame released it (SesameAILabs/csm models.py: llama3_2_1B, llama3_2_100M)."""
 
-def csm_1b_config(
-    *, text_vocab_size: int = LLAMA_VOCABULARY, num_codebooks: int = 32, codebook_size: int = 2048
-) -> ModelConfig:
-    """CSM-1B as Sesame released it (SesameAILabs/csm models.py: llama3_2_1B, llama3_2_100M)."""
-    return _csm(
-        _llama(layers=16, dim=2048, heads=32, kv_heads=8, ffn_dim=8192),
-        _llama(layers=4, dim=1024, heads=8, kv_heads=2, ffn_dim=8192),
-        text_vocab_size=text_vocab_size,
-        num_codebooks=num_codebooks,
-        codebook_size=codebook_size,
-    )
+csm_3b_config = partial(
+    _csm,
+    _llama(layers=28, dim=3072, heads=24, kv_heads=8, ffn_dim=8192),
+    _llama(layers=6, dim=1536, heads=24, kv_heads=6, ffn_dim=7680),
+)
+"""Sesame's "3B" and "250M", whose sizes were never published: Llama-3.2-3B, and a decoder of about 250 million."""
 
-
-def csm_3b_config(
-    *, text_vocab_size: int = LLAMA_VOCABULARY, num_codebooks: int = 32, codebook_size: int = 2048
-) -> ModelConfig:
-    """Sesame's "3B" and "250M", whose sizes were never published: Llama-3.2-3B, and a decoder of about 250 million."""
-    return _csm(
-        _llama(layers=28, dim=3072, heads=24, kv_heads=8, ffn_dim=8192),
-        _llama(layers=6, dim=1536, heads=24, kv_heads=6, ffn_dim=7680),
-        text_vocab_size=text_vocab_size,
-        num_codebooks=num_codebooks,
-        codebook_size=codebook_size,
-    )
-
-
-def csm_8b_config(
-    *, text_vocab_size: int = LLAMA_VOCABULARY, num_codebooks: int = 32, codebook_size: int = 2048
-) -> ModelConfig:
-    """The 8B of MisoLabsAI/MisoTTS (models.py: llama3_2_8B, llama3_2_300M), of the sizes of Sesame's Medium."""
-    return _csm(
-        _llama(layers=32, dim=4096, heads=32, kv_heads=8, ffn_dim=14336),
-        _llama(layers=8, dim=1536, heads=24, kv_heads=6, ffn_dim=6912),
-        text_vocab_size=text_vocab_size,
-        num_codebooks=num_codebooks,
-        codebook_size=codebook_size,
-    )
-
+csm_8b_config = partial(
+    _csm,
+    _llama(layers=32, dim=4096, heads=32, kv_heads=8, ffn_dim=14336),
+    _llama(layers=8, dim=1536, heads=24, kv_heads=6, ffn_dim=6912),
+)
+"""The 8B of MisoLabsAI/MisoTTS (models.py: llama3_2_8B, llama3_2_300M), of the sizes of Sesame's Medium."""
 
 CONFIGS: dict[str, Callable[..., ModelConfig]] = {
     "debug": debug_config,
