@@ -128,6 +128,7 @@ def work(name: str, steps: int, end: Connection) -> None:
     data = packs_of(steps)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = memory("VmRSS")
+    end.send(torch.get_num_threads())
     while end.recv():
         began = time.perf_counter()
         for packs in data:
@@ -166,9 +167,11 @@ def main() -> None:
     lengths = [len(document.labels) for packs in data for pack in packs for document in documents_of(pack)]
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Connection] = {}
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # torch has bound this process to one; the sides inherit it
     for name in SIDES:
         ends[name], other = context.Pipe()
         context.Process(target=work, args=(name, arguments.steps, other), daemon=True).start()
+    threads = {end.recv() for end in ends.values()}
     taken: dict[str, list[float]] = {name: [] for name in SIDES}
     peak: dict[str, int] = {}
     for number in range(arguments.rounds + 1):
@@ -180,7 +183,7 @@ def main() -> None:
     for end in ends.values():
         end.send(False)
     print(f"csm-30m, {rows} rows in {len(lengths)} conversations (median {statistics.median(lengths):.0f}), "
-          f"{torch.get_num_threads()} threads, {arguments.rounds} rounds, "
+          f"{max(threads)} threads each, {arguments.rounds} rounds, "
           f"OMP_PROC_BIND={os.environ['OMP_PROC_BIND']}")  # fmt: skip
     for name, seconds in taken.items():
         ratio = statistics.median(base / side for base, side in zip(taken["hf"], seconds, strict=True))
