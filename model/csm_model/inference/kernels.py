@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,10 @@ def row_product() -> Kernel:
     The weights come as pairs of bfloat16 in a uint32 `[N, K / 2]`: a bfloat16 is the upper half of a float32, so that a
     shift makes one of the even weight and a mask one of the odd.
     """
-    # numba counts the cores of the thread that imports it; where threads are bound (OMP_PROC_BIND) that is one.
-    os.environ["NUMBA_NUM_THREADS"] = str(torch.get_num_threads())
+    # numba counts the cores of the thread that imports it; where threads are bound (OMP_PROC_BIND) that is one. Once it
+    # is there, it takes no other number.
+    if "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = str(torch.get_num_threads())
     try:
         import numba
         from llvmlite import ir
