@@ -16,6 +16,7 @@ from csm_model.model import CsmModel
 from csm_model.training.config import TrainingConfig
 from csm_model.training.data import Batch, Targets
 from csm_model.training.loss import LossModule
+from csm_model.training.metrics import peak_resident_memory
 from csm_model.training.optimizer import make_optimizer
 
 ROWS, DOCUMENT = 2048, 512
@@ -50,7 +51,7 @@ def main(preset: str, packs: int) -> None:
     module(batch).total.backward()
     nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    grown = int(peak_resident_memory()) - before
     print(grown, len(batch.first.places), len(batch.depth.places))
 
 

@@ -61,7 +61,19 @@ class Meter:
         """Most bytes that this process has held: of the accelerator where it uses one, else resident memory."""
         if device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(device))
+        return peak_resident_memory()
+
+
+def peak_resident_memory() -> float:
+    """Most bytes of memory that this process has held since it began its program.
+
+    What getrusage(2) calls so is, on Linux, at least what the parent held when it started this process.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    lines = status.read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmHWM:"))
 
 
 class MetricsFile:
