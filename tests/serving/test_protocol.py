@@ -6,70 +6,108 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from csm_model.errors import CsmError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving import protocol
-from csm_serving.errors import BusyError, ServingError
-from csm_serving.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
+from csm_serving import wire
+from csm_serving.errors import BusyError, DeadlineError, ServingError
+from csm_serving.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, TextPart, Turn
+from csm_serving.tensors import INPUTS, OUTPUTS
 
 CODES = np.arange(8, dtype=np.int32).reshape(4, 2)
+
+
+AUDIO = np.linspace(-1, 1, 3_000, dtype=np.float32)
 
 
 def full_request() -> SpeechRequest:
     return SpeechRequest(
         text="Grüße, wie geht's?",
-        speaker=1,
+        voice="Käthe, warm",
         context=(
-            Turn(speaker=0, text="first", codes=CODES),
+            Turn(speaker=0, text="first", codes=CODES, token=b"\x00\xff token"),
             Turn(speaker=1, text="only text"),
             Turn(speaker=0, text="third", codes=CODES[:, :1] + 8),
+            Turn(speaker=2, text="heard", audio=AUDIO),
+            Turn(speaker=2, text="heard too", audio=AUDIO[:7]),
         ),
         seed=2**63 - 1,
         sampling=SamplingOptions(temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5),
         max_frames=25,
+        stream_id="0a-Z_9xyz",
+        text_more=True,
+        resume=Resume(codes=CODES, token=b"resume"),
+        deadline_s=12.345,
+        max_wait_s=1.5,
+        priority=9,
+        encoding="opus",
     )
 
 
 def test_a_request_survives_the_wire() -> None:
     request = full_request()
-    again = protocol.decode_request(protocol.encode_request(request))
-    assert (again.text, again.speaker, again.seed, again.max_frames) == (request.text, 1, 2**63 - 1, 25)
+    again = wire.decode_request(wire.encode_request(request))
+    assert isinstance(again, SpeechRequest)
+    for name in (
+        "text",
+        "speaker",
+        "voice",
+        "seed",
+        "max_frames",
+        "stream_id",
+        "text_more",
+        "deadline_s",
+        "max_wait_s",
+    ):
+        assert getattr(again, name) == getattr(request, name), name
+    assert (again.priority, again.encoding) == (9, "opus")
     assert again.sampling == request.sampling, "exactly: another temperature draws other codes"
-    assert [(turn.speaker, turn.text) for turn in again.context] == [(0, "first"), (1, "only text"), (0, "third")]
-    first, second, third = (turn.codes for turn in again.context)
-    assert first is not None
-    assert third is not None
-    np.testing.assert_array_equal(first, CODES)
-    assert second is None
-    np.testing.assert_array_equal(third, CODES[:, :1] + 8)
+    assert again.resume is not None
+    assert again.resume.token == b"resume"
+    np.testing.assert_array_equal(again.resume.codes, CODES)
+    assert len(again.context) == len(request.context)
+    for turn, sent in zip(again.context, request.context, strict=True):
+        assert (turn.speaker, turn.text, turn.token) == (sent.speaker, sent.text, sent.token)
+        for got, want in ((turn.codes, sent.codes), (turn.audio, sent.audio)):
+            assert (got is None) == (want is None)
+            if got is not None:
+                np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("text", ["and then", "", " \n"])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_later_part_survives_the_wire(text: str, more: bool) -> None:
+    part = TextPart(stream_id="12345678", text=text, more=more)
+    assert wire.decode_request(wire.encode_request(part)) == part
 
 
 def test_what_is_left_to_the_model_is_not_sent() -> None:
-    tensors = protocol.encode_request(SpeechRequest(text="hello"))
+    tensors = wire.encode_request(SpeechRequest(text="hello"))
     assert sorted(tensors) == ["SEED", "SPEAKER", "TEXT"]
-    again = protocol.decode_request({name: tensors[name] for name in ("TEXT", "SPEAKER")})
+    again = wire.decode_request({name: tensors[name] for name in ("TEXT", "SPEAKER")})
+    assert isinstance(again, SpeechRequest)
     assert (again.seed, again.sampling, again.max_frames, again.context) == (0, SamplingOptions(), None, ())
+    assert (again.speaker, again.voice, again.encoding, again.resume, again.deadline_s) == (
+        0,
+        None,
+        "float32",
+        None,
+        None,
+    )
 
 
 def test_every_encoded_tensor_is_as_specified() -> None:
-    kinds = {
-        "BYTES": np.object_,
-        "INT32": np.int32,
-        "INT64": np.int64,
-        "FP32": np.float32,
-        "FP64": np.float64,
-        "BOOL": np.bool_,
-    }
-    chunk = Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=3, codes=CODES[:, 0])
-    sent = protocol.encode_request(full_request()) | protocol.encode_chunk(chunk) | protocol.encode_end(End(ended=True))
-    specs = {spec.name: spec for spec in (*protocol.INPUTS, *protocol.OUTPUTS)}
-    assert sorted(sent) == sorted(specs)
+    chunk = Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=3, codes=CODES[:, 0], token=b"t")
+    sent = wire.encode_request(full_request()) | wire.encode_request(SpeechRequest(text="hello", speaker=3))
+    sent |= wire.encode_chunk(chunk) | wire.encode_end(End(ended=True))
+    specs = {spec.name: spec for spec in (*INPUTS, *OUTPUTS)}
+    assert set(specs) - set(sent) == {"AUDIO_INT16", "AUDIO_OPUS"}, "of other encodings"
     for name, tensor in sent.items():
-        assert tensor.dtype == kinds[specs[name].dtype], name
+        assert tensor.dtype == specs[name].numpy_dtype, name
         assert len(tensor.shape) == len(specs[name].shape), name
         assert all(want in (-1, got) for want, got in zip(specs[name].shape, tensor.shape, strict=True)), name
 
@@ -85,6 +123,40 @@ def test_every_encoded_tensor_is_as_specified() -> None:
         ({"seed": -5}, "seed -5"),
         ({"seed": 2**63}, "seed 9223372036854775808"),
         ({"max_frames": 0}, "max_frames 0"),
+        ({"speaker": 0, "voice": "heart"}, "give one of them"),
+        ({"voice": ""}, "voice ''"),
+        ({"voice": "a\nb"}, "voice 'a\\nb'"),
+        ({"voice": "v" * 101}, "1 to 100 characters"),
+        ({"stream_id": "short"}, "stream_id 'short'"),
+        ({"stream_id": "12345678\n"}, "8 to 64"),
+        ({"stream_id": "1234567é"}, "8 to 64"),
+        ({"text_more": True}, "text_more without stream_id"),
+        ({"deadline_s": 0.0}, "deadline_s 0.0"),
+        ({"deadline_s": float("nan")}, "deadline_s nan"),
+        ({"max_wait_s": -1.0}, "max_wait_s -1.0"),
+        ({"max_wait_s": float("inf")}, "max_wait_s inf"),
+        ({"priority": 10}, "priority 10: must be 0 to 9"),
+        ({"encoding": "mp3"}, "float32, int16, opus"),
+        ({"context": (Turn(speaker=0, text="x", codes=CODES, audio=AUDIO),)}, "both codes and audio"),
+        ({"context": (Turn(speaker=0, text="x", token=b"t"),)}, "a token without codes"),
+        ({"context": (Turn(speaker=0, text="x", codes=CODES, token=b"t" * 257),)}, "token of 257 bytes"),
+        ({"context": (Turn(speaker=0, text="x", audio=AUDIO * np.float32("nan")),)}, "no finite numbers"),
+        ({"context": (Turn(speaker=0, text="x", audio=np.full(2, np.inf, np.float32)),)}, "no finite numbers"),
+        ({"context": (Turn(speaker=0, text="x", audio=AUDIO * 2),)}, "audio reaches 2"),
+        ({"context": (Turn(speaker=0, text="x", audio=AUDIO.astype(np.float64)),)}, "float64[3000], not float32"),
+        ({"context": (Turn(speaker=0, text="x", audio=AUDIO[None]),)}, "float32[1, 3000]"),
+        ({"context": (Turn(speaker=0, text="x", audio=np.zeros(4097 * 1920, np.float32)),)}, "7866240 samples"),
+        (
+            {
+                "context": (
+                    Turn(speaker=0, text="x", audio=np.zeros(4000 * 1920 + 1, np.float32)),
+                    Turn(speaker=0, text="x", codes=np.zeros((4, 96), np.int32)),
+                )
+            },
+            "context of 4097 frames",
+        ),
+        ({"context": (Turn(speaker=0, text="x", codes=np.zeros((65, 1), np.int32)),)}, "65 codebooks"),
+        ({"context": (Turn(speaker=0, text="x", codes=np.full((4, 1), 2**31)),)}, "code 2147483648"),
         ({"context": tuple(Turn(speaker=0, text="x") for _ in range(65))}, "65 turns"),
         ({"context": (Turn(speaker=0, text="..."),)}, "context turn 0: text"),
         ({"context": (Turn(speaker=0, text="x", codes=np.zeros((4, 2))),)}, "float64"),
@@ -118,61 +190,131 @@ def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("codes", "token", "message"),
+    [
+        (CODES, b"", "resume has no token"),
+        (CODES, b"t" * 257, "token of 257 bytes"),
+        (CODES[:, :0], b"t", "resume has 0 frames"),
+        (CODES[0], b"t", "int32[2], not integers"),
+        (CODES - 1, b"t", "resume: code -1"),
+    ],
+)
+def test_frames_are_resumed_with_their_token(codes: np.ndarray[Any, Any], token: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Resume(codes=codes, token=token)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"TEXT": None}, "TEXT is missing"),
+        ({"VOICE": None}, "SPEAKER and VOICE are missing"),
+        ({"SPEAKER": np.zeros(1, np.int32)}, "give one of them"),
+        ({"VOICE": np.array([b"\xed\xa0\x80"], dtype=object)}, "VOICE is not UTF-8"),
+        ({"TEXT": np.array(["bad \ud800 half"], dtype=object)}, "not UTF-8"),
+        ({"TEXT": np.array([b"a" * 5000], dtype=object)}, "5000 bytes"),
+        ({"TEXT": np.array([7], dtype=object)}, "holds int"),
+        ({"TEXT": np.zeros(1, np.float32)}, "type float32; it must be BYTES"),
+        ({"SEED": np.zeros(1, np.int32)}, "type int32; it must be INT64"),
+        ({"TEMPERATURE": np.array([np.nan])}, "temperature nan"),
+        ({"SURPRISE": np.zeros(1)}, "SURPRISE' is unknown"),
+        ({"RESUME_TOKEN": None}, "only one of RESUME_CODES and RESUME_TOKEN"),
+        ({"RESUME_CODES": None}, "only one of RESUME_CODES and RESUME_TOKEN"),
+        ({"RESUME_CODES": np.zeros((4, 16385), np.int32)}, "RESUME_CODES is [4, 16385]"),
+        ({"DEADLINE_MS": np.array([0], np.int32)}, "deadline_s 0"),
+        ({"MAX_WAIT_MS": np.array([-1], np.int32)}, "max_wait_s -0.001"),
+        ({"ENCODING": np.array([b"mp3"], dtype=object)}, "ENCODING is 'mp3'"),
+        ({"CONTEXT_AUDIO": AUDIO}, "CONTEXT_AUDIO is [3000]; CONTEXT_SAMPLES"),
+        ({"CONTEXT_SAMPLES": np.array([0, 0, 0, -1, 3008], np.int32)}, "CONTEXT_SAMPLES says"),
+        ({"CONTEXT_SAMPLES": None}, "CONTEXT_AUDIO"),
+        ({"CONTEXT_AUDIO": np.zeros(4096 * 1920 + 1, np.float32)}, "at most 7864320"),
+        ({"CONTEXT_TOKEN": np.array([b"t"], dtype=object)}, "CONTEXT_TOKEN 1; they must agree"),
         ({"TEXT": np.array([b"\xff\xfe"], dtype=object)}, "not UTF-8"),
         ({"TEXT": np.array([b"a", b"b"], dtype=object)}, "shape [2]"),
         ({"SPEAKER": np.zeros((1, 1), np.int32)}, "shape [1, 1]"),
         ({"CONTEXT_TEXT": None}, "at least CONTEXT_TEXT and CONTEXT_SPEAKER"),
-        ({"CONTEXT_SPEAKER": np.zeros(2, np.int32)}, "must agree"),
-        ({"CONTEXT_FRAMES": np.array([2, 0, 9], np.int32)}, "must be [K, 11]"),
-        ({"CONTEXT_FRAMES": np.array([4, 0, -1], np.int32)}, "CONTEXT_CODES"),
-        ({"CONTEXT_CODES": np.zeros(3, np.int32)}, "must be [K, 3]"),
+        ({"CONTEXT_SPEAKER": np.zeros(2, np.int32)}, "CONTEXT_SPEAKER 2; they must agree"),
+        (
+            {"CONTEXT_FRAMES": np.array([2, 0, 9, 0, 0], np.int32)},
+            "CONTEXT_CODES is [4, 3]; CONTEXT_FRAMES says [2, 0, 9, 0, 0]",
+        ),
+        ({"CONTEXT_FRAMES": np.array([4, 0, -1, 0, 0], np.int32)}, "CONTEXT_CODES"),
+        ({"CONTEXT_CODES": np.zeros(3, np.int32)}, "must be [-1, -1]"),
     ],
 )
 def test_tensors_that_break_the_protocol_are_named(change: dict[str, object], message: str) -> None:
     tensors = {
-        name: value for name, value in (protocol.encode_request(full_request()) | change).items() if value is not None
+        name: value for name, value in (wire.encode_request(full_request()) | change).items() if value is not None
     }
     with pytest.raises(InputError, match=re.escape(message)):
-        protocol.decode_request(tensors)  # type: ignore[arg-type]
+        wire.decode_request(tensors)  # type: ignore[arg-type]
 
 
-def test_a_response_survives_the_wire() -> None:
-    chunk = Chunk(audio=np.linspace(-1, 1, FRAME_SAMPLES, dtype=np.float32), frame_index=3, codes=CODES[:, 0])
-    again = protocol.decode_response(protocol.encode_chunk(chunk))
+@pytest.mark.parametrize("token", [b"", b"\x00\xff"])
+def test_a_response_survives_the_wire(token: bytes) -> None:
+    audio = np.linspace(-1, 1, FRAME_SAMPLES, dtype=np.float32)
+    chunk = Chunk(audio=audio, frame_index=25, codes=CODES[:, 0], token=token)
+    tensors = wire.encode_chunk(chunk)
+    assert tensors["SECONDS"].tolist() == [2.0]
+    again = wire.decode_response(tensors)
     assert isinstance(again, Chunk)
-    assert again.frame_index == 3
+    assert (again.frame_index, again.seconds, again.token, again.encoded) == (25, 2.0, token, b"")
     np.testing.assert_array_equal(again.audio, chunk.audio)
     np.testing.assert_array_equal(again.codes, chunk.codes)
-    assert protocol.decode_response(protocol.encode_end(End(ended=False))) == End(ended=False)
+    end = End(ended=False, reason="repeat", dropped=3)
+    assert wire.decode_response(wire.encode_end(end)) == end
+    assert End(ended=False).reason == "cut"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"AUDIO": None},
+        {"AUDIO": np.zeros(3, np.float32)},
+        {"CODES": None},
+        {"FRAME_INDEX": np.zeros(0, np.int32)},
+        {"TOKEN": np.array([7], np.object_)},
+        {"ENDED": np.array([True])},
+        {"ENDED": np.array([True]), "DROPPED": np.array([0]), "REASON": np.array([b"bored"], np.object_)},
+    ],
+)
+def test_another_server_is_told_from_ours(change: dict[str, object]) -> None:
+    tensors = wire.encode_chunk(Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=0, codes=CODES[:, 0]))
+    changed = {name: value for name, value in (tensors | change).items() if value is not None}
     with pytest.raises(ServingError, match="no frame of this protocol"):
-        protocol.decode_response({"OUT": np.zeros(1)})
+        wire.decode_response(changed)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", list(protocol.ERROR_CODES.values()))
+@pytest.mark.parametrize("kind", list(wire.ERROR_CODES.values()))
 def test_an_error_keeps_its_type_and_its_line(kind: type[CsmError]) -> None:
     line = 'value "x": the rule; the cure'
-    found = protocol.find_error(f"W1122 some log: {protocol.encode_error(kind(line))}")
+    found = wire.find_error(f"W1122 some log: {wire.encode_error(kind(line))}")
     assert type(found) is kind
     assert str(found) == line
 
 
 def test_errors_are_found_in_logs_and_become_one_line() -> None:
-    assert protocol.encode_error(KeyError("a\nb")).startswith("[csm:internal] KeyError")
-    assert str(protocol.find_error("E1 [csm:digest] bytes differ\\n\\nAt:\\n file")) == "bytes differ"
-    assert isinstance(protocol.find_error("[csm:digest] bytes differ"), DigestError)
-    assert isinstance(protocol.find_error("[csm:busy] wait"), BusyError)
-    assert protocol.find_error("Socket already in use") is None
-    assert protocol.find_error("[csm:unheard_of] x") is None
+    assert wire.encode_error(KeyError("a\nb")).startswith("[csm:internal] KeyError")
+    assert str(wire.find_error("E1 [csm:digest] bytes differ\\n\\nAt:\\n file")) == "bytes differ"
+    assert isinstance(wire.find_error("[csm:digest] bytes differ"), DigestError)
+    assert isinstance(wire.find_error("[csm:busy] wait"), BusyError)
+    assert wire.find_error("Socket already in use") is None
+    assert wire.encode_error(DeadlineError("late")) == "[csm:deadline] late"
+    assert wire.find_error("[csm:unheard_of] x") is None
+
+
+@pytest.mark.parametrize("after", [None, 0.0, 1.25, 90.0])
+def test_a_busy_server_says_when_to_come_again(after: float | None) -> None:
+    found = wire.find_error(wire.encode_error(BusyError("no room", retry_after_s=after)))
+    assert isinstance(found, BusyError)
+    assert (str(found), found.retry_after_s) == ("no room", after)
 
 
 def test_the_page_lists_every_tensor_and_error() -> None:
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-    for spec in (*protocol.INPUTS, *protocol.OUTPUTS):
+    for spec in (*INPUTS, *OUTPUTS):
         assert f"| `{spec.name}` | {spec.dtype} |" in page, spec.name
-    for code in protocol.ERROR_CODES:
+    for code in wire.ERROR_CODES:
         assert f"`{code}`" in page, code
 
 

@@ -92,7 +92,7 @@ class FromBundle:
             ]
             spoken = generator.speak(
                 request.text,
-                request.speaker,
+                request.speaker or 0,
                 context=context,
                 sampling=replace(generator.sampling, seed=request.seed),
                 max_frames=request.max_frames,

@@ -15,9 +15,9 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
-from csm_serving import protocol
+from csm_serving import tensors, wire
 from csm_serving.errors import ServingError, UnavailableError
 from csm_serving.protocol import Chunk, End, SpeechRequest
 from csm_serving.settings import load_settings
@@ -86,7 +86,7 @@ class SpeechClient(SpeechService):
                 if answer.error_message:
                     raise self._error_of(answer.error_message)
                 if response.outputs:
-                    item = protocol.decode_response(_tensors(response))
+                    item = wire.decode_response(_tensors(response))
                     if isinstance(item, End):
                         end = item
                     else:
@@ -121,14 +121,14 @@ class SpeechClient(SpeechService):
 
     def _error_of(self, message: str) -> Exception:
         """A response's error as one of ours."""
-        if (ours := protocol.find_error(message)) is not None:
+        if (ours := wire.find_error(message)) is not None:
             return ours
         line = " ".join(message.split())
         return self._not_served(line) if _says_not_served(line) else ServingError(f"{self.url}: {line}")
 
     def _not_served(self, line: str) -> UnavailableError:
         return UnavailableError(
-            f"{self.url} does not serve {protocol.MODEL_NAME} now ({line}): it starts or stops; ask again"
+            f"{self.url} does not serve {tensors.MODEL_NAME} now ({line}): it starts or stops; ask again"
         )
 
 
@@ -152,19 +152,23 @@ def _let_end(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
 
 def _message(request: SpeechRequest) -> Any:
     """The request as Triton's message."""
-    kinds = {spec.name: spec.dtype for spec in protocol.INPUTS}
-    message = service_pb2.ModelInferRequest(model_name=protocol.MODEL_NAME)
+    kinds = {spec.name: spec.dtype for spec in tensors.INPUTS}
+    message = service_pb2.ModelInferRequest(model_name=tensors.MODEL_NAME)
     message.parameters["triton_enable_empty_final_response"].bool_param = True
-    for name, value in protocol.encode_request(request).items():
+    for name, value in wire.encode_request(request).items():
         message.inputs.add(name=name, datatype=kinds[name], shape=value.shape)
         is_text = kinds[name] == "BYTES"
         message.raw_input_contents.append(serialize_byte_tensor(value).item() if is_text else value.tobytes())
     return message
 
 
-def _tensors(response: Any) -> dict[str, protocol.Array]:
+def _tensors(response: Any) -> dict[str, tensors.Array]:
     """The tensors of Triton's message by name."""
     return {
-        out.name: np.frombuffer(raw, triton_to_np_dtype(out.datatype)).reshape(out.shape).copy()
+        out.name: (
+            deserialize_bytes_tensor(raw)
+            if out.datatype == "BYTES"
+            else np.frombuffer(raw, triton_to_np_dtype(out.datatype)).copy()
+        ).reshape(out.shape)
         for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)
     }

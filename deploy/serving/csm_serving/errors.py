@@ -2,7 +2,8 @@
 
 CsmError
 └── ServingError          the server failed; the request itself was sound
-    ├── BusyError         every slot holds a live stream: try again, or try another server
+    ├── BusyError         no room for one more stream: try again, or try another server
+    ├── DeadlineError     the stream was not over by the deadline that its caller gave
     └── UnavailableError  no server answers, it is stopping, or the connection broke
 """
 
@@ -16,7 +17,16 @@ class ServingError(CsmError):
 
 
 class BusyError(ServingError):
-    """Every slot of the server holds a live stream."""
+    """The server has no room for one more stream."""
+
+    def __init__(self, line: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(line)
+        self.retry_after_s = retry_after_s
+        """Seconds after which a place may be free, where the server can tell."""
+
+
+class DeadlineError(ServingError):
+    """The stream was not over by the deadline that its caller gave."""
 
 
 class UnavailableError(ServingError):

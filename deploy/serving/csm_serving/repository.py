@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from csm_model.files import write_bytes
-from csm_serving.protocol import INPUTS, MODEL_NAME, MODEL_VERSION, OUTPUTS, TensorSpec
+from csm_serving.tensors import INPUTS, MODEL_NAME, MODEL_VERSION, OUTPUTS, TensorSpec
 
 _HEAD = f"""\
-# Made from csm_serving.protocol by csm_serving.repository.
+# Made from csm_serving.tensors by csm_serving.repository.
 # The model's settings are the server's environment: CSM_SERVING_*.
 name: "{MODEL_NAME}"
 backend: "python"

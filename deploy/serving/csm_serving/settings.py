@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,12 +20,42 @@ class ServingSettings(BaseSettings):
     """Folder of the bundle that the model loads."""
     codec: Path | None = None
     """Folder of the codec, for a bundle that carries none."""
-    slots: int = Field(default=4, ge=1, le=256)
-    """Streams that may be live at once; a request above them is refused."""
+    weights: Literal["fp32", "bf16", "int8", "int4"] | None = None
+    """How the model's weights are kept while it serves; None: as they are stored."""
+    ungated_int4: bool = False
+    """Whether 4-bit weights may serve though the bundle's gate has not passed them."""
+    slots: int = Field(default=8, ge=1, le=256)
+    """Streams that may be live at once."""
+    queue: int = Field(default=16, ge=0, le=4096)
+    """Streams that may wait for a slot; a request above them is refused at once."""
+    max_wait_s: float = Field(default=30.0, ge=0)
+    """Longest time that a request may ask to wait for a slot."""
+    frame_budget: float = Field(default=0.9, ge=0, le=1)
+    """Share of a frame's 80 ms that a step may take before new streams are refused; 0: no bound."""
+    prefill_rows: int = Field(default=64, ge=1, le=4096)
+    """Rows of a prompt that are read in one step; more of them stall live streams, fewer delay the first audio."""
+    lead_s: float | None = Field(default=None, gt=0)
+    """How far a stream may be ahead of its player, in seconds, before it yields to others; None: as far as it comes."""
+    text_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds that a stream waits for more of its text before it ends."""
+    max_stream_characters: int = Field(default=10_000, ge=1)
+    """Longest text of a stream, all its parts together."""
     max_frames: int | None = Field(default=None, ge=1)
     """Longest turn in frames of 80 ms, whatever a request asks for; None: the model's own."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the model's arithmetic; None: one for a small model, else every core."""
+    opus_bitrate: int = Field(default=32_000, ge=6_000, le=128_000)
+    """Bits a second of a stream that is encoded as Opus."""
+    watermark: str = "perth"
+    """The mark that every stream carries; `off`: none, which the log says."""
+    voices: Path | None = None
+    """Folder of the registry of voices; None: only the bundle's own speakers."""
+    client_voices: Literal["refuse", "allow"] = "refuse"
+    """Whether a client may bring sound of the asked speaker that this service has not spoken: it clones a voice."""
+    turn_key: str | None = Field(default=None, repr=False)
+    """Secret behind the chunks' tokens, hexadecimal, the same for all servers that share conversations; None: drawn."""
+    audit: str = "log"
+    """Where a line about every stream goes: `log`, a file, or `off`, which the log says."""
     host: str = "127.0.0.1"
     """Address that the server binds and the client asks."""
     grpc_port: int = Field(default=8001, ge=0, le=65535)

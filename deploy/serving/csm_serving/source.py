@@ -36,6 +36,8 @@ class BundleSource:
 
     def __call__(self, request: SpeechRequest) -> Generator[Chunk, None, End]:
         """Yields the chunks of one turn and returns how it ended; raises `InputError` on the first step."""
+        if request.speaker is None:
+            raise InputError(f"voice {request.voice}: this server has no registry of voices; name a speaker")
         self._check_speaker(request.speaker)
         limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
         stream = self._generator.stream(

@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from csm_model.errors import InputError, MissingDependencyError
-from csm_serving import protocol
+from csm_serving import tensors, wire
 from csm_serving.errors import ServingError
 from csm_serving.installation import Installation, find_installation, write_search_folders
 from csm_serving.repository import write_repository
@@ -177,7 +177,7 @@ class LocalTriton:
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             "--model-control-mode=explicit",
-            f"--load-model={protocol.MODEL_NAME}",
+            f"--load-model={tensors.MODEL_NAME}",
             f"--exit-timeout-secs={round(settings.exit_timeout_s)}",
             "--allow-gpu-metrics=false",
         ]
@@ -202,7 +202,7 @@ class LocalTriton:
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self._settings.host, self.ports["http"], timeout=1)
         try:
-            connection.request("GET", f"/v2/models/{protocol.MODEL_NAME}/ready")
+            connection.request("GET", f"/v2/models/{tensors.MODEL_NAME}/ready")
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
@@ -213,7 +213,7 @@ class LocalTriton:
         """Why Triton died: the model's own error where it gave one, else the end of the log."""
         said = self.log.read_text(errors="replace").splitlines()
         for line in sorted(said, key=lambda line: not line.startswith("error:")):  # these lines are not escaped
-            if (error := protocol.find_error(line)) is not None:
+            if (error := wire.find_error(line)) is not None:
                 return error
             if "already in use" in line:
                 return MissingDependencyError(

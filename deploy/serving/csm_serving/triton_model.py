@@ -15,11 +15,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from csm_model.errors import ArtifactError, InputError
-from csm_serving import protocol
+from csm_serving import tensors, wire
 from csm_serving.engine import Engine
 from csm_serving.errors import BusyError, UnavailableError
 from csm_serving.metrics import TritonMetrics
-from csm_serving.protocol import Chunk, End, SpeechRequest
+from csm_serving.protocol import Chunk, End, SpeechRequest, TextPart
 from csm_serving.settings import ServingSettings, load_settings
 from csm_serving.watch import PortWatch
 
@@ -33,12 +33,12 @@ _FINAL = 1
 def _error_of(error: Exception) -> Any:
     """The error as Triton's: our code in the message, the nearest of Triton's statuses beside it."""
     status = next((name for kind, name in _STATUS.items() if isinstance(error, kind)), "INTERNAL")
-    return pb_utils.TritonError(protocol.encode_error(error), getattr(pb_utils.TritonError, status))
+    return pb_utils.TritonError(wire.encode_error(error), getattr(pb_utils.TritonError, status))
 
 
-def _response_of(tensors: dict[str, protocol.Array]) -> Any:
+def _response_of(outputs: dict[str, tensors.Array]) -> Any:
     return pb_utils.InferenceResponse(
-        output_tensors=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()]
+        output_tensors=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
     )
 
 
@@ -49,10 +49,10 @@ class _Sender:
         self._sender = sender
 
     def chunk(self, chunk: Chunk) -> None:
-        self._sender.send(_response_of(protocol.encode_chunk(chunk)))
+        self._sender.send(_response_of(wire.encode_chunk(chunk)))
 
     def end(self, end: End) -> None:
-        self._sender.send(_response_of(protocol.encode_end(end)), flags=_FINAL)
+        self._sender.send(_response_of(wire.encode_end(end)), flags=_FINAL)
 
     def fail(self, error: Exception) -> None:
         self._sender.send(pb_utils.InferenceResponse(error=_error_of(error)), flags=_FINAL)
@@ -90,7 +90,7 @@ class TritonPythonModel:
                 on_closed=lambda: self._engine.close(grace_s),
             )
         except Exception as error:
-            raise pb_utils.TritonModelException(protocol.encode_error(error)) from error
+            raise pb_utils.TritonModelException(wire.encode_error(error)) from error
 
     def execute(self, requests: list[Any]) -> None:
         """Hands each request to the engine and returns at once; the engine answers through the request's sender."""
@@ -115,7 +115,10 @@ class TritonPythonModel:
 
 
 def _request_of(request: Any) -> SpeechRequest:
-    return protocol.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+    asked = wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+    if isinstance(asked, TextPart):
+        raise InputError(f"stream_id {asked.stream_id}: no such stream takes more text")
+    return asked
 
 
 def _check_config(config: dict[str, Any]) -> None:
@@ -124,7 +127,7 @@ def _check_config(config: dict[str, Any]) -> None:
         tensor["name"]: (tensor["data_type"], tuple(int(size) for size in tensor["dims"]))
         for tensor in config["input"] + config["output"]
     }
-    asked = {spec.name: (spec.config_dtype, spec.shape) for spec in (*protocol.INPUTS, *protocol.OUTPUTS)}
+    asked = {spec.name: (spec.config_dtype, spec.shape) for spec in (*tensors.INPUTS, *tensors.OUTPUTS)}
     differing = sorted(name for name in given.keys() | asked.keys() if given.get(name) != asked.get(name))
     if differing:
         raise ArtifactError(
