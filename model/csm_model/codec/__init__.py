@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csm_model.codec.base import AudioCodec, StreamingDecoder
+from csm_model.codec.base import AudioCodec, SlotDecoder, StreamingDecoder
 from csm_model.codec.rvq import RvqCodec, RvqConfig
 from csm_model.errors import ArtifactError
 from csm_model.files import read_json
 
-__all__ = ["AudioCodec", "RvqCodec", "RvqConfig", "StreamingDecoder", "load_codec"]
+__all__ = ["AudioCodec", "RvqCodec", "RvqConfig", "SlotDecoder", "StreamingDecoder", "load_codec"]
 
 
 def load_codec(folder: Path) -> AudioCodec:

@@ -1,13 +1,40 @@
 """What the rest of the program asks of a neural audio codec.
 
-Shapes: B batch, K codebooks, T frames, S samples (S = T * 1920).
+Shapes: B batch, M slots stepped together, K codebooks, T frames, S samples (S = T * 1920).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
+
+
+class SlotDecoder(Protocol):
+    """Decodes many streams as their frames come, each in a slot that keeps its state.
+
+    What a slot returns between two resets, joined, equals `AudioCodec.decode` of the joined codes, whatever the slot,
+    the pieces and the streams beside it: on a CPU, to the bit. One caller at a time.
+    """
+
+    @property
+    def slots(self) -> int:
+        """Streams that there is room for."""
+        ...
+
+    def reset(self, slot: int) -> None:
+        """Makes `slot` (0 to `slots`, exclusive) ready for a new stream."""
+        ...
+
+    def step(self, codes: Tensor, slots: Sequence[int]) -> Tensor:
+        """The next codes `[M, K, t]` of M different `slots`, in any order, to their sound `[M, 1, t * 1920]` (float32).
+
+        A stream that is taken up again is reset and stepped over the frames it had: t may be as many as there are.
+        Raises `InputError` for a slot that is not there or is named twice, and for ids that are no codes; then no
+        slot's state has changed.
+        """
+        ...
 
 
 class StreamingDecoder(Protocol):
@@ -46,4 +73,8 @@ class AudioCodec(Protocol):
 
     def streaming_decoder(self, batch_size: int = 1) -> StreamingDecoder:
         """A fresh streaming state for `batch_size` streams."""
+        ...
+
+    def slot_decoder(self, slots: int) -> SlotDecoder:
+        """Fresh state for `slots` streams that come and go."""
         ...

@@ -1,4 +1,4 @@
-"""Causal building blocks of the RVQ codec, each with a whole-sequence `forward` and an exact streaming `step`.
+"""Causal building blocks of the RVQ codec, over whole sequences; `rvq_decoder` takes them step by step.
 
 Shapes: B batch, T steps, C channels. Sequences are `[B, T, C]`, so that the linear layers need no transposition.
 """
@@ -28,20 +28,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, C]` to `[B, T, C]`; nothing is known before the first step."""
-        return self._mix(x, F.pad(x, (0, 0, KERNEL - 1, 0)))
-
-    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """The next steps `[B, t, C]` after the last six `past` `[B, 6, C]`; returns the output and the new past."""
-        window = torch.cat([past, x], dim=1)
-        return self._mix(x, window), window[:, -(KERNEL - 1) :]
-
-    def _mix(self, x: Tensor, window: Tensor) -> Tensor:
-        h = self.depthwise(window.transpose(1, 2)).transpose(1, 2)
+        h = self.depthwise(F.pad(x, (0, 0, KERNEL - 1, 0)).transpose(1, 2)).transpose(1, 2)
         return x + self.scale * self.down(F.gelu(self.up(self.norm(h)), approximate="tanh"))  # type: ignore[no-any-return]
-
-    def initial_past(self, batch_size: int) -> Tensor:
-        """Zeros: what `forward` pads with."""
-        return self.scale.new_zeros(batch_size, KERNEL - 1, self.scale.shape[0])
 
 
 class CausalStack(nn.Module):
@@ -56,17 +44,6 @@ class CausalStack(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
-
-    def step(self, x: Tensor, past: list[Tensor]) -> Tensor:
-        """The next steps; replaces the entries of `past` in place."""
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, ConvNeXtBlock)
-            x, past[index] = block.step(x, past[index])
-        return x
-
-    def initial_past(self, batch_size: int) -> list[Tensor]:
-        """One past a block."""
-        return [block.initial_past(batch_size) for block in self.blocks if isinstance(block, ConvNeXtBlock)]
 
 
 class LogMel(nn.Module):

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from csm_model.codec.blocks import CausalStack, LogMel
 from csm_model.codec.pitch import HOP
 from csm_model.codec.quantizer import ResidualQuantizer
-from csm_model.codec.source import NOISE_SAMPLES, WINDOW, Controls, HarmonicNoise, SourceState
+from csm_model.codec.rvq_decoder import RvqSlotDecoder
+from csm_model.codec.slots import SlotStream
+from csm_model.codec.source import NOISE_SAMPLES, WINDOW, Controls, HarmonicNoise
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import atomic_path, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
@@ -113,52 +115,11 @@ class Decoder(nn.Module):
         return self.source.controls(self.fine(x.reshape(batch, frames * STEPS, self.channels)))
 
     def forward(self, controls: Controls) -> Tensor:
-        """The sound of a whole sequence; equal to `step` but for rounding and, in training, where the noise begins."""
+        """The sound of a whole sequence; in training the noise begins anywhere."""
         state = self.source.initial_state(len(controls.pitch))
         if self.training:
             state.position = torch.randint(NOISE_SAMPLES, state.position.shape)
         return self.source.step(controls, state)
-
-    def initial_state(self, batch_size: int) -> DecoderState:
-        """State before the first frame."""
-        return DecoderState(
-            coarse=self.coarse.initial_past(batch_size),
-            fine=self.fine.initial_past(batch_size),
-            source=self.source.initial_state(batch_size),
-        )
-
-    def step(self, latent: Tensor, state: DecoderState) -> Tensor:
-        """One frame's latent `[B, 1, D]` to its sound `[B, 1920]`; moves `state` on."""
-        return self.source.step(self.step_controls(latent, state), state.source)
-
-    def step_controls(self, latent: Tensor, state: DecoderState) -> Controls:
-        """One frame's latent `[B, 1, D]` to what the vocoder is to do in it; moves the blocks' `state` on."""
-        x = self.unfold(self.coarse.step(self.enter(latent), state.coarse))
-        return self.source.controls(self.fine.step(x.reshape(len(latent), STEPS, self.channels), state.fine))
-
-
-@dataclass
-class DecoderState:
-    """What the decoder remembers between frames."""
-
-    coarse: list[Tensor]
-    fine: list[Tensor]
-    source: SourceState
-
-
-class RvqStreamingDecoder:
-    """Decodes frame by frame; the same arithmetic as `RvqCodec.decode`, so equal to the last bit."""
-
-    def __init__(self, codec: RvqCodec, batch_size: int) -> None:
-        self._codec = codec
-        self._state = codec.decoder.initial_state(batch_size)
-
-    @torch.inference_mode()
-    def step(self, codes: Tensor) -> Tensor:
-        """Codes `[B, k, t]` to sound `[B, 1, t * 1920]`; k may be less than K."""
-        latent = self._codec.quantizer.decode(self._codec.checked(codes))
-        sound = [self._codec.decoder.step(latent[:, [t]], self._state) for t in range(latent.shape[1])]
-        return torch.cat(sound, dim=1)[:, None]
 
 
 class RvqCodec(nn.Module):
@@ -205,11 +166,15 @@ class RvqCodec(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `[B, k, T]` to sound `[B, 1, T * 1920]`; the first k of K codebooks are enough, at lower quality."""
-        return self.streaming_decoder(len(codes)).step(codes)
+        return self.streaming_decoder(len(self.checked(codes))).step(codes)
 
-    def streaming_decoder(self, batch_size: int = 1) -> RvqStreamingDecoder:
+    def streaming_decoder(self, batch_size: int = 1) -> SlotStream:
         """A fresh stream."""
-        return RvqStreamingDecoder(self, batch_size)
+        return SlotStream(self.slot_decoder(batch_size))
+
+    def slot_decoder(self, slots: int) -> RvqSlotDecoder:
+        """Fresh state for `slots` streams, over the weights as they are now."""
+        return RvqSlotDecoder(self, slots)
 
     def checked(self, codes: Tensor) -> Tensor:
         """Refuses codes that no codebook has."""

@@ -77,7 +77,12 @@ class HarmonicNoise(nn.Module):
 
     def controls(self, x: Tensor) -> Controls:
         """What the features ask for."""
-        pitch, pulses, noise = self.head(self.norm(x)).float().split([1, BANDS, BANDS], dim=-1)
+        return self.limited(self.head(self.norm(x)).float())
+
+    @staticmethod
+    def limited(asked: Tensor) -> Controls:
+        """What the head's outputs `[B, L, 1 + 2 * BANDS]` mean, within the bounds of a voice."""
+        pitch, pulses, noise = torch.split(asked, [1, BANDS, BANDS], dim=-1)
         hertz = torch.exp(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
         return Controls(pitch=hertz, pulses=pulses.clamp(-12.0, 6.0), noise=noise.clamp(-12.0, 6.0))
 
@@ -94,21 +99,25 @@ class HarmonicNoise(nn.Module):
 
     def step(self, controls: Controls, state: SourceState) -> Tensor:
         """The sound of the next L steps `[B, L * 240]`, `DELAY` samples late; moves `state` on."""
-        steps = controls.pitch.shape[1]
-        fresh = torch.stack([self._pulses(controls.pitch, state), self._noise(steps * HOP, state)], dim=1)
+        return self.sound(controls.pitch, controls.pulses @ self.bands, controls.noise @ self.bands, state)
+
+    def sound(self, pitch: Tensor, pulses: Tensor, noise: Tensor, state: SourceState) -> Tensor:
+        """`step` with the log gains of all bins, `[B, L, WINDOW / 2 + 1]`."""
+        steps = pitch.shape[1]
+        fresh = torch.stack([self._pulses(pitch, state), self._noise(steps * HOP, state)], dim=1)
         sources = torch.cat([state.sources, fresh], dim=-1)
         state.sources = sources[..., -DELAY:]
         spectra = torch.fft.rfft(sources.unfold(-1, WINDOW, HOP) * self.window)  # [B, 2, L, bins]
-        shaped = spectra[:, 0] * minimum_phase(controls.pulses @ self.bands)
-        shaped = shaped + spectra[:, 1] * torch.exp(controls.noise @ self.bands)
+        shaped = spectra[:, 0] * minimum_phase(pulses)
+        shaped = shaped + spectra[:, 1] * torch.exp(noise)
         pieces = torch.fft.irfft(shaped, n=WINDOW) * (self.window / _OVERLAP)
         # Window j begins where step j of the output does: four rows of 240 overlap.
-        rows = F.pad(pieces.unflatten(-1, (_ROWS, HOP)), (0, 0, 0, 0, 0, _ROWS - 1))
-        total = sum(rows[..., k, :].roll(k, dims=1) for k in range(_ROWS))
-        assert isinstance(total, Tensor)
-        sound = total.flatten(1) + F.pad(state.tail, (0, steps * HOP))
-        state.tail = sound[:, steps * HOP :]
-        return sound[:, : steps * HOP]
+        rows = pieces.view(-1, steps, _ROWS, HOP)
+        sound = F.pad(state.tail, (0, steps * HOP)).view(-1, _ROWS - 1 + steps, HOP)
+        for k in range(_ROWS):
+            sound[:, k : k + steps] += rows[:, :, k]
+        state.tail = sound[:, steps:].flatten(1)
+        return sound[:, :steps].flatten(1)
 
     @torch.no_grad()
     def _pulses(self, pitch: Tensor, state: SourceState) -> Tensor:
@@ -138,4 +147,5 @@ def minimum_phase(log_gain: Tensor) -> Tensor:
     cepstrum = torch.fft.irfft(log_gain.to(torch.complex64), n=size)
     fold = cepstrum.new_zeros(size)
     fold[0], fold[1 : size // 2], fold[size // 2] = 1.0, 2.0, 1.0
-    return torch.exp(torch.fft.rfft(cepstrum * fold))
+    spectrum = torch.fft.rfft(cepstrum * fold)
+    return torch.polar(torch.exp(spectrum.real), spectrum.imag)

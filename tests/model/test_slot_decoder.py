@@ -1,0 +1,98 @@
+"""Slot decoders: a stream sounds as its whole decode does, to the bit, whatever its slot, pieces and neighbours."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from csm_model.codec import AudioCodec, RvqCodec, RvqConfig
+from csm_model.errors import InputError
+
+STREAMS, FRAMES, SLOTS = 6, 11, 9
+
+
+def decoded_by_slots(codec: AudioCodec, codes: torch.Tensor, *, seed: int) -> list[torch.Tensor]:
+    """What streams `codes` `[B, K, T]` sound like when any of them step together, at different frames, in any slots.
+
+    Some are left and taken up again by replay in another slot.
+    """
+    chance = random.Random(seed)
+    decoder = codec.slot_decoder(SLOTS)
+    streams, _, frames = codes.shape
+    free = chance.sample(range(SLOTS), SLOTS)
+    place = [free.pop() for _ in range(streams)]
+    done = [0] * streams
+    heard: list[list[torch.Tensor]] = [[] for _ in range(streams)]
+    while min(done) < frames:
+        count = chance.choice([1, 1, 2, 3])
+        ready = [stream for stream in range(streams) if done[stream] + count <= frames]
+        chosen = chance.sample(ready, chance.randint(min(1, len(ready)), len(ready)))
+        if not chosen:
+            continue
+        pieces = torch.stack([codes[stream, :, done[stream] : done[stream] + count] for stream in chosen])
+        for stream, sound in zip(chosen, decoder.step(pieces, [place[stream] for stream in chosen]), strict=True):
+            heard[stream].append(sound)
+            done[stream] += count
+        if chance.random() < 0.2:
+            moved = chance.choice(chosen)
+            free.insert(0, place[moved])
+            place[moved] = free.pop()
+            decoder.reset(place[moved])
+            replayed = decoder.step(codes[[moved], :, : done[moved]], [place[moved]])
+            assert torch.equal(replayed[0], torch.cat(heard[moved], dim=1))
+    return [torch.cat(parts, dim=1) for parts in heard]
+
+
+@pytest.fixture(scope="module", params=["debug", "full"])
+def codec(request: pytest.FixtureRequest) -> RvqCodec:
+    torch.manual_seed(0)
+    return RvqCodec(RvqConfig.debug() if request.param == "debug" else RvqConfig()).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def codes(codec: RvqCodec) -> torch.Tensor:
+    size = (STREAMS, codec.num_codebooks, FRAMES)
+    return torch.randint(codec.codebook_size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_streams_of_any_slots_equal_their_whole_decode_to_the_bit(
+    codec: RvqCodec, codes: torch.Tensor, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in (0, 1):
+            for stream, sound in enumerate(decoded_by_slots(codec, codes, seed=seed)):
+                assert torch.equal(sound, codec.decode(codes[[stream]])[0]), f"stream {stream}, seed {seed}"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_slot_that_is_reset_remembers_nothing(codec: RvqCodec, codes: torch.Tensor) -> None:
+    decoder = codec.slot_decoder(2)
+    decoder.step(codes[:2], [1, 0])
+    decoder.reset(1)
+    assert torch.equal(decoder.step(codes[[2]], [1]), codec.decode(codes[[2]]))
+    # The other went on where it was.
+    both = codec.decode(torch.cat([codes[[1]], codes[[3]]], dim=2))
+    assert torch.equal(decoder.step(codes[[3]], [0]), both[..., both.shape[2] // 2 :])
+
+
+def test_slots_that_are_not_there_are_refused_and_nothing_moves(codec: RvqCodec, codes: torch.Tensor) -> None:
+    decoder = codec.slot_decoder(2)
+    with pytest.raises(InputError, match="slot 2 is none of the decoder's; it has 0 to 1"):
+        decoder.step(codes[:2], [0, 2])
+    with pytest.raises(InputError, match="one is named twice"):
+        decoder.step(codes[:2], [1, 1])
+    with pytest.raises(InputError, match="codes of 2 streams for 1 slots"):
+        decoder.step(codes[:2], [0])
+    with pytest.raises(InputError, match="slot -1"):
+        decoder.reset(-1)
+    with pytest.raises(InputError, match="is outside"):
+        decoder.step(torch.full_like(codes[:2], codec.codebook_size), [0, 1])
+    with pytest.raises(InputError, match="one stream or more"):
+        codec.slot_decoder(0)
+    assert torch.equal(decoder.step(codes[:2], [0, 1]), codec.decode(codes[:2]))
