@@ -27,7 +27,7 @@ def full_request() -> SpeechRequest:
         max_frames=25,
         stream_id="12345678",
         text_more=True,
-        resume=Resume(codes=CODES, token=b"resume"),
+        resume=Resume(codes=CODES, sentences=np.zeros(CODES.shape[1], np.int32), token=b"resume"),
         deadline_s=12.345,
         max_wait_s=1.5,
         priority=9,

@@ -40,7 +40,7 @@ def full_request() -> SpeechRequest:
         max_frames=25,
         stream_id="0a-Z_9xyz",
         text_more=True,
-        resume=Resume(codes=CODES, token=b"resume"),
+        resume=Resume(codes=CODES, sentences=np.zeros(CODES.shape[1], np.int32), token=b"resume"),
         deadline_s=12.345,
         max_wait_s=1.5,
         priority=9,
@@ -201,7 +201,7 @@ def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:
 )
 def test_frames_are_resumed_with_their_token(codes: np.ndarray[Any, Any], token: bytes, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        Resume(codes=codes, token=token)
+        Resume(codes=codes, sentences=np.zeros(codes.shape[-1], np.int32), token=token)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_frames_are_resumed_with_their_token(codes: np.ndarray[Any, Any], token:
         ({"SEED": np.zeros(1, np.int32)}, "type int32; it must be INT64"),
         ({"TEMPERATURE": np.array([np.nan])}, "temperature nan"),
         ({"SURPRISE": np.zeros(1)}, "SURPRISE' is unknown"),
-        ({"RESUME_TOKEN": None}, "only one of RESUME_CODES and RESUME_TOKEN"),
-        ({"RESUME_CODES": None}, "only one of RESUME_CODES and RESUME_TOKEN"),
+        ({"RESUME_TOKEN": None}, "only some of RESUME_CODES"),
+        ({"RESUME_CODES": None}, "only some of RESUME_CODES"),
         ({"RESUME_CODES": np.zeros((4, 16385), np.int32)}, "RESUME_CODES is [4, 16385]"),
         ({"DEADLINE_MS": np.array([0], np.int32)}, "deadline_s 0"),
         ({"MAX_WAIT_MS": np.array([-1], np.int32)}, "max_wait_s -0.001"),

@@ -67,6 +67,8 @@ class Resume:
 
     codes: Array
     """`[K, R]`."""
+    sentences: Array
+    """`[R]`: the sentence of each, -1 for silence between two."""
     token: bytes
     """Of the last of them."""
 
@@ -75,6 +77,12 @@ class Resume:
         if not 1 <= self.codes.shape[1] <= MAX_RESUME_FRAMES:
             raise InputError(
                 f"resume has {self.codes.shape[1]} frames: must be 1 to {MAX_RESUME_FRAMES}; with none, ask anew"
+            )
+        sentences = self.sentences
+        if sentences.shape != self.codes.shape[1:] or not np.issubdtype(sentences.dtype, np.integer):
+            raise InputError(
+                f"resume has {self.codes.shape[1]} frames and sentences {sentences.dtype}{list(sentences.shape)}: give "
+                "an integer for each"
             )
         if not self.token:
             raise InputError("resume has no token: give that of the last chunk heard, or ask anew")
@@ -176,6 +184,8 @@ class Chunk:
     """`[K]`."""
     token: bytes = b""
     """Says that the frames up to here were spoken by this service."""
+    sentence: int = 0
+    """Number of the sentence that it belongs to; -1 for silence between two."""
     encoded: bytes = b""
     """At the client of an Opus stream: the bytes as they came. Joined, with those of the end, they are a file."""
 

@@ -77,7 +77,11 @@ def encode_request(request: SpeechRequest | TextPart) -> dict[str, Array]:
     }
     tensors |= {name: _bytes(text.encode()) for name, text in texts.items() if text is not None}
     if resume is not None:
-        tensors |= {"RESUME_CODES": resume.codes.astype(np.int32), "RESUME_TOKEN": _bytes(resume.token)}
+        tensors |= {
+            "RESUME_CODES": resume.codes.astype(np.int32),
+            "RESUME_SENTENCES": resume.sentences.astype(np.int32),
+            "RESUME_TOKEN": _bytes(resume.token),
+        }
     return tensors | _encode_context(request.context)
 
 
@@ -200,14 +204,16 @@ def _one_of(text: str, known: tuple[_Known, ...], name: str) -> _Known:
 
 
 def _resume(tensors: Mapping[str, Array]) -> Resume | None:
-    codes, token = tensors.get("RESUME_CODES"), tensors.get("RESUME_TOKEN")
-    if codes is None and token is None:
+    codes, sentences, token = (tensors.get(f"RESUME_{part}") for part in ("CODES", "SENTENCES", "TOKEN"))
+    if codes is None and sentences is None and token is None:
         return None
-    if codes is None or token is None:
-        raise InputError("only one of RESUME_CODES and RESUME_TOKEN is given; a stream is resumed with both")
+    if codes is None or sentences is None or token is None:
+        raise InputError(
+            "only some of RESUME_CODES, RESUME_SENTENCES and RESUME_TOKEN are given; a stream is resumed with all"
+        )
     if codes.shape[0] > MAX_CODEBOOKS or codes.shape[1] > MAX_RESUME_FRAMES:
         raise InputError(f"RESUME_CODES is {list(codes.shape)}; at most [{MAX_CODEBOOKS}, {MAX_RESUME_FRAMES}]")
-    return Resume(codes=codes, token=_raw(token[0], "RESUME_TOKEN", MAX_TOKEN_BYTES))
+    return Resume(codes=codes, sentences=sentences, token=_raw(token[0], "RESUME_TOKEN", MAX_TOKEN_BYTES))
 
 
 def _context(tensors: Mapping[str, Array]) -> tuple[Turn, ...]:
@@ -254,6 +260,7 @@ def encode_chunk(chunk: Chunk, encode: SoundEncoder = encode_float32) -> dict[st
     """The tensors of a frame's response; the sound as `encode` writes it."""
     return encode(chunk.audio) | {
         "FRAME_INDEX": np.array([chunk.frame_index], np.int32),
+        "SENTENCE": np.array([chunk.sentence], np.int32),
         "SECONDS": np.array([chunk.seconds], np.float64),
         "CODES": chunk.codes.astype(np.int32, copy=False),
         "TOKEN": _bytes(chunk.token),
@@ -289,6 +296,7 @@ def decode_response(tensors: Mapping[str, Array], decode: SoundDecoder | None = 
         return Chunk(
             audio=audio,
             frame_index=int(tensors["FRAME_INDEX"][0]),
+            sentence=int(tensors["SENTENCE"][0]),
             codes=tensors["CODES"],
             token=_raw(tensors["TOKEN"][0], "TOKEN", MAX_TOKEN_BYTES),
             encoded=encoded,
