@@ -179,7 +179,7 @@ class Engine:
             live.first_audio = now
             self._metrics.observe(names.FIRST_AUDIO, now - live.began)
         elif now > live.first_audio + (live.count - 1) * FRAME_SECONDS:
-            self._metrics.add(names.LATE_FRAMES)
+            self._metrics.add(names.UNDERRUNS)
         self._metrics.add(names.FRAMES)
 
     def _leave(self, live: _Live, outcome: str | None) -> None:

@@ -24,11 +24,39 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
 
 
-LIVE_STREAMS = MetricSpec(name="csm_live_streams", kind="gauge", help="Streams being spoken now")
+_STEPS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.32, 0.64)
+_WAITS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0, 5.0, 10.0)
+
+LIVE_STREAMS = MetricSpec(name="csm_live_streams", kind="gauge", help="Streams in slots now")
 STREAM_SLOTS = MetricSpec(name="csm_stream_slots", kind="gauge", help="Streams that may be live at once")
+QUEUED_STREAMS = MetricSpec(name="csm_queued_streams", kind="gauge", help="Streams that wait for a slot now")
+QUEUE_WAIT = MetricSpec(
+    name="csm_queue_wait_seconds",
+    kind="histogram",
+    help="Seconds from a stream's arrival until it got a slot",
+    buckets=_WAITS,
+)
+FIRST_AUDIO = MetricSpec(
+    name="csm_first_audio_seconds",
+    kind="histogram",
+    help="Seconds from a stream's arrival to its first frame",
+    buckets=_WAITS,
+)
+STEP_SECONDS = MetricSpec(
+    name="csm_step_seconds",
+    kind="histogram",
+    help="Seconds of a step, in which every stream of it gets a frame",
+    buckets=_STEPS,
+)
+STEP_STREAMS = MetricSpec(
+    name="csm_step_streams",
+    kind="histogram",
+    help="Streams that were stepped together",
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64),
+)
 FRAMES = MetricSpec(name="csm_frames_total", kind="counter", help="Frames of 80 ms sent")
-LATE_FRAMES = MetricSpec(
-    name="csm_late_frames_total",
+UNDERRUNS = MetricSpec(
+    name="csm_underruns_total",
     kind="counter",
     help="Frames sent after a player that began with the first needed them",
 )
@@ -37,39 +65,47 @@ STREAMS = MetricSpec(
     kind="counter",
     help="Streams that are over, by how they ended",
     label="outcome",
-    values=("ended", "cut", "cancelled", "failed"),
+    values=("ended", "cut", "silence", "repeat", "cancelled", "expired", "failed"),
 )
 REFUSALS = MetricSpec(
     name="csm_refusals_total",
     kind="counter",
     help="Requests refused before a stream began, by reason",
     label="reason",
-    values=("busy", "invalid_input", "stopping"),
-)
-FIRST_AUDIO = MetricSpec(
-    name="csm_first_audio_seconds",
-    kind="histogram",
-    help="Seconds from the request's arrival at the model to its first frame",
-    buckets=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0, 5.0),
+    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit"),
 )
 STREAM_SECONDS = MetricSpec(
-    name="csm_stream_seconds_total", kind="counter", help="Seconds that frames' streams were live"
+    name="csm_stream_seconds_total", kind="counter", help="Seconds that streams were live, once they are over"
 )
 AUDIO_SECONDS = MetricSpec(name="csm_audio_seconds_total", kind="counter", help="Seconds of sound in finished streams")
 REAL_TIME_FACTOR = MetricSpec(
     name="csm_real_time_factor", kind="gauge", help="Seconds the last finished stream took for a second of sound"
 )
+WATERMARK_FAILURES = MetricSpec(
+    name="csm_watermark_failures_total", kind="counter", help="Steps whose sound could not be marked; it was not sent"
+)
+PREFIX_HITS = MetricSpec(
+    name="csm_prefix_hits_total", kind="counter", help="Voice prompts that were copied instead of read"
+)
+PREFIX_MISSES = MetricSpec(name="csm_prefix_misses_total", kind="counter", help="Voice prompts that had to be read")
 ALL: Final = (
     LIVE_STREAMS,
     STREAM_SLOTS,
+    QUEUED_STREAMS,
+    QUEUE_WAIT,
+    FIRST_AUDIO,
+    STEP_SECONDS,
+    STEP_STREAMS,
     FRAMES,
-    LATE_FRAMES,
+    UNDERRUNS,
     STREAMS,
     REFUSALS,
-    FIRST_AUDIO,
     STREAM_SECONDS,
     AUDIO_SECONDS,
     REAL_TIME_FACTOR,
+    WATERMARK_FAILURES,
+    PREFIX_HITS,
+    PREFIX_MISSES,
 )
 
 
