@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from csm_serving.audio import player
 from csm_serving.client import SpeechClient
 from csm_serving.errors import ServingError, UnavailableError
 from csm_serving.protocol import Chunk, End, SpeechRequest
-from csm_serving.speech import SpeechService, SpeechStream
+from csm_serving.speech import SpeechService, SpeechStream, first_words
 
 
 class Tone(SpeechService):
@@ -24,7 +24,8 @@ class Tone(SpeechService):
     def __init__(self) -> None:
         self.closed = 0
 
-    def open(self, request: SpeechRequest) -> SpeechStream:
+    def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
+        self.heard = request.text + "".join(parts or ())
         return SpeechStream(self._frames(request))
 
     def _frames(self, request: SpeechRequest) -> Generator[Chunk | End, None, None]:
@@ -77,8 +78,43 @@ def test_leaving_a_stream_cancels_it() -> None:
     assert list(stream) == []
 
 
-def test_only_wav_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ends in \.wav"):
+@pytest.mark.parametrize(
+    "text", ["word " * 500, ["", " ", "hel", "lo ", "word " * 300, "", "end."], [" ?! ", "word " * 500]], ids=len
+)
+def test_text_of_any_length_and_cut_goes_into_requests_of_their_size(text: str | list[str]) -> None:
+    service = Tone()
+    list(service.stream(text))
+    assert service.heard == "".join(text)
+
+
+def test_parts_are_taken_as_they_are_asked_for() -> None:
+    taken = []
+
+    def parts() -> Iterable[str]:
+        for word in ("...", "one", "two"):
+            taken.append(word)
+            yield word
+
+    first, rest = first_words(parts())
+    assert (first, taken) == ("...one", ["...", "one"])
+    assert (list(rest), taken) == (["two"], ["...", "one", "two"])
+
+
+@pytest.mark.parametrize("text", ["  ?!", [" ", "?!"], []])
+def test_text_without_a_word_is_refused_at_once(text: str | list[str]) -> None:
+    with pytest.raises(InputError, match="nothing to say"):
+        Tone().stream(text)
+
+
+def test_ogg_opus_is_written_by_the_suffix(tmp_path: Path) -> None:
+    Tone().say("hello", path=tmp_path / "said.opus")
+    info = soundfile.info(tmp_path / "said.opus")
+    assert (info.format, info.subtype, info.samplerate) == ("OGG", "OPUS", SAMPLE_RATE)
+    assert info.duration == pytest.approx(0.32, abs=0.02)
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.wav or \.opus"):
         Tone().say("hello", path=tmp_path / "said.mp3")
 
 

@@ -1,4 +1,4 @@
-"""Sound as it arrives: into a WAV file, into this machine's loudspeaker."""
+"""Sound as it arrives: into a file, into this machine's loudspeaker."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ import soundfile
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
+from csm_serving.protocol import Encoding
 
 Samples = npt.NDArray[np.float32]
 Listener = Callable[[Samples], None]
 """Hears each chunk of samples `[1920]` as it arrives."""
+Writer = Callable[[Samples, bytes], object]
+"""Takes each chunk's samples, and the bytes that they came in where they came encoded."""
+
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".opus": ("OGG", "OPUS")}
 
 _PLAYERS = (
     ("pw-play", "--rate=24000", "--channels=1", "--format=s16", "-"),
@@ -29,15 +34,21 @@ _PLAYERS = (
 
 
 @contextlib.contextmanager
-def wav_writer(path: Path) -> Iterator[Listener]:
-    """Yields a function that appends samples to a 16-bit WAV; `path` appears, complete, when the block ends well."""
-    if path.suffix.lower() != ".wav":
-        raise InputError(f"{path}: speech is written as WAV; give a name that ends in .wav")
-    with (
-        atomic_path(path) as partial,
-        soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype="PCM_16", format="WAV") as file,
-    ):
-        yield file.write
+def sound_writer(path: Path, encoding: Encoding = "float32") -> Iterator[Writer]:
+    """Yields a function that appends sound to a 16-bit WAV or an Ogg Opus file, by the name's suffix.
+
+    `path` appears, complete, when the block ends well. The bytes of an Opus stream go into an Opus file as they came.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"{path}: speech is written as WAV or Ogg Opus; give a name that ends in .wav or .opus")
+    kind, subtype = _FORMATS[path.suffix.lower()]
+    with atomic_path(path) as partial:
+        if encoding == "opus" and subtype == "OPUS":
+            with partial.open("wb") as copy:
+                yield lambda audio, encoded: copy.write(encoded)
+        else:
+            with soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype=subtype, format=kind) as file:
+                yield lambda audio, encoded: file.write(audio)
 
 
 @contextlib.contextmanager

@@ -1,60 +1,62 @@
-"""The client of a served model; the only module that imports tritonclient. It needs no torch.
-
-It speaks through tritonclient's generated stubs, not through its `InferenceServerClient`: that one keeps the sending
-side of a call open until it is stopped, and a server cannot exit under a call that a slow reader holds open.
-"""
+"""The client of a served model, for threads; `csm_serving.aio` is its twin for asyncio. It needs no torch."""
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
-import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
-from csm_serving import tensors, wire
-from csm_serving.errors import ServingError, UnavailableError
+from csm_model.errors import CsmError
+from csm_serving import calls
+from csm_serving.errors import UnavailableError
+from csm_serving.exchange import Exchange
+from csm_serving.pool import Lease, Pool
 from csm_serving.protocol import Chunk, End, SpeechRequest
+from csm_serving.retry import Retry
 from csm_serving.settings import load_settings
 from csm_serving.speech import SpeechService, SpeechStream
 
-_MAX_MESSAGE = 64 * 2**20
-# How Triton 2.51 says that it starts or stops; which of them comes depends on how far it is with it.
-_NOT_SERVED = (
-    "Server exiting",
-    "Server is stopping",
-    "stopped accepting new inference requests",
-    "has no available versions",
-    "is not found",
-    "version is not available",
-)
 _END_TIMEOUT_S = 2.0
-_LOOPBACK = ("127.", "localhost", "[::1]")
-
-
-def _says_not_served(line: str) -> bool:
-    return any(words in line for words in _NOT_SERVED)
+_WAKE = object()
 
 
 class SpeechClient(SpeechService):
-    """Speaks through the server at `url` (`host:port` of its gRPC). Several threads may hold streams at once."""
+    """Speaks through the servers at `url` (`host:port` of their gRPC). Several threads may hold streams at once.
 
-    def __init__(self, url: str | None = None, *, chunk_timeout_s: float | None = None) -> None:
-        settings = load_settings(chunk_timeout_s=chunk_timeout_s)
-        self.url = url or f"{settings.host}:{settings.grpc_port}"
+    Streams go to the servers in turn. One that broke off goes on, from the frame after the last that came, at the next
+    server that answers, as often as `retry` says; its iterator shows nothing of it.
+
+    Args:
+        url: one address or several; the settings' by default.
+        retry: when to ask again; `csm_serving.retry.NEVER` for not at all.
+        chunk_timeout_s: seconds without a chunk after which a server counts as gone; the settings' by default.
+        connect_timeout_s: seconds to wait for a server to answer at all; the settings' by default.
+        streams_per_channel: streams of one connection; more open another one.
+        raw: hand sound out as the bytes that came (`Chunk.encoded`), undecoded, to be forwarded.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        retry: Retry | None = None,
+        chunk_timeout_s: float | None = None,
+        connect_timeout_s: float | None = None,
+        streams_per_channel: int = 64,
+        raw: bool = False,
+    ) -> None:
+        settings = load_settings(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
+        self.urls = calls.addresses(url, settings)
+        self._retry = retry or Retry()
+        self._raw = raw
         self._chunk_timeout_s = settings.chunk_timeout_s
-        options = [("grpc.max_send_message_length", _MAX_MESSAGE), ("grpc.max_receive_message_length", _MAX_MESSAGE)]
-        if self.url.startswith(_LOOPBACK):
-            options.append(
-                ("grpc.enable_http_proxy", 0)
-            )  # a proxy of the environment cannot reach this machine's ports
-        self._channel = grpc.insecure_channel(self.url, options=options)
-        self._server = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        connect = functools.partial(_connect, connect_timeout_s=settings.connect_timeout_s)
+        self._pool: Pool[grpc.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     def __enter__(self) -> Self:
         return self
@@ -65,71 +67,147 @@ class SpeechClient(SpeechService):
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; streams still open are cancelled."""
-        self._channel.close()
+        """Closes the connections; streams still open end with `UnavailableError`."""
+        for channel in self._pool.close():
+            channel.close()
 
-    def open(self, request: SpeechRequest) -> SpeechStream:
-        """The stream that answers `request`; `UnavailableError` and others come while iterating."""
-        return SpeechStream(self._responses(_message(request)))
+    def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
+        """The stream that answers `request`, whose text `parts` continue as they come.
 
-    def _responses(self, message: Any) -> Generator[Chunk | End, None, None]:
-        call = self._server.ModelStreamInfer(iter([message]))
-        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_collect, args=(call, arrived), name="csm-client", daemon=True).start()
-        end: End | None = None
-        over = False
+        `UnavailableError` and others come while iterating. An exception of `parts` cancels the stream and is raised
+        there too.
+        """
+        exchange = Exchange(
+            request,
+            retry=self._retry,
+            chunk_timeout_s=self._chunk_timeout_s,
+            more=parts is not None,
+            raw=self._raw,
+        )
+        speaking = _Speaking(self._pool, exchange, parts)
+        return SpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
+
+
+def _connect(url: str, connect_timeout_s: float) -> grpc.Channel:
+    return grpc.insecure_channel(url, options=calls.channel_options(url, connect_timeout_s))
+
+
+class _Speaking:
+    """A stream while it runs: the call it is in, and a thread that brings its text."""
+
+    def __init__(self, pool: Pool[grpc.Channel], exchange: Exchange, parts: Iterable[str] | None) -> None:
+        self._pool = pool
+        self._exchange = exchange
+        self._parts = parts
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._call: Any = None
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def cancel(self) -> None:
+        """Ends the stream, from any thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._arrived.put(_WAKE)
+            call = self._call
+        if call is not None:
+            call.cancel()
+
+    def responses(self) -> Generator[Chunk | End, None, None]:
+        """The chunks, then the end."""
+        if self._parts is not None:
+            threading.Thread(target=self._feed, args=(self._parts,), name="csm-client-text", daemon=True).start()
         try:
-            while not over:
-                answer = self._next(arrived)
-                response = answer.infer_response
-                over = bool(answer.error_message) or response.parameters["triton_final_response"].bool_param
-                if answer.error_message:
-                    raise self._error_of(answer.error_message)
-                if response.outputs:
-                    item = wire.decode_response(_tensors(response))
-                    if isinstance(item, End):
-                        end = item
-                    else:
+            while not self._exchange.over and not self._closed:
+                lease, broken, wait_s = self._pool.take(), False, 0.0
+                try:
+                    yield from self._answers(lease)
+                except CsmError as error:
+                    if error is self._failure:
+                        raise
+                    broken = isinstance(error, UnavailableError)
+                    wait_s = self._exchange.again_in(error)
+                finally:
+                    if (channel := self._pool.give_back(lease, broken=broken)) is not None:
+                        channel.close()
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, timeout=wait_s)
+        finally:
+            self.cancel()
+        if self._exchange.end is not None:
+            yield self._exchange.end
+
+    def _answers(self, lease: Lease[grpc.Channel]) -> Generator[Chunk, None, None]:
+        """The chunks of one call."""
+        exchange = self._exchange
+        with self._changed:
+            outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            self._outbox, self._arrived = outbox, arrived
+            for message in exchange.begin():
+                outbox.put(message)
+            self._send()
+            try:
+                call = calls.infer_stream(lease.channel)(iter(outbox.get, None), timeout=exchange.timeout_s)
+            except ValueError:  # grpc's word for a closed channel
+                raise UnavailableError("the client is closed; make another one") from None
+            self._call = call
+        threading.Thread(target=_collect, args=(call, arrived), name="csm-client", daemon=True).start()
+        try:
+            while not exchange.over and not self._closed:
+                try:
+                    answer = arrived.get(timeout=exchange.poll_s)
+                except queue.Empty:
+                    with self._changed:
+                        exchange.check(lease.url)
+                    continue
+                if self._failure is not None:
+                    raise self._failure
+                if answer is None:
+                    raise UnavailableError(f"{lease.url} closed the stream before the turn was over; ask again")
+                if isinstance(answer, grpc.RpcError):
+                    if not self._closed:
+                        raise calls.error_of(answer, lease.url)
+                elif answer is not _WAKE:
+                    with self._changed:
+                        item = exchange.take(answer, lease.url)
+                        self._send()
+                        self._changed.notify_all()
+                    if isinstance(item, Chunk):
                         yield item
         finally:
-            if over:
+            outbox.put(None)  # a server cannot exit while a call's sending side is open
+            if exchange.over:
                 _let_end(call, arrived)
             else:
                 call.cancel()
-        if end is None:
-            raise UnavailableError(f"{self.url} dropped the stream before the turn was over; ask again")
-        yield end
 
-    def _next(self, arrived: queue.SimpleQueue[Any]) -> Any:
-        """The next message of the call; raises where the call has ended or nothing comes."""
+    def _send(self) -> None:
+        """Puts what may go now into the call."""
+        for message in self._exchange.due():
+            self._outbox.put(message)
+
+    def _feed(self, parts: Iterable[str]) -> None:
+        """Offers the text as it comes, no faster than the server takes it."""
         try:
-            answer = arrived.get(timeout=self._chunk_timeout_s)
-        except queue.Empty:
-            raise UnavailableError(
-                f"{self.url} sent nothing for {self._chunk_timeout_s:g} s (CSM_SERVING_CHUNK_TIMEOUT_S)"
-            ) from None
-        if answer is None:
-            raise UnavailableError(f"{self.url} closed the stream before the turn was over; ask again")
-        if isinstance(answer, grpc.RpcError):
-            line = " ".join(str(answer.details()).split())
-            if _says_not_served(line):
-                raise self._not_served(line)
-            raise UnavailableError(
-                f"no server at {self.url} ({line}): start one with `csm serve`, or speak without one: csm say --local"
-            )
-        return answer
-
-    def _error_of(self, message: str) -> Exception:
-        """A response's error as one of ours."""
-        if (ours := wire.find_error(message)) is not None:
-            return ours
-        line = " ".join(message.split())
-        return self._not_served(line) if _says_not_served(line) else ServingError(f"{self.url}: {line}")
-
-    def _not_served(self, line: str) -> UnavailableError:
-        return UnavailableError(
-            f"{self.url} does not serve {tensors.MODEL_NAME} now ({line}): it starts or stops; ask again"
-        )
+            for text in parts:
+                with self._changed:
+                    self._exchange.offer(text)
+                    self._send()
+                    self._changed.wait_for(lambda: self._closed or self._exchange.over or not self._exchange.full)
+                    if self._closed or self._exchange.over:
+                        return
+            with self._changed:
+                self._exchange.finish()
+                self._send()
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+                self._arrived.put(_WAKE)
 
 
 def _collect(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
@@ -145,30 +223,7 @@ def _collect(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
 def _let_end(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
     """Waits for the end of a call whose last response came: Triton 2.51 leaks a stream that is cancelled just then."""
     try:
-        arrived.get(timeout=_END_TIMEOUT_S)
+        while isinstance(arrived.get(timeout=_END_TIMEOUT_S), calls.ANSWER):
+            pass
     except queue.Empty:
         call.cancel()
-
-
-def _message(request: SpeechRequest) -> Any:
-    """The request as Triton's message."""
-    kinds = {spec.name: spec.dtype for spec in tensors.INPUTS}
-    message = service_pb2.ModelInferRequest(model_name=tensors.MODEL_NAME)
-    message.parameters["triton_enable_empty_final_response"].bool_param = True
-    for name, value in wire.encode_request(request).items():
-        message.inputs.add(name=name, datatype=kinds[name], shape=value.shape)
-        is_text = kinds[name] == "BYTES"
-        message.raw_input_contents.append(serialize_byte_tensor(value).item() if is_text else value.tobytes())
-    return message
-
-
-def _tensors(response: Any) -> dict[str, tensors.Array]:
-    """The tensors of Triton's message by name."""
-    return {
-        out.name: (
-            deserialize_bytes_tensor(raw)
-            if out.datatype == "BYTES"
-            else np.frombuffer(raw, triton_to_np_dtype(out.datatype)).copy()
-        ).reshape(out.shape)
-        for out, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
@@ -18,13 +19,15 @@ class LocalSpeech(SpeechService):
         for _ in self._source(self._source.warm_up_request()):
             pass
 
-    def open(self, request: SpeechRequest) -> SpeechStream:
-        """The stream that answers `request`; the model works while one iterates."""
-        return SpeechStream(_with_end(self._source(request)))
+    def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
+        """The stream that answers `request`, whose text `parts` continue as they come; the model works meanwhile.
 
-    def read_aloud(self, text: str | Iterable[str], speaker: int = 0, *, seed: int = 0) -> SpeechStream:
-        """A text of any length, whole or in parts as they come, spoken sentence by sentence as one sound."""
-        return SpeechStream(_with_end(self._source.read_aloud(text, speaker, seed=seed)))
+        With `parts` the text is of any length and spoken sentence by sentence, as one sound.
+        """
+        if parts is None:
+            return SpeechStream(_with_end(self._source(request)))
+        text = itertools.chain([request.text], parts)
+        return SpeechStream(_with_end(self._source.read_aloud(text, request.speaker or 0, seed=request.seed)))
 
 
 def _with_end(chunks: Generator[Chunk, None, End]) -> Generator[Chunk | End, None, None]:
