@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from csm_model.checkpoints.names import entries_of, meta_model
+from csm_model.checkpoints.names import entries_of
 from csm_model.checkpoints.sizes import to_hf
 from csm_model.config import ModelConfig
-from csm_model.model import CsmModel
+from csm_model.model import CsmModel, meta_model
 from csm_model.training.data import Batch
 
 

@@ -11,10 +11,12 @@ A row is `[K + 1]` ids: K audio columns, then one text column. `mask` says which
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from csm_model.config import ModelConfig
 from csm_model.transformer import Attend, Transformer
@@ -97,3 +99,31 @@ class CsmModel(nn.Module):
         embedded = F.embedding(codes[:, :-1] + self.offsets[:-1], self.audio_embeddings.weight)
         out = self.decoder(self.projection(torch.cat([state[:, None], embedded], dim=1)))
         return torch.einsum("fke,kev->fkv", out[:, 1:], self.audio_head)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves `torch.nn.init` out: on the meta device it fills nothing, but makes torch import its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def meta_model(config: ModelConfig) -> CsmModel:
+    """A model of these sizes without memory for its weights: they are assigned, then `with_tables`."""
+    with torch.device("meta"), _Unfilled():
+        return CsmModel(config)
+
+
+def with_tables(model: CsmModel) -> CsmModel:
+    """Gives a model from `meta_model` the tables that no checkpoint carries, in place."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    model.reset_tables()
+    return model

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from csm_model.bundle import load_weights, read_config
 from csm_model.checkpoints import convert, describe, load_model, open_checkpoint, read_sizes, verify, weights_digest
-from csm_model.checkpoints.names import CODEC, LAYOUTS, meta_model
+from csm_model.checkpoints.names import CODEC, LAYOUTS
 from csm_model.config import CONFIGS, ModelConfig, RopeScaling, TransformerConfig
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
-from csm_model.model import CsmModel
+from csm_model.model import CsmModel, meta_model
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csm_model.checkpoints.names import meta_model
 from csm_model.checkpoints.sizes import Rope
 from csm_model.checkpoints.source import open_checkpoint
 from csm_model.config import ModelConfig
-from csm_model.model import CsmModel
+from csm_model.model import CsmModel, meta_model, with_tables
 
 
 def load_model(path: Path, *, dtype: torch.dtype | None = None, rope: Rope | None = None) -> CsmModel:
@@ -33,11 +32,7 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None, rope: Rope | Non
         tensor = entry.to_own(checkpoint.weights[entry.own].mapped(files))
         state[entry.own] = tensor if dtype is None else tensor.to(dtype)
     model.load_state_dict(state, assign=True)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-    model.reset_tables()
-    return model.eval()
+    return with_tables(model).eval()
 
 
 def read_sizes(path: Path, *, rope: Rope | None = None) -> ModelConfig:

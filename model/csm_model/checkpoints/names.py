@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from csm_model.config import ModelConfig
-from csm_model.model import CsmModel
+from csm_model.model import meta_model
 
 Layout = Literal["csm", "sesame", "hf"]
 """This program's, Sesame's (Miso's too), Hugging Face's."""
@@ -92,24 +90,6 @@ def pairs_to_halves(rows: Tensor, head: int) -> Tensor:
 def halves_to_pairs(rows: Tensor, head: int) -> Tensor:
     """The inverse of `pairs_to_halves`."""
     return rows.view(-1, 2, head // 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leaves `torch.nn.init` out: on the meta device it fills nothing, but makes torch import its compiler."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == torch.nn.init.__name__:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def meta_model(config: ModelConfig) -> CsmModel:
-    """A model of these sizes without memory for its weights."""
-    with torch.device("meta"), _Unfilled():
-        return CsmModel(config)
 
 
 def entries_of(layout: Layout, config: ModelConfig) -> list[Entry]:
