@@ -42,7 +42,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     """-1 stands for a length that the sender chooses."""
     meaning: str
-    optional: bool = True
+    optional: bool = False
 
     @property
     def config_dtype(self) -> str:
@@ -55,48 +55,52 @@ class TensorSpec:
         return np.dtype(_DTYPES[self.dtype])
 
 
-def _spec(name: str, dtype: str, shape: tuple[int, ...], meaning: str) -> TensorSpec:
+def _input(name: str, dtype: str, shape: tuple[int, ...], meaning: str) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=shape, meaning=meaning, optional=True)
+
+
+def _output(name: str, dtype: str, shape: tuple[int, ...], meaning: str) -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=shape, meaning=meaning)
 
 
 INPUTS: Final = (
-    TensorSpec(name="TEXT", dtype="BYTES", shape=(1,), optional=False, meaning="What to say, UTF-8."),
-    _spec("SPEAKER", "INT32", (1,), "Whose voice: a speaker of the served bundle; or VOICE."),
-    _spec("VOICE", "BYTES", (1,), "Whose voice: its name on the server; or SPEAKER."),
-    _spec("STREAM_ID", "BYTES", (1,), "Name under which more text may follow."),
-    _spec("TEXT_MORE", "BOOL", (1,), "More text follows under STREAM_ID."),
-    _spec("SEED", "INT64", (1,), "Seed of the sampling; 0 by default."),
-    _spec("TEMPERATURE", "FP64", (1,), "Of codebook 0; 0 to 5."),
-    _spec("DEPTH_TEMPERATURE", "FP64", (1,), "Of the others; 0 to 5."),
-    _spec("TOP_K", "INT32", (1,), "Likeliest codes; 0 for all."),
-    _spec("GUIDANCE", "FP64", (1,), "Towards the text; 0 to 10, 1: none."),
-    _spec("MAX_FRAMES", "INT32", (1,), "Frames that cut the turn."),
-    _spec("CONTEXT_TEXT", "BYTES", (-1,), "Texts of the N turns before, oldest first."),
-    _spec("CONTEXT_SPEAKER", "INT32", (-1,), "Their N speakers."),
-    _spec("CONTEXT_FRAMES", "INT32", (-1,), "Their N lengths in CONTEXT_CODES; 0: none."),
-    _spec("CONTEXT_CODES", "INT32", (-1, -1), "Their codes, joined: [K, F]."),
-    _spec("CONTEXT_SAMPLES", "INT32", (-1,), "Their N lengths in CONTEXT_AUDIO; 0: none."),
-    _spec("CONTEXT_AUDIO", "FP32", (-1,), "Their sound, 24 kHz, -1 to 1, joined."),
-    _spec("CONTEXT_TOKEN", "BYTES", (-1,), "The N tokens of their last chunks; empty: none."),
-    _spec("RESUME_CODES", "INT32", (-1, -1), "Frames of this request heard before: [K, R]."),
-    _spec("RESUME_SENTENCES", "INT32", (-1,), "The SENTENCE of each of them: [R]."),
-    _spec("RESUME_TOKEN", "BYTES", (1,), "The token of the last of them."),
-    _spec("DEADLINE_MS", "INT32", (1,), "Milliseconds in which the whole stream must be over."),
-    _spec("MAX_WAIT_MS", "INT32", (1,), "Milliseconds it may wait for a slot; 0 by default."),
-    _spec("PRIORITY", "INT32", (1,), "0 by default, to 9; higher goes first in the queue."),
-    _spec("ENCODING", "BYTES", (1,), "float32 by default, int16 or opus."),
+    TensorSpec(name="TEXT", dtype="BYTES", shape=(1,), meaning="What to say, UTF-8."),
+    _input("SPEAKER", "INT32", (1,), "Whose voice: a speaker of the served bundle; or VOICE."),
+    _input("VOICE", "BYTES", (1,), "Whose voice: its name on the server; or SPEAKER."),
+    _input("STREAM_ID", "BYTES", (1,), "Name under which more text may follow."),
+    _input("TEXT_MORE", "BOOL", (1,), "More text follows under STREAM_ID."),
+    _input("SEED", "INT64", (1,), "Seed of the sampling; 0 by default."),
+    _input("TEMPERATURE", "FP64", (1,), "Of codebook 0; 0 to 5."),
+    _input("DEPTH_TEMPERATURE", "FP64", (1,), "Of the others; 0 to 5."),
+    _input("TOP_K", "INT32", (1,), "Likeliest codes; 0 for all."),
+    _input("GUIDANCE", "FP64", (1,), "Towards the text; 0 to 10, 1: none."),
+    _input("MAX_FRAMES", "INT32", (1,), "Frames that cut the turn."),
+    _input("CONTEXT_TEXT", "BYTES", (-1,), "Texts of the N turns before, oldest first."),
+    _input("CONTEXT_SPEAKER", "INT32", (-1,), "Their N speakers."),
+    _input("CONTEXT_FRAMES", "INT32", (-1,), "Their N lengths in CONTEXT_CODES; 0: none."),
+    _input("CONTEXT_CODES", "INT32", (-1, -1), "Their codes, joined: [K, F]."),
+    _input("CONTEXT_SAMPLES", "INT32", (-1,), "Their N lengths in CONTEXT_AUDIO; 0: none."),
+    _input("CONTEXT_AUDIO", "FP32", (-1,), "Their sound, 24 kHz, -1 to 1, joined."),
+    _input("CONTEXT_TOKEN", "BYTES", (-1,), "The N tokens of their last chunks; empty: none."),
+    _input("RESUME_CODES", "INT32", (-1, -1), "Frames of this request heard before: [K, R]."),
+    _input("RESUME_SENTENCES", "INT32", (-1,), "The SENTENCE of each of them: [R]."),
+    _input("RESUME_TOKEN", "BYTES", (1,), "The token of the last of them."),
+    _input("DEADLINE_MS", "INT32", (1,), "Milliseconds in which the whole stream must be over."),
+    _input("MAX_WAIT_MS", "INT32", (1,), "Milliseconds it may wait for a slot; 0 by default."),
+    _input("PRIORITY", "INT32", (1,), "0 by default, to 9; higher goes first in the queue."),
+    _input("ENCODING", "BYTES", (1,), "float32 by default, int16 or opus."),
 )
 
 OUTPUTS: Final = (
-    _spec("AUDIO", "FP32", (FRAME_SAMPLES,), "float32: 80 ms of 24 kHz mono sound, -1 to 1."),
-    _spec("AUDIO_INT16", "INT16", (FRAME_SAMPLES,), "int16: the same, times 32,767."),
-    _spec("AUDIO_OPUS", "BYTES", (1,), "opus: the next bytes of one Ogg Opus stream."),
-    _spec("FRAME_INDEX", "INT32", (1,), "0 for the first chunk, R where R frames were resumed; then one more each."),
-    _spec("SENTENCE", "INT32", (1,), "Number of the sentence that the chunk belongs to; -1 for silence between two."),
-    _spec("SECONDS", "FP64", (1,), "When the chunk begins in the stream's sound."),
-    _spec("CODES", "INT32", (-1,), "The frame's K codes."),
-    _spec("TOKEN", "BYTES", (1,), "Says that the frames up to here were spoken by this service."),
-    _spec("ENDED", "BOOL", (1,), "In the last response only: whether the speaker finished."),
-    _spec("REASON", "BYTES", (1,), "In the last response only: ended, cut, silence or repeat."),
-    _spec("DROPPED", "INT32", (1,), "In the last response only: context turns left out for want of room."),
+    _output("AUDIO", "FP32", (FRAME_SAMPLES,), "float32: 80 ms of 24 kHz mono sound, -1 to 1."),
+    _output("AUDIO_INT16", "INT16", (FRAME_SAMPLES,), "int16: the same, times 32,767."),
+    _output("AUDIO_OPUS", "BYTES", (1,), "opus: the next bytes of one Ogg Opus stream."),
+    _output("FRAME_INDEX", "INT32", (1,), "0 for the first chunk, R where R frames were resumed; then one more each."),
+    _output("SENTENCE", "INT32", (1,), "Number of the sentence that the chunk belongs to; -1 for silence between two."),
+    _output("SECONDS", "FP64", (1,), "When the chunk begins in the stream's sound."),
+    _output("CODES", "INT32", (-1,), "The frame's K codes."),
+    _output("TOKEN", "BYTES", (1,), "Says that the frames up to here were spoken by this service."),
+    _output("ENDED", "BOOL", (1,), "In the last response only: whether the speaker finished."),
+    _output("REASON", "BYTES", (1,), "In the last response only: ended, cut, silence or repeat."),
+    _output("DROPPED", "INT32", (1,), "In the last response only: context turns left out for want of room."),
 )
