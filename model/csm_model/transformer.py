@@ -75,9 +75,9 @@ class Packed:
 class KVCache:
     """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`.
 
-    Items of the batch may hold different numbers of rows: prompts of different lengths are read padded on the right,
-    and `trim` then forgets the padding. Nothing here depends on the numbers that the tensors hold, so that a step can
-    be compiled once, and no accelerator is waited for; that the rows fit is the caller's to see to.
+    `at` gives the `Attend` of some of the items; as an `Attend` itself it is that of all. Nothing depends on the numbers
+    that the tensors hold, so that a step can be compiled once, and no accelerator is waited for; that the rows fit is
+    the caller's to see to.
     """
 
     def __init__(
@@ -94,14 +94,13 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         """Rows that each item holds: int64 `[B]`."""
-        self._items = torch.arange(batch_size, device=device)[:, None]
-        self._places = torch.arange(rows, device=device)
-        self._layers = config.layers
+        self.places = torch.arange(rows, device=device)
+        self._all = CacheItems(self, torch.arange(batch_size, device=device), whole=True)
 
     @property
     def rows(self) -> int:
         """L, the most rows that an item can hold."""
-        return len(self._places)
+        return len(self.places)
 
     def trim(self, lengths: Sequence[int] | Tensor) -> None:
         """Forgets, in each item, all rows after the first `lengths[item]`."""
@@ -111,21 +110,44 @@ class KVCache:
         """Forgets all rows of all items."""
         self.lengths.zero_()
 
+    def at(self, items: Tensor) -> CacheItems:
+        """The items `[M]` (int64, each once) as the batch of the next passes."""
+        return CacheItems(self, items, whole=False)
+
     def positions(self, x: Tensor) -> Tensor:
         """Those after the rows that are held: `[B, T]`."""
-        return self.lengths[:, None] + self._places[: x.shape[1]]
+        return self._all.positions(x)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`; the new rows are stored, and count from the last layer on."""
+        return self._all(layer, q, k, v)
+
+
+class CacheItems:
+    """Some items of a `KVCache` as a batch of their own: M of its B."""
+
+    def __init__(self, cache: KVCache, items: Tensor, *, whole: bool) -> None:
+        self.cache, self.items = cache, items
+        self._whole = whole  # all of them in order: their buffers are the cache's own, not copies
+
+    def positions(self, x: Tensor) -> Tensor:
+        """Those after the rows that are held: `[M, T]`."""
+        return self.cache.lengths[self.items, None] + self.cache.places[: x.shape[1]]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`; the new rows are stored, and count from the last layer on."""
+        cache, items = self.cache, self.items
         batch, heads, rows, width = q.shape
         groups = k.shape[1]
         places = self.positions(q[:, 0])
-        keys, values = self.keys[layer], self.values[layer]
-        keys[self._items, :, places] = k.transpose(1, 2)
-        values[self._items, :, places] = v.transpose(1, 2)
-        if layer == self._layers - 1:
-            self.lengths += rows
-        seen = self._places <= places[..., None]  # [B, T, L]
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys[items[:, None], :, places] = k.transpose(1, 2)
+        values[items[:, None], :, places] = v.transpose(1, 2)
+        if layer == len(cache.keys) - 1:
+            cache.lengths.index_add_(0, items, torch.full_like(items, rows))
+        if not self._whole:
+            keys, values = keys[items], values[items]
+        seen = cache.places <= places[..., None]  # [M, T, L]
         # The queries that share a key-value head stand one after another as if they were rows: nothing is copied.
         shared = heads // groups
         mask = seen[:, None, None].expand(-1, -1, shared, -1, -1).reshape(batch, 1, shared * rows, -1)

@@ -49,9 +49,10 @@ def test_e_only_a_frame_of_zeros_in_all_codebooks_ends_speech(last_code: int, en
     """Hugging Face stops when all codebooks but the last are zero, and decodes that frame as sound; Sesame goes on."""
     model = model_that_ends("zeros", last_code=last_code)
     layout = lay_out("Hello.", 0, tokenizer=PhonemeTokenizer(), config=model.config)
-    decoder = FrameDecoder(model, [LIKELIEST], rows=len(layout.prompt.rows) + layout.limit)
-    decoder.read([layout.prompt])
-    frame = decoder.step([True])
+    decoder = FrameDecoder(model, slots=1, rows=len(layout.prompt.rows) + layout.limit)
+    decoder.begin(0, LIKELIEST)
+    decoder.read(0, layout.prompt)
+    frame = decoder.draw([0], [True])
     assert frame.codes[0, :-1].tolist() == [0, 0, 0]
     assert (int(frame.codes[0, -1]) == 0) == ends
     assert bool(frame.ended) == ends

@@ -84,7 +84,7 @@ def by_transformers(hf: Any, dialogues: list[list[Turn]]) -> list[Tensor]:
 
 
 def by_us(sides: Sides, dialogues: list[list[Turn]]) -> list[Tensor]:
-    """The same from the decoding core; prompts padded on the right."""
+    """The same from the decoding core, a slot each."""
     config = sides.model.config
     prompts = []
     for turns in dialogues:
@@ -95,13 +95,16 @@ def by_us(sides: Sides, dialogues: list[list[Turn]]) -> list[Tensor]:
                 parts.append(audio_rows(codes_of(sides.hf, turn.sound), config, close=True))
         prompts.append(Prompt(*(torch.cat(part) for part in zip(*parts, strict=True))))
     longest = max(len(prompt.rows) for prompt in prompts)
-    decoder = FrameDecoder(sides.model, [GREEDY] * len(prompts), rows=longest + FRAMES)
-    decoder.read(prompts)
+    slots = list(range(len(prompts)))
+    decoder = FrameDecoder(sides.model, slots=len(slots), rows=longest + FRAMES)
+    for slot, prompt in zip(slots, prompts, strict=True):
+        decoder.begin(slot, GREEDY)
+        decoder.read(slot, prompt)
     frames = []
     for _ in range(FRAMES):
-        frame = decoder.step([True] * len(prompts))
+        frame = decoder.draw(slots, [True] * len(slots))
         frames.append(frame.codes)
-        decoder.feed(frame.codes)
+        decoder.feed(slots, frame.codes)
     return list(torch.stack(frames, dim=1))
 
 

@@ -146,9 +146,12 @@ class FromTriton:
     @contextlib.contextmanager
     def started(self) -> Iterator[FromServer]:
         """Starts it; yields where to find it."""
+        from csm_serving.settings import load_settings
         from csm_serving.triton import LocalTriton
 
-        with LocalTriton(self.folder) as triton:
+        # The turns before are recordings of whoever speaks, which a server at large refuses.
+        settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, client_voices="allow")
+        with LocalTriton(self.folder, settings=settings) as triton:
             yield FromServer(url=triton.url, digest=self.digest)
 
     @contextlib.contextmanager

@@ -1,8 +1,7 @@
-"""Several live streams over one model: a bounded number of slots, stepped in turn, a frame each.
+"""The served model: one thread that works for all live streams, and the way of each stream to its caller.
 
-One thread does all the model's work, so that a source need not be thread-safe, no stream can starve another, and a
-cancelled stream is gone before its next frame. The engine knows neither Triton nor torch: a *source* turns a request
-into frames, a *sink* takes them away.
+What is taken on, and whose turn it is, `csm_model.inference.scheduler` decides; what is said, and how it sounds,
+`csm_model.inference.batch` makes. The engine does not know Triton: a *sink* takes a stream's chunks away.
 """
 
 from __future__ import annotations
@@ -10,215 +9,278 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from csm_model.errors import CsmError, InputError
-from csm_model.frames import FRAME_SECONDS, seconds_of
+from csm_model.inference.scheduler import Policy, RefusedError, Scheduler, Streams
 from csm_serving import metrics as names
-from csm_serving.errors import BusyError, ServingError, UnavailableError
+from csm_serving.errors import BusyError, UnavailableError
 from csm_serving.metrics import Metrics
-from csm_serving.protocol import Chunk, End, SpeechRequest
+from csm_serving.protocol import SpeechRequest
+from csm_serving.source import Asked
+from csm_serving.stream import Account, LiveStream, Nobody, Sink
 
-Source = Callable[[SpeechRequest], Generator[Chunk, None, End]]
-"""Begins a stream: yields its chunks, returns how it ended. Raises `CsmError` on its first step where it cannot."""
+_IDLE_S = 0.01
+"""Seconds between looks at streams that wait for text, for a slot, or for their player to catch up."""
 
 log = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
-    """Where a stream goes. Exactly one of `end`, `fail` and `drop` is called, last."""
+class Reader(Protocol):
+    """Reads requests: `RequestReader`."""
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Takes a frame away."""
+    def read(self, request: SpeechRequest) -> Asked:
+        """The request as it is spoken; raises `CsmError` where it may not be."""
         ...
 
-    def end(self, end: End) -> None:
-        """The stream is complete."""
+    def is_quick(self, request: SpeechRequest) -> bool:
+        """Whether reading takes no time to speak of."""
         ...
 
-    def fail(self, error: Exception) -> None:
-        """The stream broke; nothing follows."""
-        ...
-
-    def drop(self) -> None:
-        """The stream was cancelled; nothing follows."""
-        ...
-
-    def cancelled(self) -> bool:
-        """Whether the caller has gone."""
+    def warm_up_request(self) -> SpeechRequest:
+        """A short turn."""
         ...
 
 
-@dataclass(eq=False)
-class _Live:
-    frames: Generator[Chunk, None, End]
-    sink: Sink
-    began: float
-    measured: bool
-    first_audio: float = 0.0
-    count: int = 0
+@dataclass(frozen=True, kw_only=True)
+class Watchers:
+    """Who looks on, beside the metrics."""
+
+    may_begin: Callable[[], None] = lambda: None
+    """Raises a `CsmError` where no stream may begin."""
+    over: Callable[[Account], None] = lambda account: None
+    """Hears of every stream that is over."""
 
 
 class Engine:
-    """Runs `source` for at most `slots` streams at once."""
+    """Takes streams on and speaks them; every method may be called from any thread.
+
+    Args:
+        streams: does the work: a `SpeechBatch`.
+        reader: reads requests.
+        policy: what is taken on.
+        metrics: where measurements go.
+        watchers: who looks on.
+        max_characters: the longest text of a stream, all its parts together.
+        max_wait_s: the longest time that a request may wait for a slot, whatever it asks.
+        clock: seconds.
+    """
 
     def __init__(
-        self, source: Source, *, slots: int, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
+        self,
+        streams: Streams,
+        reader: Reader,
+        *,
+        policy: Policy,
+        metrics: Metrics,
+        watchers: Watchers | None = None,
+        max_characters: int = 10_000,
+        max_wait_s: float = 30.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if slots < 1:
-            raise InputError(f"slots {slots}: a server needs at least 1")
-        self.slots = slots
-        self._source = source
+        self.slots = streams.slots
+        self._scheduler = Scheduler(streams, policy, clock=clock, seen=self._seen)
+        self._reader = reader
         self._metrics = metrics
+        self._watchers = watchers or Watchers()
+        self._max_characters = max_characters
+        self._max_wait_s = max_wait_s
         self._clock = clock
-        self._live: list[_Live] = []
+        self._named: dict[str, LiveStream] = {}
         self._changed = threading.Condition()
+        self._news = False
         self._closing = False
         self._broken_off = False
+        self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="csm-reader")
+        metrics.set(names.STREAM_SLOTS, self.slots)
+        self._count()
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
-        metrics.set(names.STREAM_SLOTS, slots)
-        metrics.set(names.LIVE_STREAMS, 0)
         self._thread.start()
 
     @property
     def live(self) -> int:
-        """Streams being spoken now."""
-        return len(self._live)
+        """Streams that hold slots."""
+        return self._scheduler.live
+
+    @property
+    def queued(self) -> int:
+        """Streams that have no slot yet."""
+        return self._scheduler.queued
+
+    @property
+    def times(self) -> str:
+        """How long steps take, in one line."""
+        times = self._scheduler.times
+        return ", ".join(f"{1000 * times.of(n):.1f} ms a step of {n}" for n in sorted({1, self.slots}))
+
+    @property
+    def ready(self) -> bool:
+        """Whether streams are taken on."""
+        return self._thread.is_alive() and not self._closing
 
     def submit(self, request: SpeechRequest, sink: Sink) -> None:
-        """Takes a slot for `request`; raises `BusyError` where none is free and `UnavailableError` while closing."""
+        """Takes a stream on.
+
+        Raises:
+            BusyError: there is no room for it, and it may not wait, or too many wait.
+            UnavailableError: the server is stopping.
+            InputError: it cannot be said, or may not be. What is found out later, the sink hears of.
+        """
         self._admit(request, sink, measured=True)
 
+    def append(self, stream_id: str, text: str, more: bool) -> None:
+        """More text for a stream; raises `InputError` where there is none of that name, or it takes no more."""
+        with self._changed:
+            stream = self._named.get(stream_id)
+            if stream is None:
+                raise InputError(
+                    f"stream {stream_id!r} is not live here: it is over, or its first request went to another server"
+                )
+            stream.check_part(text, self._max_characters)
+            stream.take_part(text, more=more)
+            self._scheduler.append(stream.job, text, more=more)
+            self._wake()
+
     def refuse(self, reason: str) -> None:
-        """Counts a request that was refused before it came here."""
+        """Counts a request that was refused."""
         self._metrics.add(names.REFUSALS, label=reason)
 
-    def warm_up(self, request: SpeechRequest) -> None:
-        """Speaks `request` to nobody, in the engine's own thread, so that the first caller does not pay for it."""
-        sink = _Nobody()
-        self._admit(request, sink, measured=False)
-        sink.over.wait()
-        if sink.error is not None:
-            raise sink.error
+    def warm_up(self) -> None:
+        """Speaks to nobody, in one slot and in all: no caller pays for it, and the times of steps are known.
+
+        Raises:
+            CsmError: the model does not work.
+        """
+        request = self._reader.warm_up_request()
+        for count in (1, self.slots, 1, self.slots):
+            self._scheduler.times.clear()
+            sinks = [Nobody() for _ in range(count)]
+            for sink in sinks:
+                self._admit(request, sink, measured=False)
+            for sink in sinks:
+                sink.over.wait()
+                if sink.error is not None:
+                    raise sink.error
 
     def close(self, grace_s: float) -> bool:
-        """Takes no more streams, lets live ones end for `grace_s` seconds, breaks the rest; True when none was left."""
+        """Takes no more streams; those without a slot are told so, live ones may end for `grace_s` seconds, then break.
+
+        Returns whether none was broken off. May be called again.
+        """
+        error = UnavailableError("the server is stopping; ask another one, or this one after its restart")
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
-            drained = self._changed.wait_for(lambda: not self._live, timeout=grace_s)
+        self._scheduler.break_off(error, live=False)
+        with self._changed:
+            self._wake()
+            drained = self._changed.wait_for(lambda: not self._scheduler.live, timeout=grace_s)
             self._broken_off = True
+            self._wake()
         self._thread.join()
+        self._readers.shutdown()
         return drained
 
     def _admit(self, request: SpeechRequest, sink: Sink, *, measured: bool) -> None:
+        if self._closing:
+            self.refuse("stopping")
+            raise UnavailableError("the server is stopping; ask another one, or this one after its restart")
+        try:
+            self._watchers.may_begin()
+        except CsmError:
+            self.refuse("audit")
+            raise
+        stream = LiveStream(
+            request, sink, metrics=self._metrics if measured else None, over=self._leave, clock=self._clock
+        )
+        stream.job.max_wait_s = min(request.max_wait_s, self._max_wait_s)
+        quick = self._reader.is_quick(request)
         with self._changed:
-            if self._closing:
-                self.refuse("stopping")
-                raise UnavailableError("the server is stopping; ask another one, or this one after its restart")
-            if len(self._live) >= self.slots:
-                self.refuse("busy")
-                raise BusyError(f"all {self.slots} slots hold live streams; try again when one of them ends")
-            self._live.append(_Live(self._source(request), sink, self._clock(), measured))
-            self._metrics.set(names.LIVE_STREAMS, len(self._live))
+            try:
+                stream.check_part(request.text, self._max_characters)
+                if request.stream_id in self._named:
+                    raise InputError(f"stream {request.stream_id!r} is live already: give each one a name of its own")
+                if quick:
+                    stream.read(self._reader.read(request))
+            except InputError:
+                self.refuse("invalid_input")
+                raise
+            self._enter(stream)
+        if not quick:
+            self._readers.submit(self._read, stream)
+
+    def _enter(self, stream: LiveStream) -> None:
+        try:
+            self._scheduler.admit(stream.job)
+        except RefusedError as refused:
+            self.refuse(refused.reason)
+            why = (
+                f"all {self.slots} slots are taken"
+                if refused.reason == "busy"
+                else f"one stream more than {self.live} would make them late"
+            )
+            raise BusyError(
+                f"{why}; try again in {refused.retry_after_s:.1f} s, or ask to wait (MAX_WAIT_MS)",
+                retry_after_s=refused.retry_after_s,
+            ) from None
+        if stream.request.stream_id is not None:
+            self._named[stream.request.stream_id] = stream
+        stream.take_part(stream.request.text, more=stream.request.text_more)
+        self._wake()
+
+    def _read(self, stream: LiveStream) -> None:
+        """Reads a request that takes time, beside the engine's own thread."""
+        try:
+            stream.read(self._reader.read(stream.request))
+        except Exception as error:
+            self._scheduler.fail(stream.job, error)
+        with self._changed:
+            self._wake()
+
+    def _leave(self, stream: LiveStream, account: Account) -> None:
+        """A stream is over; its caller hears of it next."""
+        with self._changed:
+            name = stream.request.stream_id
+            if name is not None and self._named.get(name) is stream:
+                del self._named[name]
+            self._count()
             self._changed.notify_all()
+        if stream.measured:
+            self._watchers.over(account)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._live or self._closing)
-                if not self._live:
-                    return
-                round_ = list(self._live)
-            for live in round_:
-                if self._broken_off:
-                    self._broke(live, UnavailableError("the server stopped before the turn was over; ask again"))
-                else:
-                    self._step(live)
-
-    def _step(self, live: _Live) -> None:
-        try:
-            if live.sink.cancelled():
-                self._leave(live, "cancelled")
-                live.sink.drop()
-                return
+                if not self._news:
+                    some = self._scheduler.live or self._scheduler.queued
+                    self._changed.wait_for(lambda: self._news, timeout=_IDLE_S if some else None)
+                self._news = False
+                if self._closing and (self._broken_off or not self._scheduler.live):
+                    break
             try:
-                chunk = next(live.frames)
-            except StopIteration as stop:
-                end: End = stop.value
-                self._leave(live, "ended" if end.ended else "cut")
-                live.sink.end(end)
-                return
-            live.sink.chunk(chunk)
-            self._sent(live)
-        except CsmError as error:
-            self._broke(live, error)
-        except Exception as error:
-            log.exception("a stream broke")
-            self._broke(live, ServingError(f"the model failed with {type(error).__name__}: {error}"))
-
-    def _broke(self, live: _Live, error: CsmError) -> None:
-        if live.count == 0 and isinstance(error, InputError):
-            self.refuse("invalid_input")
-            self._leave(live, None)
-        else:
-            self._leave(live, "failed")
-        try:
-            live.sink.fail(error)
-        except Exception:
-            log.exception("the caller could not be told: %s", error)
-
-    def _sent(self, live: _Live) -> None:
-        live.count += 1
-        if not live.measured:
-            return
-        now = self._clock()
-        if live.count == 1:
-            live.first_audio = now
-            self._metrics.observe(names.FIRST_AUDIO, now - live.began)
-        elif now > live.first_audio + (live.count - 1) * FRAME_SECONDS:
-            self._metrics.add(names.UNDERRUNS)
-        self._metrics.add(names.FRAMES)
-
-    def _leave(self, live: _Live, outcome: str | None) -> None:
-        """Frees the slot before the caller hears of it, so that its next request finds the slot free."""
-        live.frames.close()
+                while self._scheduler.round():
+                    self._count()
+                    if self._broken_off:
+                        break
+            except Exception as broken:  # of the scheduler itself: whoever waits must not wait for ever
+                log.exception("the engine's round broke")
+                self._scheduler.break_off(UnavailableError(f"the server broke: {broken}"), live=True)
+            self._count()
+        error = UnavailableError("the server stopped before the turn was over; ask again, or go on with its frames")
+        self._scheduler.break_off(error, live=True)
         with self._changed:
-            if live in self._live:
-                self._live.remove(live)
-            self._metrics.set(names.LIVE_STREAMS, len(self._live))
             self._changed.notify_all()
-        if outcome is None or not live.measured:
-            return
-        took, sound = self._clock() - live.began, seconds_of(live.count)
-        self._metrics.add(names.STREAMS, label=outcome)
-        self._metrics.add(names.STREAM_SECONDS, took)
-        self._metrics.add(names.AUDIO_SECONDS, sound)
-        if sound:
-            self._metrics.set(names.REAL_TIME_FACTOR, took / sound)
 
+    def _wake(self) -> None:
+        self._news = True
+        self._changed.notify_all()
 
-class _Nobody:
-    """A sink that keeps nothing."""
+    def _count(self) -> None:
+        self._metrics.set(names.LIVE_STREAMS, self._scheduler.live)
+        self._metrics.set(names.QUEUED_STREAMS, self._scheduler.queued)
 
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self.error: Exception | None = None
-
-    def chunk(self, chunk: Chunk) -> None:
-        pass
-
-    def end(self, end: End) -> None:
-        self.over.set()
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.over.set()
-
-    def drop(self) -> None:
-        self.over.set()
-
-    def cancelled(self) -> bool:
-        return False
+    def _seen(self, streams: int, seconds: float) -> None:
+        self._metrics.observe(names.STEP_SECONDS, seconds)
+        self._metrics.observe(names.STEP_STREAMS, streams)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from csm_model.bundle import load_bundle
+from csm_model.inference.batch import SpeechBatch
+from csm_model.inference.generator import SpeechStream as Narrated
 from csm_serving.protocol import Chunk, End, SpeechRequest
-from csm_serving.source import BundleSource
+from csm_serving.source import RequestReader
 from csm_serving.speech import SpeechService, SpeechStream
 
 
 class LocalSpeech(SpeechService):
-    """Speaks with the bundle in `folder`; one stream after another; `codec_folder` is for one that carries no codec."""
+    """Speaks with the bundle in `folder`, one stream after another, unmarked.
+
+    Args:
+        folder: of the bundle.
+        codec_folder: of the codec, for a bundle that carries none.
+    """
 
     def __init__(self, folder: Path, *, codec_folder: Path | None = None) -> None:
-        self._source = BundleSource.load(folder, codec_folder=codec_folder)
-        for _ in self._source(self._source.warm_up_request()):
+        self._bundle = load_bundle(folder, codec_folder=codec_folder)
+        self._reader = RequestReader(self._bundle, client_voices="allow")
+        for _ in self.open(self._reader.warm_up_request()):
             pass
 
     def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
@@ -24,12 +33,15 @@ class LocalSpeech(SpeechService):
 
         With `parts` the text is of any length and spoken sentence by sentence, as one sound.
         """
-        if parts is None:
-            return SpeechStream(_with_end(self._source(request)))
-        text = itertools.chain([request.text], parts)
-        return SpeechStream(_with_end(self._source.read_aloud(text, request.speaker or 0, seed=request.seed)))
+        return SpeechStream(self._speak(request, parts))
 
-
-def _with_end(chunks: Generator[Chunk, None, End]) -> Generator[Chunk | End, None, None]:
-    end = yield from chunks
-    yield end
+    def _speak(self, request: SpeechRequest, parts: Iterable[str] | None) -> Generator[Chunk | End, None, None]:
+        asked = self._reader.read(request)
+        utterance = replace(asked.utterance, more=parts is not None)
+        guided = utterance.sampling.guidance != 1.0
+        batch = SpeechBatch(self._bundle, slots=1, guided=guided, prefix_bytes=0)
+        stream = Narrated(batch, utterance, parts or ())
+        for frame in stream:
+            yield asked.chunk(frame)
+        assert stream.reason is not None
+        yield End(ended=stream.ended, reason=stream.reason.value, dropped=stream.dropped)

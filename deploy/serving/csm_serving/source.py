@@ -1,83 +1,144 @@
-"""A bundle as a source of streams: the offline generator, asked frame by frame."""
+"""Requests as the model takes them: who speaks, what was said before, how it is drawn, and whether that is allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from csm_model.bundle import Bundle, load_bundle
+from csm_model.bundle import Bundle
 from csm_model.errors import InputError
+from csm_model.inference.batch import Frame
 from csm_model.inference.context import ContextTurn
-from csm_model.inference.generator import Generator as SpeechGenerator
-from csm_model.inference.long_speech import LongSpeech
-from csm_serving.protocol import Chunk, End, SpeechRequest, Turn
+from csm_model.inference.narration import Heard, Utterance
+from csm_serving.protocol import Chunk, SpeechRequest, Turn
+from csm_serving.stored_voices import Voice
+from csm_serving.tokens import TurnChain, TurnKey
+from csm_serving.voices import VoiceRegistry
 
-_WARM_UP_TEXT = "Good morning, how are you?"
-_WARM_UP_FRAMES = 8
+WARM_UP_TEXT = "Good morning, how are you?"
+WARM_UP_FRAMES = 8
 
 
-class BundleSource:
-    """Turns requests into frames with one bundle; several streams may be alive, one thread steps them."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request that may be spoken."""
 
-    def __init__(self, bundle: Bundle, *, max_frames: int | None = None) -> None:
+    utterance: Utterance
+    voice: Voice
+    chain: TurnChain
+    """The tokens of its frames, those that were heard before among them."""
+
+    def chunk(self, frame: Frame) -> Chunk:
+        """The next frame as it travels; each one once, in order."""
+        codes = frame.codes.numpy().astype(np.int32)
+        return Chunk(
+            audio=frame.audio,
+            frame_index=frame.index,
+            sentence=frame.sentence,
+            codes=codes,
+            token=self.chain.next(codes),
+        )
+
+
+class RequestReader:
+    """Reads requests for one bundle; may be called from any thread.
+
+    Args:
+        bundle: what speaks.
+        voices: who may be asked for; without it the bundle's own speakers.
+        key: makes and knows tokens.
+        client_voices: whether sound of the asked speaker that has no token is refused: it would clone a voice.
+        max_frames: the most frames of every stream, whatever is asked.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        voices: VoiceRegistry | None = None,
+        key: TurnKey | None = None,
+        client_voices: Literal["refuse", "allow"] = "refuse",
+        max_frames: int | None = None,
+    ) -> None:
         self._bundle = bundle
-        self._generator = SpeechGenerator(bundle)
+        self._voices = voices or VoiceRegistry(speakers=bundle.speakers)
+        self._key = key or TurnKey()
+        self._client_voices = client_voices
         self._max_frames = max_frames
 
-    @classmethod
-    def load(cls, folder: Path, *, codec_folder: Path | None = None, max_frames: int | None = None) -> BundleSource:
-        """Loads the bundle in `folder`, every digest checked; `max_frames` cuts every turn, whatever is asked."""
-        return cls(load_bundle(folder, codec_folder=codec_folder), max_frames=max_frames)
+    def read(self, request: SpeechRequest) -> Asked:
+        """The request as an utterance.
 
-    def __call__(self, request: SpeechRequest) -> Generator[Chunk, None, End]:
-        """Yields the chunks of one turn and returns how it ended; raises `InputError` on the first step."""
-        if request.speaker is None:
-            raise InputError(f"voice {request.voice}: this server has no registry of voices; name a speaker")
-        self._check_speaker(request.speaker)
+        Raises:
+            InputError: an unknown voice, or sound that is not allowed.
+            ArtifactError: the voice's record is damaged.
+        """
+        if request.voice is not None:
+            voice = self._voices.get(request.voice)
+            prompt = self._voices.prompt(request.voice, self._bundle.codec)
+        else:
+            voice, prompt = self._voices.speaker(request.speaker or 0), None
+        context = tuple(self._context_turn(number, turn, voice) for number, turn in enumerate(request.context))
         limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
-        stream = self._generator.stream(
-            request.text,
-            request.speaker,
-            context=[_context_turn(turn) for turn in request.context],
-            sampling=replace(self._bundle.sampling, **_asked(request)),
+        utterance = Utterance(
+            text=request.text,
+            more=request.text_more,
+            speaker=voice.speaker,
+            context=context,
+            voice=prompt,
+            sampling=replace(self._bundle.sampling, **_given(request)),
             max_frames=min(limits, default=None),
+            heard=self._heard(request, voice),
         )
-        for index, frame in enumerate(stream):
-            yield Chunk(audio=frame.audio, frame_index=index, codes=frame.codes.numpy().astype(np.int32))
-        return End(ended=stream.ended)
+        chain = self._key.begin(voice.identity, None if request.resume is None else request.resume.codes)
+        return Asked(utterance=utterance, voice=voice, chain=chain)
 
-    def read_aloud(self, text: str | Iterable[str], speaker: int, *, seed: int = 0) -> Generator[Chunk, None, End]:
-        """Yields the chunks of a text of any length, whole or in parts as they come, spoken sentence by sentence."""
-        self._check_speaker(speaker)
-        speech = LongSpeech(self._generator, text, speaker, sampling=replace(self._bundle.sampling, seed=seed))
-        for index, frame in enumerate(speech):
-            yield Chunk(audio=frame.audio, frame_index=index, codes=frame.codes.numpy().astype(np.int32))
-        return End(ended=speech.ended)
+    def is_quick(self, request: SpeechRequest) -> bool:
+        """Whether reading it takes no sound to be encoded."""
+        return request.voice is None and all(turn.audio is None for turn in request.context)
 
     def warm_up_request(self) -> SpeechRequest:
         """A short turn that touches everything a first caller would otherwise wait for."""
         return SpeechRequest(
-            text=_WARM_UP_TEXT, speaker=min(self._bundle.speakers, default=0), max_frames=_WARM_UP_FRAMES
+            text=WARM_UP_TEXT, speaker=min(self._bundle.speakers, default=0), max_frames=WARM_UP_FRAMES
         )
 
-    def _check_speaker(self, speaker: int) -> None:
-        known = self._bundle.speakers
-        if known and speaker not in known:
-            names = ", ".join(f"{number} ({name})" for number, name in sorted(known.items()))
-            raise InputError(f"speaker {speaker} is unknown: this bundle speaks as {names}")
+    def _context_turn(self, number: int, turn: Turn, voice: Voice) -> ContextTurn:
+        has_sound = turn.audio is not None or turn.codes is not None
+        if has_sound and turn.speaker == voice.speaker and self._client_voices == "refuse":
+            known = turn.codes is not None and self._key.verify(voice.identity, turn.codes, turn.token)
+            if not known:
+                raise InputError(
+                    f"context turn {number} brings sound of speaker {turn.speaker}, who is asked for, that this "
+                    "service has not spoken: give its codes with the token of its last chunk, or its text only, or "
+                    "ask for a voice of the registry"
+                )
+        if turn.audio is not None:
+            sound = torch.from_numpy(np.ascontiguousarray(turn.audio, np.float32))
+            codes = self._bundle.codec.encode(sound[None, None])[0]
+        elif turn.codes is not None:
+            codes = torch.from_numpy(turn.codes.astype(np.int64))
+        else:
+            codes = None
+        return ContextTurn(speaker=turn.speaker, text=turn.text, codes=codes)
+
+    def _heard(self, request: SpeechRequest, voice: Voice) -> Heard | None:
+        resume = request.resume
+        if resume is None:
+            return None
+        if self._client_voices == "refuse" and not self._key.verify(voice.identity, resume.codes, resume.token):
+            raise InputError(
+                "the resumed frames were not spoken by this service (CSM_SERVING_TURN_KEY must be the same on all "
+                "servers): ask for the whole anew"
+            )
+        codes = torch.from_numpy(resume.codes.astype(np.int64))
+        return Heard(codes=codes, sentences=tuple(int(number) for number in resume.sentences))
 
 
-def _asked(request: SpeechRequest) -> dict[str, Any]:
+def _given(request: SpeechRequest) -> dict[str, Any]:
     """The sampling values that the request gives; the bundle keeps its own for the others."""
     values = asdict(request.sampling) | {"seed": request.seed}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _context_turn(turn: Turn) -> ContextTurn:
-    codes = None if turn.codes is None else torch.from_numpy(turn.codes.astype(np.int64))
-    return ContextTurn(speaker=turn.speaker, text=turn.text, codes=codes)

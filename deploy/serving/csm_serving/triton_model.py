@@ -104,7 +104,11 @@ class TritonPythonModel:
                 sender.fail(error)
                 continue
             try:
-                self._engine.submit(speech, sender)
+                if isinstance(speech, TextPart):
+                    self._engine.append(speech.stream_id, speech.text, speech.more)
+                    sender.drop()
+                else:
+                    self._engine.submit(speech, sender)
             except Exception as error:
                 sender.fail(error)
 
@@ -114,11 +118,8 @@ class TritonPythonModel:
         self._engine.close(grace_s=0)
 
 
-def _request_of(request: Any) -> SpeechRequest:
-    asked = wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
-    if isinstance(asked, TextPart):
-        raise InputError(f"stream_id {asked.stream_id}: no such stream takes more text")
-    return asked
+def _request_of(request: Any) -> SpeechRequest | TextPart:
+    return wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
 
 
 def _check_config(config: dict[str, Any]) -> None:
@@ -138,12 +139,8 @@ def _check_config(config: dict[str, Any]) -> None:
 
 
 def _load(settings: ServingSettings) -> Engine:
-    from csm_serving.source import BundleSource
+    from csm_serving.loading import load_engine
 
-    if settings.bundle is None:
-        raise InputError("CSM_SERVING_BUNDLE is not set; it names the folder of the bundle to serve")
-    source = BundleSource.load(settings.bundle, codec_folder=settings.codec, max_frames=settings.max_frames)
-    engine = Engine(source, slots=settings.slots, metrics=TritonMetrics(pb_utils))
-    engine.warm_up(source.warm_up_request())
+    engine = load_engine(settings, TritonMetrics(pb_utils))
     pb_utils.Logger.log_info(f"csm: serving {settings.bundle} in {settings.slots} slots, process {os.getpid()}")
     return engine

@@ -71,6 +71,8 @@ class Layout:
     """The most frames of speech."""
     dropped: int
     """Turns said before that there was no room for: so many of the oldest."""
+    pinned: int
+    """Rows at the beginning that are the voice prompt's, the same whatever is said."""
 
 
 def lay_out(
@@ -105,7 +107,7 @@ def lay_out(
     if voice is None:
         target = ids
     else:
-        _check_codes(voice.codes, config, "voice prompt")
+        check_codes(voice.codes, config, "voice prompt")
         if voice.style == "segment":
             target = ids
             pinned = _turn_rows(voice, tokenizer, config)
@@ -126,7 +128,7 @@ def lay_out(
         )
     for number, turn in enumerate(context):
         if turn.codes is not None:
-            _check_codes(turn.codes, config, f"context turn {number}")
+            check_codes(turn.codes, config, f"context turn {number}")
     turns, dropped = _newest(context, config.max_rows - needed, tokenizer, config)
     before = pinned + turns
     rows, mask = (torch.cat(part) for part in zip(*before, text_rows(target, config), *after, strict=True))
@@ -134,7 +136,7 @@ def lay_out(
     begin = _count(before)
     unread = mask.clone()
     unread[begin : begin + len(target)] = text_rows(target, config, read=False)[1]
-    return Layout(prompt=Prompt(rows, mask, unread), limit=limit, dropped=dropped)
+    return Layout(prompt=Prompt(rows, mask, unread), limit=limit, dropped=dropped, pinned=_count(pinned))
 
 
 def _newest(
@@ -161,7 +163,8 @@ def _count(parts: Sequence[Rows]) -> int:
     return sum(len(rows) for rows, _ in parts)
 
 
-def _check_codes(codes: Tensor, config: ModelConfig, what: str) -> None:
+def check_codes(codes: Tensor, config: ModelConfig, what: str) -> None:
+    """Raises `InputError` where codes are not `[K, F]` of the model's codec."""
     books, size = config.num_codebooks, config.codebook_size
     if codes.dim() != 2 or codes.shape[0] != books:
         raise InputError(f"{what}: codes of shape {tuple(codes.shape)}; the model takes [{books}, frames]")

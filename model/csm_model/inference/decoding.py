@@ -1,11 +1,13 @@
-"""One frame after another of a batch of sequences: the loop that every way of generating shares.
+"""One frame after another of many sequences: the loop that every way of generating shares.
 
-The backbone reads the prompts, right-padded, and then one row an item a frame; codebook 0 is drawn from its state, and
-the depth decoder gives the other codebooks of all items together. Shapes never change after the prompts, and nothing
-looks at what the tensors hold, so that each step can be compiled once.
+A decoder has a fixed number of slots, each with room for one sequence. A sequence is begun in a slot, its prompt is
+read, whole or in chunks, and then any slots are stepped together: `draw` gives codebook 0 from the backbone's states
+and the other codebooks by the depth decoder, of all slots at once, so that the weights are read once; `feed` has the
+backbone read the frames. Nothing in a step looks at what the tensors hold, so that it can be compiled, and no
+accelerator is waited for inside it; and what a slot draws depends on its own sequence, settings and seed only.
 
-Shapes: B items, S sequences that the backbone reads (B, or 2 B with guidance), T rows, K codebooks, V audio vocabulary,
-D backbone dim. Source: SesameAILabs/csm models.py, `generate_frame`.
+Shapes: M slots stepped, S slots in all, R sequences that the backbone reads (M, and one more for each guided slot),
+T rows, K codebooks, V audio vocabulary, D backbone dim. Source: SesameAILabs/csm models.py, `generate_frame`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling, noise, sample
@@ -25,151 +26,252 @@ from csm_model.transformer import KVCache
 
 
 class Prompt(NamedTuple):
-    """The rows that one item begins from."""
+    """Rows to be read."""
 
     rows: Tensor  # [T, K + 1] int64
     mask: Tensor  # [T, K + 1] bool
     unread: Tensor | None = None  # [T, K + 1] bool: the mask without the text, for guidance
 
+    def part(self, begin: int, end: int | None = None) -> Prompt:
+        """The rows from `begin` to before `end`."""
+        return Prompt(*(None if part is None else part[begin:end] for part in self))  # type: ignore[arg-type]
+
+    def then(self, rows: Tensor, mask: Tensor) -> Prompt:
+        """These rows and more, which guidance reads as they are."""
+        mine, its, unread = self.guided()
+        return Prompt(torch.cat([mine, rows]), torch.cat([its, mask]), torch.cat([unread, mask]))
+
+    def common(self, other: Prompt) -> int:
+        """How many rows both begin with."""
+        count = min(len(self.rows), len(other.rows))
+        same = torch.ones(count, dtype=torch.bool)
+        for mine, its in zip(self.guided(), other.guided(), strict=True):
+            same &= (mine[:count] == its[:count]).all(1)
+        return int(same.long().cumprod(0).sum())
+
+    def guided(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, mask, and the mask of the sequence that guidance compares with."""
+        return self.rows, self.mask, self.mask if self.unread is None else self.unread
+
 
 class Frame(NamedTuple):
     """What a step makes."""
 
-    codes: Tensor  # [B, K] int64
-    ended: Tensor  # [B] bool: the codes say that speech is over, and are no sound
+    codes: Tensor  # [M, K] int64
+    ended: Tensor  # [M] bool: the codes say that speech is over, and are no sound
+
+
+class Rows(NamedTuple):
+    """Keys and values of rows that were read, to be copied into another slot."""
+
+    keys: list[Tensor]  # a layer: [G, T, H]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.keys[0].shape[1]
+
+    @property
+    def bytes(self) -> int:
+        """Memory they take."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How each item is drawn, as tensors."""
+class _Step:
+    """What a step is about, as tensors; nothing in it is a host's number but shapes."""
 
-    temperature: Tensor
-    """Of codebook 0: float32 `[B]`."""
-    depth_temperature: Tensor
-    """Of the others: float32 `[B]`."""
-    top_k: Tensor
-    """int64 `[B]`."""
-    most: int | None
-    """The largest `top_k`; None where all draw from all."""
-    guidance: Tensor | None
-    """float32 `[B, 1]`; None where no item is guided."""
-
-    @classmethod
-    def of(cls, each: Sequence[Sampling], vocabulary: int, device: torch.device) -> Settings:
-        """The settings of all items."""
-        ks = [min(s.top_k, vocabulary) or vocabulary for s in each]
-        guided = any(s.guidance != 1.0 for s in each)
-        return cls(
-            temperature=torch.tensor([s.temperature for s in each], device=device),
-            depth_temperature=torch.tensor([s.depth_temperature for s in each], device=device),
-            top_k=torch.tensor(ks, device=device),
-            most=max(ks) if min(ks) < vocabulary else None,
-            guidance=torch.tensor([[s.guidance] for s in each], device=device) if guided else None,
-        )
+    slots: Tensor  # [M]
+    guided: Tensor  # places among the M of those that are guided
+    gumbel: Tensor  # [M, K, V]
+    may_end: Tensor  # [M] bool
+    most: int | None  # the largest `top_k`; None where all draw from all
 
 
 class FrameDecoder:
-    """Steps a fixed batch of sequences, each a pure function of its prompt, its settings and its seed.
+    """Steps sequences in slots, each a pure function of its prompt, its settings and its seed.
 
     Args:
         model: the model; its weights decide precision and device.
-        sampling: of each item; their number is the size of the batch.
-        rows: the most rows of an item, prompt and speech together.
+        slots: S, sequences at once.
+        rows: the most rows of a sequence, prompt and speech together.
+        guided: whether sequences may ask for guidance, which takes a second cache.
         compiled: run the steps through torch.compile, with the weights frozen into it on a CPU
             (`csm_model.inference.compiling`).
     """
 
-    def __init__(self, model: CsmModel, sampling: Sequence[Sampling], *, rows: int, compiled: bool = False) -> None:
+    def __init__(self, model: CsmModel, *, slots: int, rows: int, guided: bool = True, compiled: bool = False) -> None:
         assert rows <= model.config.max_rows, (rows, model.config.max_rows)
         weight = model.audio_embeddings.weight
-        self.model, self.config = model, model.config
-        self.sampling = list(sampling)
-        self.settings = Settings.of(sampling, self.config.audio_vocab_size, weight.device)
-        batch = len(sampling)
-        self._sequences = batch * (1 if self.settings.guidance is None else 2)
-        self._cache = KVCache(
-            self.config.backbone, batch_size=self._sequences, rows=rows, dtype=weight.dtype, device=weight.device
-        )
+        config, device = model.config, weight.device
+        self.model, self.config, self.slots, self.guided = model, config, slots, guided
+        sequences = slots * (2 if guided else 1)
+        self._cache = KVCache(config.backbone, batch_size=sequences, rows=rows, dtype=weight.dtype, device=device)
         self._depth_cache = KVCache(
-            self.config.depth, batch_size=batch, rows=self.config.num_codebooks, dtype=weight.dtype,
-            device=weight.device,
-        )  # fmt: skip
-        self._banned = (
-            torch.arange(self.config.audio_vocab_size, device=weight.device)[None] >= self.config.codebook_size
+            config.depth, batch_size=slots, rows=config.num_codebooks, dtype=weight.dtype, device=device
         )
+        self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
+        self._state = torch.zeros(sequences, config.backbone.dim, dtype=weight.dtype, device=device)
+        self._temperature = torch.ones(slots, device=device)
+        self._depth_temperature = torch.ones(slots, device=device)
+        self._top_k = torch.ones(slots, dtype=torch.long, device=device)
+        self._guidance = torch.ones(slots, 1, device=device)
+        self._audio_only = torch.ones(1, 1, config.num_codebooks + 1, dtype=torch.bool, device=device)
+        self._audio_only[..., -1] = False
+        self._sampling = [Sampling()] * slots
+        self._held = [0] * slots
+        self._frames = [0] * slots
         self._backbone: Callable[..., Tensor] = model.backbone
         self._depth: Callable[..., Tensor] = model.decoder
         if compiled:
             from csm_model.inference.compiling import compiled_step
 
             self._backbone, self._depth = compiled_step(model.backbone), compiled_step(model.decoder)
-        self._state: Tensor | None = None
-        self._frame = 0
-        self._audio_only = torch.ones(
-            self._sequences, 1, self.config.num_codebooks + 1, dtype=torch.bool, device=weight.device
-        )
-        self._audio_only[..., -1] = False
 
-    @torch.inference_mode()
-    def read(self, prompts: Sequence[Prompt]) -> None:
-        """Reads the prompt of every item, from nothing; what was read before is forgotten."""
-        assert len(prompts) == len(self.sampling), (len(prompts), len(self.sampling))
-        sequences = [(p.rows, p.mask) for p in prompts]
-        if self.settings.guidance is not None:
-            sequences += [(p.rows, p.mask if p.unread is None else p.unread) for p in prompts]
-        lengths = torch.tensor([len(rows) for rows, _ in sequences])
-        assert int(lengths.max()) < self._cache.rows, (int(lengths.max()), self._cache.rows)
-        rows, mask = (pad_sequence(list(part), batch_first=True) for part in zip(*sequences, strict=True))
-        device = self._audio_only.device
-        self._cache.clear()
-        hidden = self.model.hidden(rows.to(device), mask.to(device), self._cache)
-        self._cache.trim(lengths)
-        self._state = hidden[torch.arange(len(lengths)), lengths - 1]
-        self._frame = 0
+    @property
+    def rows(self) -> int:
+        """The most rows of a sequence."""
+        return self._cache.rows
 
-    @torch.inference_mode()
-    def step(self, may_end: Sequence[bool]) -> Frame:
-        """The next frame of every item, which is then read as the item's next row.
+    def held(self, slot: int) -> int:
+        """Rows that a slot's sequence has."""
+        return self._held[slot]
+
+    def begin(self, slot: int, sampling: Sampling, *, keep: int = 0, frame: int = 0) -> None:
+        """Begins a sequence in `slot`; it keeps the first `keep` rows of the one before.
 
         Args:
-            may_end: of each item, whether its speech may end with this frame.
+            slot: which one.
+            sampling: how its codes are drawn.
+            keep: rows that both sequences begin with.
+            frame: number of the frame that is drawn next, where some were drawn before.
         """
-        assert self._state is not None, "read the prompts first"
-        frame = self._draw(self._state, may_end)
-        self._frame += 1
-        return frame
+        assert keep <= self._held[slot], (keep, self._held[slot])
+        assert self.guided or sampling.guidance == 1.0, "this decoder has no second cache for guidance"
+        vocabulary = self.config.audio_vocab_size
+        self._sampling[slot], self._held[slot], self._frames[slot] = sampling, keep, frame
+        self._temperature[slot] = sampling.temperature
+        self._depth_temperature[slot] = sampling.depth_temperature
+        self._top_k[slot] = min(sampling.top_k, vocabulary) or vocabulary
+        self._guidance[slot] = sampling.guidance
+        self._cache.lengths[slot :: self.slots] = keep
 
     @torch.inference_mode()
-    def feed(self, codes: Tensor) -> None:
-        """Reads a frame `[B, K]` as the next row of every item."""
-        again = self._sequences // len(codes)
-        rows, _ = audio_rows(codes.T, self.config, close=False)  # [B, K + 1]: here an item stands where a frame does
-        embedded = self.model.embed_rows(rows[:, None].repeat(again, 1, 1), self._audio_only)
-        self._state = self._backbone(embedded, self._cache)[:, -1]
+    def read(self, slot: int, prompt: Prompt) -> None:
+        """Reads the next rows of a slot's prompt."""
+        rows, mask, unread = prompt.guided()
+        assert self._held[slot] + len(rows) <= self.rows, (self._held[slot], len(rows), self.rows)
+        sequences = self._sequences([slot])
+        device = self._state.device
+        masks = torch.stack([mask, unread][: len(sequences)]).to(device)
+        hidden = self.model.hidden(
+            rows.to(device).expand(len(sequences), -1, -1), masks, self._cache.at(sequences.to(device))
+        )
+        self._state[sequences] = hidden[:, -1]
+        self._held[slot] += len(rows)
 
-    def _draw(self, state: Tensor, may_end: Sequence[bool]) -> Frame:
-        """Codes of the frame that the backbone's states `[S, D]` predict."""
-        model, config, settings = self.model, self.config, self.settings
-        batch, books, vocabulary = len(self.sampling), config.num_codebooks, config.audio_vocab_size
-        gumbel = torch.stack([noise(s.seed, self._frame, (books, vocabulary)) for s in self.sampling]).to(state.device)
+    @torch.inference_mode()
+    def copy(self, slot: int, count: int) -> Rows:
+        """The first `count` rows that a slot has read, to be `put` into others."""
+        assert count <= self._held[slot], (count, self._held[slot])
+        keys, values = ([part[slot, :, :count].clone() for part in parts] for parts in self._buffers())
+        return Rows(keys, values)
+
+    @torch.inference_mode()
+    def put(self, slot: int, rows: Rows) -> None:
+        """Gives a slot that was just begun rows that were read elsewhere; at least one more must then be read."""
+        assert self._held[slot] == 0, self._held[slot]
+        for parts, given in zip(self._buffers(), rows, strict=True):
+            for part, one in zip(parts, given, strict=True):
+                part[slot :: self.slots, :, : rows.length] = one
+        self._held[slot] = rows.length
+        self._cache.lengths[slot :: self.slots] = rows.length
+
+    @torch.inference_mode()
+    def draw(self, slots: Sequence[int], may_end: Sequence[bool]) -> Frame:
+        """The next frame of some slots, from what each has read.
+
+        Args:
+            slots: which ones, each once.
+            may_end: of each, whether its speech may end with this frame.
+        """
+        step = self._prepare(slots, may_end)
+        for slot in slots:
+            self._frames[slot] += 1
+        return self._draw(step)
+
+    @torch.inference_mode()
+    def feed(self, slots: Sequence[int], codes: Tensor) -> None:
+        """Reads frames `[M, K]` as the next rows of some slots."""
+        sequences = self._sequences(slots)
+        for slot in slots:
+            self._held[slot] += 1
+        again = torch.tensor([slots.index(int(n) % self.slots) for n in sequences], device=codes.device)
+        self._feed(sequences.to(self._state.device), codes[again])
+
+    def _buffers(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self._cache.keys, self._cache.values
+
+    def _sequences(self, slots: Sequence[int]) -> Tensor:
+        """The sequences that the backbone reads for some slots: one each, then another for each that is guided."""
+        return torch.tensor([*slots, *(slot + self.slots for slot in slots if self._is_guided(slot))])
+
+    def _is_guided(self, slot: int) -> bool:
+        return self._sampling[slot].guidance != 1.0
+
+    def _prepare(self, slots: Sequence[int], may_end: Sequence[bool]) -> _Step:
+        """A step's tensors, on the model's device."""
+        vocabulary = self.config.audio_vocab_size
+        shape = (self.config.num_codebooks, vocabulary)
+        ks = [min(self._sampling[slot].top_k, vocabulary) or vocabulary for slot in slots]
+        device = self._state.device
+        gumbel = torch.stack([noise(self._sampling[slot].seed, self._frames[slot], shape) for slot in slots])
+        guided = [place for place, slot in enumerate(slots) if self._is_guided(slot)]
+        return _Step(
+            slots=torch.tensor(slots, device=device),
+            guided=torch.tensor(guided, dtype=torch.long, device=device),
+            gumbel=gumbel.to(device, non_blocking=True),
+            may_end=torch.tensor(may_end, device=device),
+            most=max(ks) if min(ks) < vocabulary else None,
+        )
+
+    def _feed(self, sequences: Tensor, codes: Tensor) -> None:
+        rows, _ = audio_rows(codes.T, self.config, close=False)  # [R, K + 1]: here an item stands where a frame does
+        embedded = self.model.embed_rows(rows[:, None], self._audio_only.expand(len(rows), -1, -1))
+        self._state[sequences] = self._backbone(embedded, self._cache.at(sequences))[:, -1]
+
+    def _draw(self, step: _Step) -> Frame:
+        """Codes of the frame that the states predict."""
+        model, config, slots = self.model, self.config, step.slots
+        batch, books = len(slots), config.num_codebooks
+        state = self._state[slots]
         logits = model.codebook0_head(state).float()
-        if settings.guidance is not None:
-            read, unread = logits[:batch], logits[batch:]
-            logits = torch.where(settings.guidance == 1.0, read, unread + settings.guidance * (read - unread))
+        if len(step.guided):
+            read = logits[step.guided]
+            unread = model.codebook0_head(self._state[slots[step.guided] + self.slots]).float()
+            logits[step.guided] = unread + self._guidance[slots[step.guided]] * (read - unread)
         bans = self._banned.repeat(batch, 1)
-        bans[:, config.end_code] = ~torch.tensor(may_end, device=state.device)
-        codes = [self._sample(logits, bans, gumbel[:, 0], settings.temperature)]
+        bans[:, config.end_code] = ~step.may_end
+        codes = [self._sample(logits, bans, step, 0, self._temperature)]
         self._depth_cache.clear()
-        entering = torch.stack([state[:batch], model.embed_code(codes[0], 0)], dim=1)
+        depth = self._depth_cache.at(self._depth_cache.places.new_tensor(range(batch)))
+        entering = torch.stack([state, model.embed_code(codes[0], 0)], dim=1)
         for book in range(1, books):
-            out = self._depth(model.projection(entering), self._depth_cache)[:, -1]
+            out = self._depth(model.projection(entering), depth)[:, -1]
             logits = model.code_logits(out, book)
-            codes.append(self._sample(logits, self._banned, gumbel[:, book], settings.depth_temperature))
+            codes.append(self._sample(logits, self._banned, step, book, self._depth_temperature))
             entering = model.embed_code(codes[-1], book)[:, None]
         frame = torch.stack(codes, dim=1)
         ended = frame[:, 0] == config.end_code if config.end == "reserved" else (frame == config.end_code).all(1)
         return Frame(frame, ended)
 
-    def _sample(self, logits: Tensor, bans: Tensor, gumbel: Tensor, temperature: Tensor) -> Tensor:
+    def _sample(self, logits: Tensor, bans: Tensor, step: _Step, book: int, temperature: Tensor) -> Tensor:
         logits = logits.float().masked_fill(bans, -torch.inf)
-        return sample(logits, gumbel, temperature=temperature, top_k=self.settings.top_k, most=self.settings.most)
+        return sample(
+            logits,
+            step.gumbel[:, book],
+            temperature=temperature[step.slots],
+            top_k=self._top_k[step.slots],
+            most=step.most,
+        )

@@ -1,16 +1,15 @@
-"""The offline generator: text to frames of codes to sound, one frame after another.
+"""The offline generator: a batch of one stream, each frame made when it is asked for.
 
 A stream is a pure function of the model, the text, the context and the seed: whoever calls it, here or behind a server,
 gets the same codes and the same sound. It stops where the model ends it or a watch stops it, and says why.
 
-Shapes: K codebooks, T rows, F frames, S samples.
+Shapes: K codebooks, F frames, S samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.codec.base import StreamingDecoder
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out
-from csm_model.inference.decoding import FrameDecoder
-from csm_model.inference.safety import MIN_FRAMES, Bounds, Reason, Watch
+from csm_model.errors import CsmError
+from csm_model.inference.batch import Frame, Marker, SpeechBatch
+from csm_model.inference.context import ContextTurn, VoicePrompt
+from csm_model.inference.narration import SpokenSentence, Utterance
+from csm_model.inference.safety import Bounds, Reason
 from csm_model.inference.sampling import Sampling
 
 
@@ -44,64 +44,88 @@ class Speech:
         return self.reason is Reason.ENDED
 
 
-class Frame(NamedTuple):
-    """80 ms of speech."""
-
-    codes: Tensor  # int64 [K]
-    audio: npt.NDArray[np.float32]  # float32 [1920]
-
-
 class SpeechStream(Iterator[Frame]):
-    """The frames of one utterance, each made when it is asked for."""
+    """The frames of one stream; asking for one waits for the text that it needs.
 
-    def __init__(self, decoder: FrameDecoder, layout: Layout, sound: StreamingDecoder, bounds: Bounds) -> None:
-        self._decoder = decoder
-        self._layout = layout
-        self._sound = sound
-        self._watch = Watch(bounds)
-        self._made = 0
-        self.reason: Reason | None = None
+    Args:
+        batch: of one slot, free.
+        asked: what to say.
+        parts: the parts of the text that come after `asked.text`, where it says that more follows.
+    """
+
+    def __init__(self, batch: SpeechBatch, asked: Utterance, parts: Iterable[str] = ()) -> None:
+        batch.open(0, asked)
+        self._batch = batch
+        self._parts = iter(parts)
+        self._narration = batch.narration(0)
+        self._made: Frame | None = None
+
+    @property
+    def reason(self) -> Reason | None:
         """Why it stopped; None until it has."""
+        return self._narration.reason
 
     @property
     def ended(self) -> bool:
-        """Whether the model ended it."""
-        return self.reason is Reason.ENDED
+        """Whether the model ended every sentence itself, up to now, or all of it."""
+        return all(sentence.reason is Reason.ENDED for sentence in self.sentences)
 
     @property
     def dropped(self) -> int:
         """Turns said before that there was no room for: so many of the oldest."""
-        return self._layout.dropped
+        return self._narration.dropped
+
+    @property
+    def sentences(self) -> list[SpokenSentence]:
+        """Those that are over, in order; a short text is one."""
+        return self._narration.sentences
 
     def __next__(self) -> Frame:
-        if self.reason is not None:
-            raise StopIteration
-        if self._made == 0:
-            self._decoder.read([self._layout.prompt])
-        drawn = self._decoder.step([self._made >= MIN_FRAMES])
-        if bool(drawn.ended):
-            self.reason = Reason.ENDED
-            raise StopIteration
-        self._made += 1
-        codes = drawn.codes[0]
-        audio = self._sound.step(codes[None, :, None])[0, 0].numpy()
-        self.reason = self._watch.see(codes, audio)
-        if self.reason is None and self._made >= self._layout.limit:
-            self.reason = Reason.CUT
-        if self.reason is None:
-            self._decoder.feed(drawn.codes)
-        return Frame(codes, audio)
+        batch = self._batch
+        self._made = None
+        while self._made is None:
+            over = batch.over(0)
+            if isinstance(over, CsmError):
+                raise over
+            if over is not None:
+                raise StopIteration
+            if batch.waits(0):
+                part = next(self._parts, None)
+                batch.add(0, part or "", more=part is not None)
+            elif batch.sounds(0):
+                batch.step([0], self._take)
+            else:
+                batch.prefill(0)
+        return self._made
+
+    def _take(self, slot: int, frame: Frame) -> None:
+        self._made = frame
 
 
 class Generator:
-    """Speaks with a bundle, one stream at a time; several streams may be alive."""
+    """Speaks with a bundle; several streams may be alive.
 
-    def __init__(self, bundle: Bundle, *, sampling: Sampling | None = None, bounds: Bounds | None = None) -> None:
+    Args:
+        bundle: what speaks.
+        sampling: how codes are drawn; what the bundle recommends without it.
+        bounds: of the watches.
+        marker: makes what marks the sound of a stream; None leaves it unmarked.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        sampling: Sampling | None = None,
+        bounds: Bounds | None = None,
+        marker: Marker | None = None,
+    ) -> None:
         self.bundle = bundle
         self.model = bundle.model
         self.config = bundle.model.config
         self.sampling = sampling or bundle.sampling
         self.bounds = bounds or Bounds()
+        self._marker = marker
 
     def stream(
         self,
@@ -112,33 +136,65 @@ class Generator:
         voice: VoicePrompt | None = None,
         sampling: Sampling | None = None,
         max_frames: int | None = None,
-        sound: StreamingDecoder | None = None,
     ) -> SpeechStream:
-        """Each frame as it is made, until speech ends, is no speech any more, or `max_frames` are made.
+        """Each frame of one turn as it is made, until speech ends, is no speech any more, or `max_frames` are made.
 
         Args:
-            text: what to say.
+            text: what to say, as one turn however long it is.
             speaker: who says it.
             context: turns said before, oldest first; the oldest are dropped where there is no room for them.
             voice: whose voice is taken up.
             sampling: how codes are drawn; the generator's own without it.
             max_frames: the most frames, where that is less than the text allows.
-            sound: the codec's state to go on from; a fresh one without it.
 
         Raises:
             InputError: nothing to say, an unknown speaker, codes of another codec, or a text and a voice too long.
         """
-        layout = lay_out(
-            text,
-            speaker,
-            tokenizer=self.bundle.tokenizer,
-            config=self.config,
-            context=context,
+        asked = Utterance(
+            text=text,
+            speaker=speaker,
+            context=tuple(context),
             voice=voice,
+            sampling=sampling or self.sampling,
             max_frames=max_frames,
+            sentences=False,
         )
-        decoder = FrameDecoder(self.model, [sampling or self.sampling], rows=len(layout.prompt.rows) + layout.limit)
-        return SpeechStream(decoder, layout, sound or self.bundle.codec.streaming_decoder(), self.bounds)
+        return SpeechStream(self._batch(asked), asked)
+
+    def narrate(
+        self,
+        text: str | Iterable[str],
+        speaker: int,
+        *,
+        context: Sequence[ContextTurn] = (),
+        voice: VoicePrompt | None = None,
+        sampling: Sampling | None = None,
+        turns: int | None = None,
+    ) -> SpeechStream:
+        """A text of any length, whole or in parts as they come, spoken sentence by sentence as one sound.
+
+        Args:
+            text: the whole text, or its parts.
+            speaker: who says it.
+            context: turns said before, oldest first.
+            voice: whose voice is taken up by every sentence.
+            sampling: how codes are drawn; the generator's own without it.
+            turns: see `Utterance`.
+
+        Raises:
+            InputError: as `stream` does; for what comes later, on the frame that comes to it.
+        """
+        parts = iter([text] if isinstance(text, str) else text)
+        asked = Utterance(
+            text="",
+            more=True,
+            speaker=speaker,
+            context=tuple(context),
+            voice=voice,
+            sampling=sampling or self.sampling,
+            turns=turns,
+        )
+        return SpeechStream(self._batch(asked), asked, parts)
 
     def speak(
         self,
@@ -151,12 +207,28 @@ class Generator:
         max_frames: int | None = None,
     ) -> Speech:
         """The whole utterance; takes and raises what `stream` does."""
-        stream = self.stream(text, speaker, context=context, voice=voice, sampling=sampling, max_frames=max_frames)
-        frames = list(stream)
-        assert stream.reason is not None
-        return Speech(
-            audio=np.concatenate([frame.audio for frame in frames]),
-            codes=torch.stack([frame.codes for frame in frames], dim=1),
-            reason=stream.reason,
-            dropped=stream.dropped,
+        return speech_of(
+            self.stream(text, speaker, context=context, voice=voice, sampling=sampling, max_frames=max_frames)
         )
+
+    def _batch(self, asked: Utterance) -> SpeechBatch:
+        return SpeechBatch(
+            self.bundle,
+            slots=1,
+            bounds=self.bounds,
+            marker=self._marker,
+            guided=asked.sampling.guidance != 1.0,
+            prefix_bytes=0,
+        )
+
+
+def speech_of(stream: SpeechStream) -> Speech:
+    """All of a stream."""
+    frames = list(stream)
+    assert stream.reason is not None
+    return Speech(
+        audio=np.concatenate([frame.audio for frame in frames]),
+        codes=torch.stack([frame.codes for frame in frames], dim=1),
+        reason=stream.reason,
+        dropped=stream.dropped,
+    )

@@ -46,7 +46,7 @@ def say(
     from csm_pipelines.released import find_bundle
     from csm_serving.audio import player
     from csm_serving.protocol import SpeechRequest
-    from csm_serving.speech import receive
+    from csm_serving.speech import first_words, receive
 
     local = local or bundle is not None
     if (text is None) == (text_from is None):
@@ -65,7 +65,8 @@ def say(
 
             service = LocalSpeech(find_bundle(bundle, runs))
             if request is None:
-                stream = service.read_aloud(text or _parts(text_from or "-"), speaker, seed=seed)
+                first, parts = first_words([text] if text is not None else _parts(text_from or "-"))
+                stream = service.open(SpeechRequest(text=first, speaker=speaker, seed=seed), parts)
             else:
                 stream = service.open(request)
         else:

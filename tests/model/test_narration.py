@@ -13,9 +13,10 @@ from csm_model.bundle import Bundle
 from csm_model.codec import load_codec
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
+from csm_model.inference.batch import silence_codes
 from csm_model.inference.context import ContextTurn, VoicePrompt
-from csm_model.inference.generator import Generator
-from csm_model.inference.long_speech import LongSpeech, sentence_seed, silence_codes, trained_turns
+from csm_model.inference.generator import Generator, SpeechStream
+from csm_model.inference.narration import sentence_seed, trained_turns
 from csm_model.inference.safety import SILENCE_FLOOR, Bounds, Reason
 from csm_model.inference.sampling import Sampling
 
@@ -24,7 +25,7 @@ OFF = Bounds(silent_frames=0, repeated_frames=0)
 DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
 
 
-def spoken(speech: LongSpeech) -> tuple[torch.Tensor, np.ndarray]:
+def spoken(speech: SpeechStream) -> tuple[torch.Tensor, np.ndarray]:
     frames = list(speech)
     return torch.stack([frame.codes for frame in frames], dim=1), np.concatenate([frame.audio for frame in frames])
 
@@ -32,7 +33,7 @@ def spoken(speech: LongSpeech) -> tuple[torch.Tensor, np.ndarray]:
 def seed_that_ends(generator: Generator, texts: list[str]) -> int:
     """A seed with which the model ends every one of them, spoken after one another."""
     for seed in range(200):
-        speech = LongSpeech(generator, "\n\n".join(texts), 0, sampling=Sampling(seed=seed))
+        speech = generator.narrate("\n\n".join(texts), 0, sampling=Sampling(seed=seed))
         spoken(speech)
         if speech.ended:
             return seed
@@ -40,7 +41,7 @@ def seed_that_ends(generator: Generator, texts: list[str]) -> int:
 
 
 def test_the_sound_is_the_whole_decode_of_all_codes(bundle: Bundle) -> None:
-    speech = LongSpeech(Generator(bundle, bounds=OFF), TEXT, 1, sampling=Sampling(seed=4))
+    speech = Generator(bundle, bounds=OFF).narrate(TEXT, 1, sampling=Sampling(seed=4))
     codes, audio = spoken(speech)
     assert np.array_equal(bundle.codec.decode(codes[None])[0, 0].numpy(), audio)
     assert [sentence.piece.text for sentence in speech.sentences] == [
@@ -64,16 +65,16 @@ def test_parts_of_the_text_are_spoken_as_they_come(bundle: Bundle) -> None:
             given.append(part)
             yield part
 
-    speech = LongSpeech(generator, parts(), 1, sampling=sampling)
+    speech = generator.narrate(parts(), 1, sampling=sampling)
     first = next(speech)
     assert given == ["Hel", "lo there. H"], "the first sentence is spoken before the rest is there"
     codes = torch.stack([first.codes, *(frame.codes for frame in speech)], dim=1)
-    assert torch.equal(codes, spoken(LongSpeech(generator, TEXT, 1, sampling=sampling))[0])
+    assert torch.equal(codes, spoken(generator.narrate(TEXT, 1, sampling=sampling))[0])
 
 
 def test_one_sentence_is_what_the_generator_says(bundle: Bundle) -> None:
     generator, sampling = Generator(bundle), Sampling(seed=9)
-    codes, audio = spoken(LongSpeech(generator, "How are you?", 0, sampling=sampling))
+    codes, audio = spoken(generator.narrate("How are you?", 0, sampling=sampling))
     plain = generator.speak("How are you?", 0, sampling=sampling)
     assert torch.equal(codes, plain.codes)
     assert np.array_equal(audio, plain.audio)
@@ -84,7 +85,7 @@ def test_each_sentence_hears_the_ones_before_that_the_model_ended(bundle: Bundle
     seed = seed_that_ends(generator, ["Hello there.", "How are you?"])
     voice = VoicePrompt(speaker=0, text="Me.", codes=torch.zeros(bundle.codec.num_codebooks, 2, dtype=torch.long))
     for given in (None, voice):
-        speech = LongSpeech(generator, "Hello there. How are you?", 0, voice=given, sampling=Sampling(seed=seed))
+        speech = generator.narrate("Hello there. How are you?", 0, voice=given, sampling=Sampling(seed=seed))
         codes, _ = spoken(speech)
         first, second = speech.sentences
         said = ContextTurn(speaker=0, text="Hello there.", codes=codes[:, : first.frames])
@@ -93,7 +94,7 @@ def test_each_sentence_hears_the_ones_before_that_the_model_ended(bundle: Bundle
             sampling=Sampling(seed=sentence_seed(seed, 1)),
         )  # fmt: skip
         assert torch.equal(torch.stack([frame.codes for frame in alone], 1), codes[:, second.begin :])
-    deaf = LongSpeech(generator, "Hello there. How are you?", 0, sampling=Sampling(seed=seed), turns=0)
+    deaf = generator.narrate("Hello there. How are you?", 0, sampling=Sampling(seed=seed), turns=0)
     codes, _ = spoken(deaf)
     plain = generator.stream("How are you?", 0, sampling=Sampling(seed=sentence_seed(seed, 1)))
     assert torch.equal(torch.stack([frame.codes for frame in plain], 1), codes[:, deaf.sentences[1].begin :])
@@ -104,7 +105,7 @@ def test_what_was_stopped_is_no_context_and_silence_needs_no_pause(
 ) -> None:
     monkeypatch.setattr("csm_model.inference.safety.SILENCE_FLOOR", 10.0)
     generator = Generator(bundle, bounds=Bounds(silent_frames=3, repeated_frames=0))
-    speech = LongSpeech(generator, "Hello there. How are you?", 0, sampling=Sampling(seed=2))
+    speech = generator.narrate("Hello there. How are you?", 0, sampling=Sampling(seed=2))
     codes, _ = spoken(speech)
     assert not speech.ended
     assert [(s.begin, s.frames, s.reason) for s in speech.sentences] == [
@@ -131,9 +132,9 @@ def test_turns_are_as_many_as_in_training() -> None:
 def test_nothing_to_say_is_refused(bundle: Bundle) -> None:
     for text in ("", "... ?!", iter(["", " "])):
         with pytest.raises(InputError, match="nothing to say"):
-            next(LongSpeech(Generator(bundle), text, 0))
+            next(Generator(bundle).narrate(text, 0))
     with pytest.raises(InputError, match="turns -1"):
-        LongSpeech(Generator(bundle), "Hello.", 0, turns=-1)
+        Generator(bundle).narrate("Hello.", 0, turns=-1)
 
 
 def test_pauses_of_the_demo_codec_are_silent_and_do_not_click() -> None:

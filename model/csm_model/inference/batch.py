@@ -1,0 +1,300 @@
+"""All live streams in one model: fixed slots, any of which are stepped together, a frame each.
+
+A step draws a frame of every slot that speaks, adds the silence of those that pause, turns all of it into sound by one
+batched step of the codec, marks it, and has the backbone read what was drawn. So the weights are read once a step,
+however many streams there are. What a stream says depends on what it was asked and on its seed, not on its neighbours,
+its slot, or when it came (`FrameDecoder`). Whose turn it is to be read or stepped is the scheduler's business
+(`csm_model.inference.scheduler`).
+
+Shapes: M slots stepped, K codebooks, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from csm_model.bundle import Bundle
+from csm_model.codec.base import AudioCodec
+from csm_model.errors import CsmError, InputError
+from csm_model.frames import FRAME_SAMPLES
+from csm_model.inference.context import check_codes
+from csm_model.inference.decoding import FrameDecoder, Prompt
+from csm_model.inference.narration import Heard, Narration, Utterance
+from csm_model.inference.prefixes import PrefixCache
+from csm_model.inference.prompt import audio_rows
+from csm_model.inference.safety import Audio, Bounds, Reason
+
+PREFILL_ROWS = 64
+"""Rows of a prompt that are read at once, unless told otherwise."""
+PREFIX_BYTES = 1 << 30
+_SETTLED = 25
+"""Frames (2 s) of silence after which a codec's code for silence is that of a long one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """80 ms of speech."""
+
+    codes: Tensor
+    """int64 `[K]`."""
+    audio: Audio
+    """float32 `[1920]`."""
+    index: int
+    """Its number in the stream."""
+    sentence: int
+    """Number of the sentence that it belongs to; `narration.BETWEEN` in a pause."""
+
+
+Emit = Callable[[int, Frame], None]
+"""Takes a slot's frame away, before the model goes on."""
+
+
+@dataclass
+class _Stream:
+    narration: Narration
+    prompt: Prompt | None = None  # of the turn that is being spoken, or of the last one
+    unread: Prompt | None = None  # what of it is still to be read
+    error: CsmError | None = None  # why it cannot go on
+
+
+class Marker(Protocol):
+    """What marks the sound of streams in slots."""
+
+    def reset(self, slot: int) -> None:
+        """A new stream begins in a slot."""
+        ...
+
+    def step(self, audio: Tensor, slots: Sequence[int]) -> Tensor:
+        """The next sound `[M, 1920]` of some slots, marked."""
+        ...
+
+
+class SpeechBatch:
+    """The streams in the slots.
+
+    Args:
+        bundle: what speaks.
+        slots: streams at once.
+        rows: the most rows of a sequence, prompt and speech together; the model's bound without it.
+        bounds: of the watches over every stream.
+        marker: marks the sound of every stream; None leaves it unmarked.
+        prefill_rows: rows of a prompt that `prefill` reads at once.
+        prefix_bytes: memory for voice prompts that were read.
+        guided: whether streams may ask for guidance, which takes a second cache.
+        compiled: see `FrameDecoder`.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        slots: int,
+        rows: int | None = None,
+        bounds: Bounds | None = None,
+        marker: Marker | None = None,
+        prefill_rows: int = PREFILL_ROWS,
+        prefix_bytes: int = PREFIX_BYTES,
+        guided: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        for name, value in (("slots", slots), ("prefill_rows", prefill_rows)):
+            if value < 1:
+                raise InputError(f"{name} {value}: must be at least 1")
+        self.bundle, self.slots = bundle, slots
+        self.bounds = bounds or Bounds()
+        self.prefixes = PrefixCache(prefix_bytes)
+        self._prefill_rows = prefill_rows
+        most = rows or bundle.model.config.max_rows
+        self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided, compiled=compiled)
+        self._codec = bundle.codec.slot_decoder(slots)
+        self._marker = marker
+        self._silence: Tensor | None = None
+        self._streams: dict[int, _Stream] = {}
+
+    def open(self, slot: int, asked: Utterance) -> None:
+        """Begins a stream in a free slot; raises `InputError` for what cannot be said."""
+        assert slot not in self._streams, f"slot {slot} is taken"
+        stream = _Stream(Narration(asked, bundle=self.bundle, bounds=self.bounds))
+        self._codec.reset(slot)
+        if self._marker is not None:
+            self._marker.reset(slot)
+        stream.narration.advance()
+        if asked.heard is not None:
+            self._hear_again(slot, stream.narration, asked.heard)
+        self._enter(slot, stream)
+        self._streams[slot] = stream
+
+    def close(self, slot: int) -> None:
+        """Frees a slot; what it held is forgotten."""
+        del self._streams[slot]
+
+    def narration(self, slot: int) -> Narration:
+        """What the stream in a slot says."""
+        return self._streams[slot].narration
+
+    def over(self, slot: int) -> Reason | CsmError | None:
+        """Why a stream is over, or cannot go on; None while it is not over."""
+        stream = self._streams[slot]
+        return stream.error or stream.narration.reason
+
+    def dropped(self, slot: int) -> int:
+        """Turns said before that a stream had no room for."""
+        return self._streams[slot].narration.dropped
+
+    def waits(self, slot: int) -> bool:
+        """Whether a stream can do nothing before more text is there."""
+        return self._streams[slot].narration.waiting
+
+    def add(self, slot: int, text: str, *, more: bool) -> None:
+        """Takes the next part of a stream's text; raises `InputError` where it has ended, or says nothing at all."""
+        stream = self._streams[slot]
+        try:
+            stream.narration.add(text, more=more)
+        except InputError as error:
+            if stream.narration.reason is not None and not stream.narration.sentences:
+                stream.error = error
+            raise
+        self._take_up(slot, stream)
+
+    def reads(self, slot: int) -> bool:
+        """Whether a stream has rows to read before it can speak."""
+        return self._streams[slot].unread is not None
+
+    def sounds(self, slot: int) -> bool:
+        """Whether a stream's next frame can be made."""
+        stream = self._streams[slot]
+        return stream.narration.speaking is not None and (stream.narration.pause > 0 or stream.unread is None)
+
+    def prefill(self, slot: int) -> None:
+        """Reads the next rows of a stream's prompt, `prefill_rows` at most."""
+        stream = self._streams[slot]
+        turn, unread, prompt = stream.narration.speaking, stream.unread, stream.prompt
+        assert turn is not None
+        assert unread is not None
+        assert prompt is not None
+        held, voice = self._decoder.held(slot), turn.layout.pinned
+        count = min(self._prefill_rows, len(unread.rows))
+        if held < voice:  # read apart, so that its rows come about in the same way whatever follows
+            count = min(count, voice - held)
+        self._decoder.read(slot, unread.part(0, count))
+        stream.unread = unread.part(count) if count < len(unread.rows) else None
+        if voice and held + count == voice:
+            self.prefixes.add(prompt.part(0, voice), self._decoder.copy(slot, voice))
+
+    def step(self, slots: Sequence[int], emit: Emit) -> None:
+        """Makes the next frame of some slots that sound; the frame of one whose sentence ends is left out.
+
+        `over` then says which streams are over.
+        """
+        speaking = [slot for slot in slots if not self.narration(slot).pause]
+        codes: dict[int, Tensor] = {
+            slot: self._silent(self.narration(slot).paused) for slot in slots if slot not in speaking
+        }
+        drawn: list[int] = []
+        if speaking:
+            frame = self._decoder.draw(speaking, [self.narration(slot).may_end for slot in speaking])
+            each, ended = frame.codes.cpu(), frame.ended.tolist()
+            drawn = [slot for slot, over in zip(speaking, ended, strict=True) if not over]
+            codes |= {slot: one for slot, one, over in zip(speaking, each, ended, strict=True) if not over}
+        sounding = list(codes)
+        if sounding:
+            plain = self._codec.step(torch.stack(list(codes.values()))[..., None].to(self._device), sounding)[:, 0]
+            marked = plain if self._marker is None else self._marker.step(plain, sounding)
+            for slot, heard, sound in zip(sounding, plain.cpu().numpy(), marked.cpu().numpy(), strict=True):
+                self._tell(slot, codes[slot], heard, sound, emit, paused=slot not in drawn)
+        going_on = [slot for slot in drawn if self.narration(slot).speaking is not None]
+        if going_on:
+            self._decoder.feed(going_on, torch.stack([codes[slot] for slot in going_on]).to(self._device))
+        for slot in speaking:
+            if slot not in drawn:
+                self.narration(slot).finish(Reason.ENDED)
+            self._take_up(slot, self._streams[slot])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.bundle.model.audio_embeddings.weight.device
+
+    def _tell(self, slot: int, codes: Tensor, heard: Audio, sound: Audio, emit: Emit, *, paused: bool) -> None:
+        narration = self.narration(slot)
+        frame = Frame(codes, sound, narration.made, narration.sentence)
+        if paused:
+            narration.passed()
+        else:
+            narration.see(codes, heard)
+        emit(slot, frame)
+
+    def _take_up(self, slot: int, stream: _Stream) -> None:
+        """Goes on to the stream's next turn, where there is one."""
+        try:
+            if stream.narration.advance():
+                self._enter(slot, stream)
+        except CsmError as error:
+            stream.error = error
+
+    def _enter(self, slot: int, stream: _Stream) -> None:
+        """Makes the slot ready for the turn: what it holds of the prompt stays, or a voice read before comes in."""
+        narration = stream.narration
+        turn = narration.speaking
+        if turn is None:
+            return
+        config, prompt = self.bundle.model.config, turn.layout.prompt
+        keep = 0
+        if stream.prompt is not None:
+            held = stream.prompt.then(*audio_rows(narration.last, config, close=False))
+            held = held.part(0, self._decoder.held(slot))
+            keep = min(held.common(prompt), len(prompt.rows) - 1)
+        voice = turn.layout.pinned
+        rows = self.prefixes.get(prompt.part(0, voice)) if keep < voice else None
+        if keep < voice:
+            keep = 0
+        self._decoder.begin(slot, turn.sampling, keep=keep, frame=narration.spoken)
+        if rows is not None:
+            self._decoder.put(slot, rows)
+        stream.prompt = prompt
+        if narration.spoken:
+            prompt = prompt.then(*audio_rows(narration.said, config, close=False))
+        stream.unread = prompt.part(self._decoder.held(slot))
+
+    def _hear_again(self, slot: int, narration: Narration, heard: Heard) -> None:
+        """Takes a narration, the codec and the mark to where a stream broke off."""
+        check_codes(heard.codes, self.bundle.model.config, "resumed frames")
+        if not heard.sentences:
+            return
+        plain = self._codec.step(heard.codes[None].to(self._device), [slot])[:, 0]
+        for number, (codes, sound) in enumerate(
+            zip(heard.codes.unbind(1), torch.split(plain, FRAME_SAMPLES, dim=1), strict=True)
+        ):
+            if self._marker is not None:
+                self._marker.step(sound, [slot])
+            sentence = heard.sentences[number]
+            if narration.spoken and sentence != narration.sentence:
+                narration.finish(Reason.ENDED)
+            narration.advance()
+            if narration.speaking is None or sentence != narration.sentence:
+                raise InputError(
+                    f"resumed frame {number} of sentence {sentence} does not fit the text: give the whole text so far, "
+                    "and the frames as they came"
+                )
+            if narration.pause:
+                narration.passed()
+            else:
+                narration.see(codes, sound[0].cpu().numpy())
+        narration.advance()
+
+    def _silent(self, frame: int) -> Tensor:
+        """Codes `[K]` of a frame of a pause."""
+        if self._silence is None or frame >= self._silence.shape[1]:
+            self._silence = silence_codes(self.bundle.codec, max(16, 2 * frame))
+        return self._silence[:, frame]
+
+
+def silence_codes(codec: AudioCodec, frames: int) -> Tensor:
+    """Codes `[K, F]` of silence that has lasted for a while."""
+    with torch.inference_mode():
+        silence = torch.zeros(1, 1, (_SETTLED + frames) * FRAME_SAMPLES)
+        return codec.encode(silence)[0, :, _SETTLED:]

@@ -1,0 +1,277 @@
+"""What one stream says, turn by turn: text that is there or still comes in, sentences, the pauses between them.
+
+A short text is one turn. A longer one, and any that comes in parts, is spoken sentence by sentence; each sentence is a
+turn of its own that hears the ones before it. The first one is drawn with the seed of the sampling, so that a text of
+one sentence is the same either way; the others with seeds that follow from it. A sentence that the model did not end
+itself is no context for the next one. Nothing here touches the model: who does asks for the next turn, and tells of
+each frame.
+
+Shapes: K codebooks, F frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csm_model.bundle import Bundle
+from csm_model.errors import InputError
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out
+from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
+from csm_model.inference.sampling import Sampling
+from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter
+
+BETWEEN = -1
+"""Number of the sentence that silence between two belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """Frames of a stream that were heard before it broke off."""
+
+    codes: Tensor
+    """int64 `[K, F]`."""
+    sentences: tuple[int, ...]
+    """Number of the sentence of each; `BETWEEN` for the silence between two."""
+
+    def __post_init__(self) -> None:
+        if self.codes.dim() != 2 or self.codes.shape[1] != len(self.sentences):
+            raise InputError(
+                f"resumed codes are {list(self.codes.shape)} and sentences {len(self.sentences)}: give [K, F] and F"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """What is asked of a stream."""
+
+    text: str
+    """What to say; the first part of it where more follows."""
+    speaker: int
+    """Who says it."""
+    more: bool = False
+    """Whether more text follows."""
+    context: tuple[ContextTurn, ...] = ()
+    """Turns said before, oldest first."""
+    voice: VoicePrompt | None = None
+    """Whose voice is taken up by every sentence."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How codes are drawn."""
+    max_frames: int | None = None
+    """The most frames of the whole, where that is less than the text allows."""
+    heard: Heard | None = None
+    """What was heard of this stream before; it goes on after that."""
+    longest: int = LONGEST
+    """The most characters of a sentence; longer ones are cut at clauses, and a longer text is no single turn."""
+    sentences: bool | None = None
+    """Whether the text is cut into its sentences; None: where more follows, or it is too long for one turn."""
+    turns: int | None = None
+    """The most turns before it that a sentence hears; by default as many as the model was trained with, or all that fit
+    where its recipe has no bound."""
+
+    def __post_init__(self) -> None:
+        if self.turns is not None and self.turns < 0:
+            raise InputError(f"turns {self.turns}: must be 0 (none) or more")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise InputError(f"max_frames {self.max_frames}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenSentence:
+    """A sentence that was spoken."""
+
+    piece: Piece
+    begin: int
+    """Frame of the whole at which it begins."""
+    frames: int
+    """Frames that it takes, without the pause after it."""
+    reason: Reason
+    """Why it stopped."""
+    dropped: int
+    """Turns before it that it had no room for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What is to be spoken next."""
+
+    layout: Layout
+    sampling: Sampling
+
+
+class Narration:
+    """The turns of one stream.
+
+    `speaking` is the turn that is being spoken; `pause` are the frames of silence that come before it, or before the
+    next one, which may never come.
+    """
+
+    def __init__(self, asked: Utterance, *, bundle: Bundle, bounds: Bounds) -> None:
+        self._asked, self._bundle, self._bounds = asked, bundle, bounds
+        many = asked.more or len(asked.text) > asked.longest
+        self._whole = not (many if asked.sentences is None else asked.sentences)
+        self._splitter = SentenceSplitter(longest=asked.longest)
+        self._pieces: deque[Piece] = deque()
+        self._open = True
+        self._context = list(asked.context)
+        self._turns = trained_turns(bundle.manifest) if asked.turns is None else asked.turns
+        self._piece: Piece | None = None
+        self._nothing = torch.zeros(bundle.model.config.num_codebooks, 0, dtype=torch.long)
+        self.last = self._nothing
+        """Codes `[K, F]` of the last sentence that is over."""
+        self._said: list[Tensor] = []
+        self._watch = Watch(bounds)
+        self.speaking: Turn | None = None
+        self.pause = 0
+        self.paused = 0
+        """Frames of the present pause that are over."""
+        self.made = 0
+        """Frames so far, pauses among them."""
+        self.sentences: list[SpokenSentence] = []
+        """Those that are over, in order."""
+        self.add(asked.text, more=asked.more)
+
+    @property
+    def sentence(self) -> int:
+        """Number of the sentence that is being spoken; `BETWEEN` in a pause."""
+        return BETWEEN if self.pause else len(self.sentences)
+
+    @property
+    def spoken(self) -> int:
+        """Frames of the sentence that is being spoken."""
+        return len(self._said)
+
+    @property
+    def said(self) -> Tensor:
+        """Their codes `[K, spoken]`."""
+        return torch.stack(self._said, dim=1) if self._said else self._nothing
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the sentence may end with its next frame."""
+        return len(self._said) >= MIN_FRAMES
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing can be said before more text is there."""
+        return self.speaking is None and not self._pieces and self._open
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the stream is over: that of the first sentence that the model did not end; None while it is not over."""
+        if self.speaking is not None or self._pieces or self._open:
+            return None
+        return next((s.reason for s in self.sentences if s.reason is not Reason.ENDED), Reason.ENDED)
+
+    @property
+    def dropped(self) -> int:
+        """Turns said before that the first sentence had no room for."""
+        if self.sentences:
+            return self.sentences[0].dropped
+        return self.speaking.layout.dropped if self.speaking is not None else 0
+
+    def add(self, text: str, *, more: bool) -> None:
+        """Takes the next part of the text; raises `InputError` where the text has ended before."""
+        if not self._open:
+            raise InputError("the text has ended: a stream takes no more after its last part")
+        if self._whole:
+            self._pieces.append(Piece(text=text, after=Break.SENTENCE))
+        else:
+            self._pieces += self._splitter.feed(text)
+        if not more:
+            self._open = False
+            self._pieces += [] if self._whole else self._splitter.finish()
+            if not self._pieces and not self.sentences and self.speaking is None:
+                raise InputError("the text has nothing to say: give at least one letter or digit")
+
+    def advance(self) -> bool:
+        """Takes up the next turn, where there is one and none is being spoken; whether it did.
+
+        Raises:
+            InputError: the turn cannot be said; see `lay_out`.
+        """
+        if self.speaking is not None or not self._pieces:
+            return False
+        asked = self._asked
+        piece = self._pieces.popleft()
+        index = len(self.sentences)
+        layout = lay_out(
+            piece.text,
+            asked.speaker,
+            tokenizer=self._bundle.tokenizer,
+            config=self._bundle.model.config,
+            context=self._context if self._whole else self._newest(),
+            voice=asked.voice,
+            max_frames=None if asked.max_frames is None else asked.max_frames - self.made - self.pause,
+        )
+        sampling = replace(asked.sampling, seed=sentence_seed(asked.sampling.seed, index))
+        self._piece, self._said, self._watch = piece, [], Watch(self._bounds)
+        self.speaking = Turn(layout=layout, sampling=sampling)
+        return True
+
+    def passed(self) -> None:
+        """A frame of the pause is over."""
+        self.pause -= 1
+        self.paused += 1
+        self.made += 1
+
+    def see(self, codes: Tensor, audio: Audio) -> Reason | None:
+        """Tells of the next frame: its codes `[K]` and sound `[1920]`; returns why the sentence stops with it."""
+        assert self.speaking is not None
+        self._said.append(codes)
+        self.made += 1
+        reason = self._watch.see(codes, audio)
+        if reason is None and len(self._said) >= self.speaking.layout.limit:
+            reason = Reason.CUT
+        if reason is not None:
+            self.finish(reason)
+        return reason
+
+    def finish(self, reason: Reason) -> None:
+        """The sentence is over; `ENDED` where the model drew its end."""
+        assert self.speaking is not None
+        assert self._piece is not None
+        asked, frames, piece = self._asked, len(self._said), self._piece
+        self.last = self.said
+        self.sentences.append(
+            SpokenSentence(
+                piece=piece,
+                begin=self.made - frames,
+                frames=frames,
+                reason=reason,
+                dropped=self.speaking.layout.dropped,
+            )
+        )
+        if reason is Reason.ENDED:
+            self._context.append(ContextTurn(speaker=asked.speaker, text=piece.text, codes=self.last))
+        self.speaking, self._piece, self._said = None, None, []
+        self.paused = 0
+        self.pause = 0 if reason is Reason.SILENCE else piece.pause  # there was silence enough
+        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and (self._pieces or self._open):
+            self._pieces.clear()  # there is no room for another word
+            self._open = False
+            self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
+
+    def _newest(self) -> list[ContextTurn]:
+        """The turns that the next sentence hears; the others are forgotten."""
+        if self._turns is not None:
+            self._context = self._context[len(self._context) - min(self._turns, len(self._context)) :]
+        return self._context
+
+
+def trained_turns(manifest: dict[str, Any]) -> int | None:
+    """How many turns before the last one a bundle's model was trained with; None where its recipe has no bound."""
+    most = manifest.get("recipe", {}).get("max_turns", 0)
+    return most - 1 if most else None
+
+
+def sentence_seed(seed: int, index: int) -> int:
+    """Seed of a sentence: that of the whole for the first one, and one that follows from it for each other."""
+    if index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,429 @@
+"""Who gets a slot, and whose turn it is: admission, a bounded queue, priorities, deadlines, the order of the work.
+
+Time is the clock's that is given, and the work is a `Streams`, so that all of it can be followed by hand; there is no
+torch here and no thread. `admit` and `append` may be called from any thread, `round` from one.
+
+A stream is admitted at once where a slot is free and the step would not become too long for the live ones; else it may
+wait in the queue, as long as it says, or is refused with a hint when to come again.
+
+A round reads some of the prompts of those that have just come, and then steps: first those that nothing was heard of
+yet, and with them those that are about to be late; where there are none, all. So the first sound of one does not wait
+for the others' lead, and no lead is eaten up for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal, Protocol
+
+from csm_model.errors import CsmError, InputError
+from csm_model.frames import FRAME_SECONDS
+from csm_model.inference.batch import Frame
+from csm_model.inference.narration import Utterance
+from csm_model.inference.safety import Reason
+
+Late = Literal["deadline", "wait", "text"]
+"""What a stream ran out of: its own deadline, its time in the queue, its time without more text."""
+_SAMPLES = 16
+"""Steps of each size, and streams, whose times are remembered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Bounds of what is taken on."""
+
+    queue: int = 16
+    """Streams that may wait for a slot; 0 refuses all that find none."""
+    frame_budget: float = 0.9
+    """Share of a frame's 80 ms that a step may take with one stream more; above it that one is refused. 0: no bound."""
+    lead_s: float | None = None
+    """Seconds of sound that a stream may be ahead of its player; None: as many as there is time for."""
+    text_timeout_s: float = 30.0
+    """Seconds that a stream waits for more of its text."""
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("queue", self.queue, self.queue >= 0, "0 or more"),
+            ("frame_budget", self.frame_budget, 0.0 <= self.frame_budget <= 10.0, "from 0 (no bound) to 10"),
+            ("lead_s", self.lead_s, self.lead_s is None or self.lead_s > 0, "more than 0, or None"),
+            ("text_timeout_s", self.text_timeout_s, self.text_timeout_s > 0, "more than 0"),
+        )
+        for name, value, holds, rule in rules:
+            if not holds:
+                raise InputError(f"{name} {value}: must be {rule}")
+
+
+class Streams(Protocol):
+    """What does the work: `SpeechBatch`."""
+
+    slots: int
+
+    def open(self, slot: int, asked: Utterance) -> None:
+        """Begins a stream; raises `CsmError` for what cannot be said."""
+        ...
+
+    def close(self, slot: int) -> None:
+        """Frees a slot."""
+        ...
+
+    def add(self, slot: int, text: str, *, more: bool) -> None:
+        """Takes the next part of a stream's text."""
+        ...
+
+    def reads(self, slot: int) -> bool:
+        """Whether a stream has rows to read before it can speak."""
+        ...
+
+    def sounds(self, slot: int) -> bool:
+        """Whether a stream's next frame can be made."""
+        ...
+
+    def waits(self, slot: int) -> bool:
+        """Whether a stream can do nothing before more text is there."""
+        ...
+
+    def prefill(self, slot: int) -> None:
+        """Reads some of a stream's prompt."""
+        ...
+
+    def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
+        """Makes the next frame of some slots."""
+        ...
+
+    def over(self, slot: int) -> Reason | CsmError | None:
+        """Why a stream is over; None while it is not."""
+        ...
+
+    def dropped(self, slot: int) -> int:
+        """Turns said before that a stream had no room for."""
+        ...
+
+
+class Listener(Protocol):
+    """Who asked for a stream. Exactly one of `end`, `fail`, `expire` and `drop` is called, last."""
+
+    def begin(self, waited_s: float) -> None:
+        """The stream has a slot."""
+        ...
+
+    def frame(self, frame: Frame) -> None:
+        """Takes a frame."""
+        ...
+
+    def end(self, reason: Reason, dropped: int) -> None:
+        """The stream is over."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """The stream broke."""
+        ...
+
+    def expire(self, late: Late) -> None:
+        """The stream ran out of time."""
+        ...
+
+    def drop(self) -> None:
+        """The listener has gone."""
+        ...
+
+    def gone(self) -> bool:
+        """Whether the listener has gone."""
+        ...
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """A stream that was asked for, and how far it is."""
+
+    listener: Listener
+    asked: Utterance | None = None
+    """None until the request was read; till then it gets no slot."""
+    priority: int = 0
+    """Higher goes first."""
+    max_wait_s: float = 0.0
+    """Seconds it may wait for a slot."""
+    deadline_s: float | None = None
+    """Seconds after its arrival at which it must be over."""
+    number: int = 0
+    arrived: float = 0.0
+    slot: int | None = None
+    text: deque[tuple[str, bool]] = field(default_factory=deque)
+    first: float | None = None
+    frames: int = 0
+    starving: float | None = None
+    broken: Exception | None = None
+
+    def slack(self, now: float) -> float:
+        """Seconds until a player that began with the first frame needs the next one."""
+        return float("inf") if self.first is None else self.first + self.frames * FRAME_SECONDS - now
+
+
+class RefusedError(Exception):
+    """No place for a stream, and when there may be one: `retry_after_s`."""
+
+    def __init__(self, reason: Literal["busy", "budget"], retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class StepTimes:
+    """How long steps take, by the number of streams in them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, deque[float]] = {}
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self._seen.clear()
+
+    def add(self, streams: int, seconds: float) -> None:
+        """Learns of a step."""
+        self._seen.setdefault(streams, deque(maxlen=_SAMPLES)).append(seconds)
+
+    def of(self, streams: int) -> float:
+        """Seconds of a step of so many: as measured, else by proportion from the nearest that were; 0 before any."""
+        if not self._seen or streams < 1:
+            return 0.0
+        if streams in self._seen:
+            return median(self._seen[streams])
+        below = max((n for n in self._seen if n < streams), default=None)
+        if below is not None:
+            return median(self._seen[below]) * streams / below
+        return median(self._seen[min(self._seen)])
+
+
+class Scheduler:
+    """Streams in and out of the slots; `round` does a piece of the work.
+
+    Args:
+        streams: does the work.
+        policy: bounds of what is taken on.
+        clock: seconds.
+        seen: hears of each step: its streams and its seconds.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        policy: Policy,
+        *,
+        clock: Callable[[], float],
+        seen: Callable[[int, float], None] = lambda streams, seconds: None,
+    ) -> None:
+        self.policy = policy
+        self._tell = seen
+        self.times = StepTimes()
+        self._streams = streams
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._numbers = itertools.count()
+        self._queue: list[Job] = []
+        self._live: dict[int, Job] = {}
+        self._lasted: deque[float] = deque(maxlen=_SAMPLES)
+
+    @property
+    def live(self) -> int:
+        """Streams in slots."""
+        return len(self._live)
+
+    @property
+    def queued(self) -> int:
+        """Streams that have no slot yet."""
+        return len(self._queue)
+
+    def admit(self, job: Job) -> None:
+        """Takes a stream on, in a slot with the next round or in the queue; raises `RefusedError`."""
+        with self._lock:
+            reason = self._no_room(len(self._live) + len(self._queue))
+            if reason is not None and (job.max_wait_s <= 0 or len(self._queue) >= self.policy.queue):
+                raise RefusedError(reason, self._retry_after())
+            job.number, job.arrived = next(self._numbers), self._clock()
+            self._queue.append(job)
+
+    def append(self, job: Job, text: str, *, more: bool) -> None:
+        """More text for a stream, taken up with the next round."""
+        with self._lock:
+            job.text.append((text, more))
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """Fails a stream that has no slot yet."""
+        self._leave(job, lambda: job.listener.fail(error))
+
+    def break_off(self, error: CsmError, *, live: bool) -> None:
+        """Fails all that wait, and the live ones too where that is said."""
+        with self._lock:
+            waiting, self._queue = self._queue, []
+        for job in waiting:
+            job.listener.fail(error)
+        for job in list(self._live.values()) if live else ():
+            self._leave(job, lambda job=job: job.listener.fail(error))  # type: ignore[misc]
+
+    def round(self) -> bool:
+        """Does a piece of the work; False where there is none before something changes."""
+        self._sweep()
+        self._fill()
+        with self._lock:
+            live = sorted(self._live.values(), key=lambda job: (-job.priority, job.number))
+        worked = self._take_text(live) | self._read(live) | self._step(live)
+        for job in live:
+            self._settle(job)
+        return worked
+
+    def _no_room(self, streams: int) -> Literal["busy", "budget"] | None:
+        """Why one stream more than so many cannot be taken, or None."""
+        if streams >= self._streams.slots:
+            return "busy"
+        budget = self.policy.frame_budget * FRAME_SECONDS
+        return "budget" if budget and streams and self.times.of(streams + 1) > budget else None
+
+    def _retry_after(self) -> float:
+        """Seconds after which a slot may be free: one of n streams ends every n-th part of how long they last."""
+        lasts = sum(self._lasted) / len(self._lasted) if self._lasted else 1.0
+        return max(FRAME_SECONDS, lasts * (len(self._queue) + 1) / max(1, len(self._live)))
+
+    def _sweep(self) -> None:
+        """Lets go of who has gone or run out of time."""
+        now = self._clock()
+        with self._lock:
+            queued, live = list(self._queue), list(self._live.values())
+        for job in (*live, *queued):
+            late: Late | None = None
+            if job.deadline_s is not None and now - job.arrived >= job.deadline_s:
+                late = "deadline"
+            elif job.slot is None and now - job.arrived >= job.max_wait_s and self._is_waiting(job):
+                late = "wait"
+            elif job.starving is not None and now - job.starving >= self.policy.text_timeout_s:
+                late = "text"
+            if job.listener.gone():
+                self._leave(job, job.listener.drop)
+            elif late is not None:
+                self._leave(job, lambda job=job, late=late: job.listener.expire(late))  # type: ignore[misc]
+
+    def _is_waiting(self, job: Job) -> bool:
+        """Whether a queued stream that was read has no place in the next round."""
+        with self._lock:
+            room = self._streams.slots - len(self._live)
+            ready = self._ready()
+            return job in ready and (job not in ready[:room] or self._no_room(len(self._live)) is not None)
+
+    def _ready(self) -> list[Job]:
+        """Those that may get a slot, in order."""
+        ready = [job for job in self._queue if job.asked is not None]
+        return sorted(ready, key=lambda job: (-job.priority, job.number))
+
+    def _fill(self) -> None:
+        """Gives free slots to those that wait."""
+        while True:
+            with self._lock:
+                ready = self._ready()
+                if not ready or self._no_room(len(self._live)) is not None:
+                    return
+                job = ready[0]
+                self._queue.remove(job)
+                job.slot = next(slot for slot in range(self._streams.slots) if slot not in self._live)
+                self._live[job.slot] = job
+            job.listener.begin(self._clock() - job.arrived)
+            assert job.asked is not None
+            try:
+                self._streams.open(job.slot, job.asked)
+            except Exception as error:
+                self._leave(job, lambda job=job, error=error: job.listener.fail(error), opened=False)  # type: ignore[misc]
+
+    def _take_text(self, live: Iterable[Job]) -> bool:
+        worked = False
+        for job in live:
+            while job.slot is not None and job.text:
+                with self._lock:
+                    text, more = job.text.popleft()
+                worked = True
+                try:
+                    self._streams.add(job.slot, text, more=more)
+                except Exception as error:
+                    self._leave(job, lambda job=job, error=error: job.listener.fail(error))  # type: ignore[misc]
+        return worked
+
+    def _read(self, live: Iterable[Job]) -> bool:
+        """Some rows of each prompt; of the first one only, where somebody is about to be late."""
+        now, late = self._clock(), self._margin()
+        reading = [job for job in live if job.slot is not None and self._streams.reads(job.slot)]
+        if any(job.slack(now) < late for job in live if job.slot is not None and self._streams.sounds(job.slot)):
+            reading = reading[:1]
+        for job in reading:
+            assert job.slot is not None
+            self._guarded([job], lambda slot=job.slot: self._streams.prefill(slot))  # type: ignore[misc]
+        return bool(reading)
+
+    def _step(self, live: Iterable[Job]) -> bool:
+        now, late = self._clock(), self._margin()
+        ready = [job for job in live if job.slot is not None and self._streams.sounds(job.slot)]
+        if self.policy.lead_s is not None:
+            ready = [job for job in ready if job.first is None or job.slack(now) < self.policy.lead_s]
+        if any(job.first is None for job in ready):
+            ready = [job for job in ready if job.first is None or job.slack(now) < late]
+        if not ready:
+            return False
+        slots = [job.slot for job in ready if job.slot is not None]
+        self._guarded(ready, lambda: self._streams.step(slots, self._emit))
+        took = self._clock() - now
+        self.times.add(len(slots), took)
+        self._tell(len(slots), took)
+        return True
+
+    def _margin(self) -> float:
+        """A stream with less slack than this is about to be late: two steps of all, a frame at least."""
+        return max(FRAME_SECONDS, 2 * self.times.of(len(self._live)))
+
+    def _emit(self, slot: int, frame: Frame) -> None:
+        job = self._live[slot]
+        try:
+            job.listener.frame(frame)
+        except Exception as error:
+            job.broken = error
+        job.frames += 1
+        if job.first is None:
+            job.first = self._clock()
+
+    def _settle(self, job: Job) -> None:
+        """Ends a stream that is over, and notes when one begins to wait for text."""
+        if job.slot is None:
+            return
+        over = job.broken or self._streams.over(job.slot)
+        if isinstance(over, Reason):
+            dropped = self._streams.dropped(job.slot)
+            self._leave(job, lambda: job.listener.end(over, dropped))
+        elif over is not None:
+            self._leave(job, lambda: job.listener.fail(over))
+        elif self._streams.waits(job.slot) and not job.text:
+            job.starving = self._clock() if job.starving is None else job.starving
+        else:
+            job.starving = None
+
+    def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
+        """Work that must not take the others down: what it raises fails the streams it was about."""
+        try:
+            work()
+        except Exception as error:
+            for job in jobs:
+                self._leave(job, lambda job=job, error=error: job.listener.fail(error))  # type: ignore[misc]
+
+    def _leave(self, job: Job, tell: Callable[[], None], *, opened: bool = True) -> None:
+        """Frees the slot before the listener hears of it, so that its next request finds the slot free."""
+        with self._lock:
+            if job in self._queue:
+                self._queue.remove(job)
+            elif job.slot is not None:
+                if opened:
+                    self._streams.close(job.slot)
+                del self._live[job.slot]
+                job.slot = None
+                if job.frames:
+                    self._lasted.append(self._clock() - job.arrived)
+            else:
+                return
+        tell()
