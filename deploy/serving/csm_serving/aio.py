@@ -242,6 +242,7 @@ class _Speaking:
         for message in exchange.begin():
             outbox.put_nowait(message)
         self._send()
+        self._changed.set()
         try:
             call = calls.infer_stream(lease.channel)(_messages(outbox), timeout=exchange.timeout_s)
         except grpc.aio.UsageError:  # grpc's word for a closed channel

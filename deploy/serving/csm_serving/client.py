@@ -150,6 +150,7 @@ class _Speaking:
             for message in exchange.begin():
                 outbox.put(message)
             self._send()
+            self._changed.notify_all()
             try:
                 call = calls.infer_stream(lease.channel)(iter(outbox.get, None), timeout=exchange.timeout_s)
             except ValueError:  # grpc's word for a closed channel

@@ -23,6 +23,7 @@ from csm_serving.errors import BusyError, DeadlineError, ServingError, Unavailab
 from csm_serving.protocol import MAX_TEXT_CHARACTERS, Chunk, End, Resume, SpeechRequest, TextPart
 from csm_serving.retry import Retry
 from csm_serving.speech import has_words
+from csm_serving.tensors import Array
 
 DEADLINE_MARGIN_S: Final = 2.0
 """Seconds after its deadline in which the server may still say so itself; then the call is given up."""
@@ -82,7 +83,8 @@ class Exchange:
         self._deadline: float | None = None
         self._heard = 0.0
         self._broke: float | None = None
-        self._frames: list[Any] = []
+        self._frames: list[Array] = []
+        self._sentences: list[int] = []
         self._token = b""
         self._new_call = True
         self._decode: SoundDecoder | None = None
@@ -110,7 +112,7 @@ class Exchange:
     @property
     def full(self) -> bool:
         """Whether more text waits to be sent than goes into a request."""
-        return not self._new_call and len(self._text) - self._sent > MAX_TEXT_CHARACTERS
+        return self.ready and len(self._text) - self._sent > MAX_TEXT_CHARACTERS
 
     # Calls.
 
@@ -135,7 +137,7 @@ class Exchange:
             text=piece,
             stream_id=self._stream_id or None,
             text_more=more,
-            resume=Resume(codes=np.stack(self._frames, axis=1), token=self._token) if self._frames else None,
+            resume=self._resume(),
             deadline_s=None if self._deadline is None else self._deadline - now,
         )
         self._sent, self._closed, self._unanswered, self._refused = len(piece), not more, False, None
@@ -151,7 +153,7 @@ class Exchange:
         """
         piece = self._text[self._sent : self._sent + MAX_TEXT_CHARACTERS]
         more = self._more or self._sent + len(piece) < len(self._text)
-        if self._new_call or self._closed or self._unanswered or (more and not piece):
+        if self._new_call or self._closed or self._unanswered or self._refused or (more and not piece):
             return []
         self._parts += 1
         self._sent += len(piece)
@@ -205,6 +207,8 @@ class Exchange:
         """Seconds after which to ask again; raises `error` where the policy says not to."""
         now = self._clock()
         self._new_call = True
+        if isinstance(self._refused, InputError):
+            raise self._refused
         if self._frames and isinstance(error, InputError) and self._broke is not None:
             raise UnavailableError(f"the stream broke after frame {len(self._frames) - 1} and cannot go on: {error}")
         again = isinstance(error, UnavailableError) or (
@@ -233,11 +237,18 @@ class Exchange:
                 f"frame {item.frame_index} came where {len(self._frames)} was due; is the server another's?"
             )
         self._frames.append(item.codes)
+        self._sentences.append(item.sentence)
         self._token, self._broke = item.token, None
         if self._raw and not item.encoded:
             sound = next(tensors[name] for name in ("AUDIO", "AUDIO_INT16") if name in tensors)
             item = replace(item, audio=_SILENT, encoded=sound.tobytes())
         return item
+
+    def _resume(self) -> Resume | None:
+        if not self._frames:
+            return None
+        codes, sentences = np.stack(self._frames, axis=1), np.array(self._sentences, np.int32)
+        return Resume(codes=codes, sentences=sentences, token=self._token)
 
     def _patience_s(self) -> float:
         return self._chunk_timeout_s + (0.0 if self._frames else self._request.max_wait_s)
