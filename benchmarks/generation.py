@@ -1,28 +1,29 @@
-"""Time of a frame of generation, batch 1, without codec, against Hugging Face `generate` over the same weights.
+"""Time of a frame of generation, without codec, against Hugging Face `generate` over the same weights.
 
-    OMP_PROC_BIND=true python benchmarks/generation.py [--preset csm-1b] [--rounds 8] [--frames 6] [--compiled]
-    OMP_PROC_BIND=true python benchmarks/generation.py --bundle deploy/demo/base --codec deploy/demo/codec
+    OMP_PROC_BIND=true python benchmarks/generation.py [--preset csm-1b] [--batch 1] [--rounds 8] [--frames 6]
+    OMP_PROC_BIND=true python benchmarks/generation.py --bundle deploy/demo/base --codec deploy/demo/codec --frames 25
 
-With a preset: random weights in bfloat16. With a bundle: its weights in float32, and int8 on this program's side.
-Sides take turns, some frames each, so that whatever else the machine does meets them alike; the first frame of a turn,
-which reads the prompt, is left out. The median of the ratios of neighbouring turns is printed.
+With a preset: random weights in bfloat16. With a bundle: its weights. Sides take turns, some frames each, so that
+whatever else the machine does meets them alike; the first frame of a turn is left out. The median of the ratios of
+neighbouring turns is printed. With `--batch 8` eight sequences are stepped together on every side, and a frame is the
+step that makes one for each.
 
 - hf: `CsmForConditionalGeneration.generate` as it comes (dynamic cache, eager), temperature 0.9, top-k 50.
-- static: this program's static caches, eager.
-- kernels: the same with the row kernels (`csm_model.inference.kernels`); bfloat16 only.
-- compiled: the static caches through torch.compile with the weights frozen in (minutes to compile).
-- int8: the weight-only int8 that a run releases, static caches, eager.
+- torch: this program's decoder with torch's own products, over the same weights.
+- fp32, bf16, int8, int4: the same with packed weights (`csm_model.inference.kernels`).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ from torch import Tensor
 from csm_model.bundle import load_bundle
 from csm_model.config import CONFIGS
 from csm_model.inference.decoding import FrameDecoder, Prompt
-from csm_model.inference.kernels import with_row_kernels
+from csm_model.inference.kernels import pack
 from csm_model.inference.prompt import text_rows
 from csm_model.inference.sampling import Sampling
-from csm_model.model import CsmModel
-from csm_model.quantize import int8_state, with_int8_weights
+from csm_model.model import CsmModel, meta_model, with_tables
+from csm_model.quantize import rounded_state, with_rounded_weights
 
 TEXT_ROWS = 48
 SETTINGS = Sampling(temperature=0.9, depth_temperature=0.9, top_k=50)
@@ -52,7 +53,7 @@ def hf_frames(hf: Any, ids: Tensor, frames: int) -> list[float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hf.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=frames + 1, do_sample=True,
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=frames + 2, do_sample=True,
             temperature=0.9, top_k=50, depth_decoder_do_sample=True, depth_decoder_temperature=0.9,
             depth_decoder_top_k=50,
         )  # fmt: skip
@@ -60,38 +61,46 @@ def hf_frames(hf: Any, ids: Tensor, frames: int) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)][1:]
 
 
-def own_frames(model: CsmModel, prompt: Prompt, frames: int, *, compiled: bool) -> list[float]:
+def own_frames(model: CsmModel, prompts: list[Prompt], frames: int) -> list[float]:
     """Seconds of each frame but the first."""
-    decoder = FrameDecoder(model, [SETTINGS], rows=256, compiled=compiled)
-    decoder.read([prompt])
+    slots = list(range(len(prompts)))
+    decoder = FrameDecoder(model, slots=len(slots), rows=256, guided=False)
+    for slot, prompt in enumerate(prompts):
+        decoder.begin(slot, replace(SETTINGS, seed=slot))
+        decoder.read(slot, prompt)
     times = []
-    for _ in range(frames):
-        decoder.feed(decoder.step([False]).codes)
+    for _ in range(frames + 1):
+        decoder.feed(slots, decoder.draw(slots, [False] * len(slots)).codes)
         times.append(time.perf_counter())
     return [after - before for before, after in itertools.pairwise(times)]
+
+
+def with_weights(model: CsmModel, weights: str) -> CsmModel:
+    """A packed model of other weights; those of `model` are left as they are."""
+    made = meta_model(model.config)
+    state = model.state_dict()
+    if weights in ("int8", "int4"):
+        return pack(with_tables(with_rounded_weights(made, rounded_state(model, weights))))  # type: ignore[arg-type]
+    dtype = torch.bfloat16 if weights == "bf16" else torch.float32
+    made.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
+    return pack(with_tables(made))
 
 
 def sides(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], list[float]]]]:
     """What is compared."""
     frames = arguments.frames
     if arguments.bundle:
-        model = load_bundle(arguments.bundle, codec_folder=arguments.codec).model
+        model = load_bundle(arguments.bundle, codec_folder=arguments.codec, packed=False).model
     else:
         model = random_model(CONFIGS[arguments.preset](), torch.bfloat16)
     config = model.config
-    ids = torch.randint(10, config.text_vocab_size, (1, TEXT_ROWS))
-    prompt = Prompt(*text_rows(ids[0].tolist(), config))
+    ids = torch.randint(10, config.text_vocab_size, (arguments.batch, TEXT_ROWS))
+    prompts = [Prompt(*text_rows(row, config)) for row in ids.tolist()]
     hf = as_hf(model)
     yield "hf", lambda: hf_frames(hf, ids, frames)
-    yield "static", lambda: own_frames(model, prompt, frames, compiled=False)
-    if arguments.compiled:
-        yield "compiled", lambda: own_frames(model, prompt, frames, compiled=True)
-    if arguments.bundle:
-        small = with_int8_weights(CsmModel(config), int8_state(model)).eval().requires_grad_(False)
-        yield "int8", lambda: own_frames(small, prompt, frames, compiled=False)
-    else:
-        fast = with_row_kernels(random_model(config, torch.bfloat16))
-        yield "kernels", lambda: own_frames(fast, prompt, frames, compiled=False)
+    yield "torch", lambda: own_frames(model, prompts, frames)
+    for weights in arguments.weights.split(","):
+        yield weights, functools.partial(own_frames, with_weights(model, weights), prompts, frames)
 
 
 def main() -> None:
@@ -101,7 +110,8 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, help="codec of a bundle that carries none")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--frames", type=int, default=6)
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--weights", default="bf16,int8,int4", help="of this program's packed sides")
     arguments = parser.parse_args()
     run = dict(sides(arguments))
     for side in run.values():  # warm up, and compile
@@ -110,9 +120,9 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, side in run.items():
             taken[name].append(statistics.median(side()))
-    print(f"{arguments.bundle or arguments.preset}, {'float32' if arguments.bundle else 'bfloat16'}, batch 1, "
-          f"{torch.get_num_threads()} threads, {arguments.rounds} rounds of {arguments.frames - 1} frames, "
-          f"OMP_PROC_BIND={os.environ['OMP_PROC_BIND']}")  # fmt: skip
+    print(f"{arguments.bundle or arguments.preset}, {'float32' if arguments.bundle else 'bfloat16'}, "
+          f"batch {arguments.batch}, {torch.get_num_threads()} threads, {arguments.rounds} rounds of "
+          f"{arguments.frames} frames, OMP_PROC_BIND={os.environ['OMP_PROC_BIND']}")  # fmt: skip
     for name, seconds in taken.items():
         ratio = statistics.median(base / side for base, side in zip(taken["hf"], seconds, strict=True))
         print(f"{name:10} median {1000 * statistics.median(seconds):7.1f} ms a frame (least "

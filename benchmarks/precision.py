@@ -1,12 +1,12 @@
-"""Time a frame of generation takes in each precision, codec included, against float32 weights.
+"""Time a frame of generation takes in each precision, codec included, against torch with float32 weights.
 
     python benchmarks/precision.py [--bundle deploy/demo/base] [--codec deploy/demo/codec] [--frames 200]
 
 All sides live in one process, speak the same text with the same seed, and take turns, one frame each, so that whatever
-else the machine does meets them alike. The median of the ratios to float32 is printed. Run with OMP_PROC_BIND=true.
+else the machine does meets them alike. The median of the ratios to `torch` is printed. Run with OMP_PROC_BIND=true.
 
-- fp32: the float model.
-- int8: weight-only, one scale an output channel; what `csm run` releases.
+- torch: the float model by torch's own products.
+- fp32, bf16, int8, int4: packed, by the kernels (`csm_model.inference.kernels`).
 - dynamic: torch's dynamic quantisation, activations to int8 on the way (qint8, x86 kernels).
 """
 
@@ -22,25 +22,18 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 os.environ.setdefault("OMP_PROC_BIND", "true")
 
 import torch
 from torch import Tensor
 
-from csm_model.bundle import Bundle, load_bundle
+from csm_model.bundle import Bundle, Weights, load_bundle
 from csm_model.inference.generator import Generator
 from csm_model.inference.sampling import Sampling
-from csm_model.model import CsmModel
-from csm_model.quantize import int8_state, with_int8_weights
 
 TEXT = "What time does the library open on Thursday morning, and how far is it from the station?"
-
-
-def quantized(bundle: Bundle) -> Bundle:
-    """The bundle with weight-only int8."""
-    model = with_int8_weights(CsmModel(bundle.model.config), int8_state(bundle.model))
-    return replace(bundle, model=model.eval().requires_grad_(False))
 
 
 def dynamic(bundle: Bundle) -> Bundle:
@@ -66,9 +59,11 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, default=demo / "codec")
     parser.add_argument("--frames", type=int, default=200)
     arguments = parser.parse_args()
-    bundle = load_bundle(arguments.bundle, codec_folder=arguments.codec)
-    streams = {name: endless(side) for name, side in
-               (("fp32", bundle), ("int8", quantized(bundle)), ("dynamic", dynamic(bundle)))}  # fmt: skip
+    bundle = load_bundle(arguments.bundle, codec_folder=arguments.codec, packed=False)
+    sides = {"torch": bundle, "dynamic": dynamic(bundle)}
+    for weights in get_args(Weights):
+        sides[weights] = load_bundle(arguments.bundle, codec_folder=arguments.codec, weights=weights)
+    streams = {name: endless(side) for name, side in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in streams}
     for index in range(arguments.frames + 10):
         for name, stream in streams.items():
@@ -79,9 +74,9 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{arguments.frames} frames of 80 ms, {threads} threads, OMP_PROC_BIND={os.environ['OMP_PROC_BIND']}")
     for name, seconds in taken.items():
-        ratio = statistics.median(base / side for base, side in zip(taken["fp32"], seconds, strict=True))
+        ratio = statistics.median(base / side for base, side in zip(taken["torch"], seconds, strict=True))
         print(
-            f"{name:8} median {1000 * statistics.median(seconds):6.2f} ms a frame   {ratio:.2f} times as fast as fp32"
+            f"{name:8} median {1000 * statistics.median(seconds):6.2f} ms a frame   {ratio:.2f} times as fast as torch"
         )
 
 

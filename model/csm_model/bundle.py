@@ -2,7 +2,7 @@
 
 manifest.json       written last: digests of the files, of the data and of the parent, the speakers, the figures
 config.json         sizes of the model
-model.safetensors   weights: fp32, fp16 (read back as fp32), bf16 (spoken with as they are) or int8
+model.safetensors   weights: fp32, fp16 (read back as fp32), bf16, int8 or int4 (`csm_model.quantize`)
 tokenizer.json      text to ids
 codec/              codec.json, codec.safetensors; may be left out, and is then given on loading
 """
@@ -21,13 +21,17 @@ from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
-from csm_model.inference.kernels import with_row_kernels
+from csm_model.inference.kernels import pack
 from csm_model.inference.sampling import Sampling
-from csm_model.model import CsmModel
-from csm_model.quantize import int8_state, with_int8_weights
+from csm_model.model import CsmModel, meta_model, with_tables
+from csm_model.quantize import rounded_state, with_rounded_weights
 from csm_model.text import Tokenizer, load_tokenizer
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Weights = Literal["fp32", "bf16", "int8", "int4"]
+"""What a model speaks with."""
+ROUNDED: tuple[Precision, ...] = ("int8", "int4")
+"""Precisions that are for speaking only."""
 _STORED_AS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _CODEC_FILES = ("codec.json", "codec.safetensors")
 
@@ -68,7 +72,7 @@ def write_bundle(
     with atomic_folder(folder) as partial:
         write_json(partial / "config.json", asdict(model.config))
         tokenizer.save(partial / "tokenizer.json")
-        state = int8_state(model) if precision == "int8" else model.state_dict()
+        state = rounded_state(model, precision) if precision in ("int8", "int4") else model.state_dict()
         if dtype := _STORED_AS.get(precision):
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
@@ -107,11 +111,27 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def load_bundle(folder: Path, *, codec_folder: Path | None = None) -> Bundle:
-    """Loads a bundle for speaking, after checking every digest; `codec_folder` is for one that carries no codec."""
+def load_bundle(
+    folder: Path, *, codec_folder: Path | None = None, weights: Weights | None = None, packed: bool = True
+) -> Bundle:
+    """Loads a bundle for speaking, after checking every digest.
+
+    Args:
+        folder: the bundle.
+        codec_folder: for one that carries no codec.
+        weights: what to speak with; None is what is stored. Float weights may be rounded here.
+        packed: put them into the order of the kernels of a CPU. Else they stay as they are: for another device, and for
+            those who want the weights themselves.
+
+    Raises:
+        InputError: there is no bundle.
+        ArtifactError: it carries no codec; or its weights are rounded, and others were asked for.
+        DigestError: a file was changed or damaged, or the codec is another one.
+    """
     manifest = read_manifest(folder)
-    config = read_config(folder)
-    model = load_weights(CsmModel(config), folder, manifest["precision"], narrow=True)
+    model = _speaking(folder, manifest["precision"], weights)
+    if packed:
+        pack(model)
     own = folder / "codec"
     source = own if own.is_dir() else codec_folder
     if source is None:
@@ -137,16 +157,32 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.from_json(read_json(folder / "config.json"))
 
 
-def load_weights(model: CsmModel, folder: Path, precision: Precision, *, narrow: bool = False) -> CsmModel:
-    """Puts a bundle's weights into a model of its sizes, in float32; int8 stays int8.
+def load_weights(model: CsmModel, folder: Path, precision: Precision) -> CsmModel:
+    """Puts a bundle's float weights into a model of its sizes, in float32.
 
-    With `narrow`, bfloat16 stays bfloat16 too, with the kernels that read it fastest: for speaking, not for training.
+    Raises:
+        ArtifactError: they are rounded, which is for speaking only.
     """
+    if precision in ROUNDED:
+        raise ArtifactError(
+            f"{folder}: its weights are {precision}, made for speaking only; give the bundle of its parent"
+        )
     state = load_file(folder / "model.safetensors")
-    if precision == "int8":
-        return with_int8_weights(model, state)
-    if narrow and precision == "bf16":
-        model.load_state_dict(state, assign=True)
-        return with_row_kernels(model)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model
+
+
+def _speaking(folder: Path, precision: Precision, weights: Weights | None) -> CsmModel:
+    """The model of a bundle, with the weights that are asked for."""
+    weights = weights or ("fp32" if precision == "fp16" else precision)
+    if precision in ROUNDED and weights != precision:
+        raise ArtifactError(f"{folder}: its weights are {precision}, not {weights}; give the bundle of its parent")
+    model = meta_model(read_config(folder))
+    state = load_file(folder / "model.safetensors")
+    if precision in ROUNDED:
+        return with_tables(with_rounded_weights(model, state))
+    dtype = torch.bfloat16 if weights == "bf16" else torch.float32
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
+    if weights in ("int8", "int4"):
+        model = with_rounded_weights(model, rounded_state(model, weights))
+    return with_tables(model)

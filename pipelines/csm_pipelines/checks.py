@@ -13,7 +13,7 @@ from csm_pipelines.presets import RunConfig, resolve
 
 RANDOM_CODEC = "random"
 RECOGNISERS = ("tiny", "base")
-PRECISIONS = ("int8", "bf16", "fp16", "fp32")
+PRECISIONS = ("int8", "int4", "bf16", "fp16", "fp32")
 
 
 def check_text(text: str) -> str:

@@ -62,8 +62,8 @@ def test_the_bundle_is_smaller_names_its_parent_and_speaks(parent: Path, tmp_pat
 
 
 def test_what_cannot_be_exported_is_refused(parent: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision 'int4' is not one of fp32, fp16, bf16, int8"):
-        export(parent, tmp_path / "bundle", precision="int4")
+    with pytest.raises(InputError, match="precision 'int3' is not one of fp32, fp16, bf16, int8, int4"):
+        export(parent, tmp_path / "bundle", precision="int3")
     with pytest.raises(InputError, match="not a bundle"):
         export(tmp_path, tmp_path / "bundle")
     export(parent, tmp_path / "int8")

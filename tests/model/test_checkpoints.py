@@ -320,11 +320,12 @@ def test_what_cannot_be_is_refused(own: Path, tmp_path: Path) -> None:
 
 
 def test_int8_weights_are_shown_and_not_converted(bundle_folder: Path, tmp_path: Path) -> None:
-    from csm_model.quantize import int8_state
+    from csm_model.quantize import rounded_state
 
     model = load_model(bundle_folder)
-    folder = write_own(tmp_path / "int8", model.config, {k: v.contiguous() for k, v in int8_state(model).items()})
-    assert "int8 weights" in describe(folder).unusual[0]
+    state = {name: tensor.contiguous() for name, tensor in rounded_state(model, "int8").items()}
+    folder = write_own(tmp_path / "int8", model.config, state)
+    assert "int8 or int4 weights" in describe(folder).unusual[0]
     with pytest.raises(ArtifactError, match="its weights are int8"):
         convert(folder, tmp_path / "out", to="hf")
 

@@ -16,7 +16,7 @@ from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator
 from csm_model.inference.safety import MIN_FRAMES, frame_limit
 from csm_model.inference.sampling import Sampling, noise, sample
-from csm_model.quantize import Int8Linear, quantize_rows
+from csm_model.quantize import RoundedLinear, quantize_rows
 from csm_model.transformer import KVCache, Transformer
 
 
@@ -193,10 +193,11 @@ def test_int8_rounds_each_row_to_within_half_a_step() -> None:
     assert rounded.dtype == torch.int8
     assert ((rounded * scale[:, None] - weight).abs() <= 0.5001 * scale[:, None]).all()
     x = torch.randn(3, 7)
-    torch.testing.assert_close(Int8Linear(rounded, scale)(x), x @ (rounded * scale[:, None]).T, rtol=1e-4, atol=1e-4)
+    layer = RoundedLinear(rounded, scale, in_features=7)
+    torch.testing.assert_close(layer(x), x @ (rounded * scale[:, None]).T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.0), ("fp16", 2e-3), ("bf16", 0.05), ("int8", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("bf16", 0.05), ("int8", 0.05)])
 def test_bundle_round_trip(
     bundle: Bundle, codec_folder: Path, tmp_path: Path, precision: str, tolerance: float
 ) -> None:

@@ -1,22 +1,104 @@
-"""The kernels of one row are the products they stand for, and a model with them speaks as it did."""
+"""The kernels are the products they stand for; a row comes out the same in any company."""
 
 from __future__ import annotations
 
-import shutil
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from csm_model.config import debug_config
-from csm_model.inference.decoding import FrameDecoder, Prompt
-from csm_model.inference.kernels import RowLinear, with_row_kernels
-from csm_model.inference.prompt import text_rows
-from csm_model.inference.sampling import Sampling
+from csm_model.inference.kernels import Machine, PackedLinear, pack, this_machine
+from csm_model.inference.kernels.products import Kind
 from csm_model.model import CsmModel
+from csm_model.quantize import quantize_groups, quantize_rows, rounded_state, unpack_int4, with_rounded_weights
 
 CONFIG = debug_config(text_vocab_size=40, num_codebooks=4, codebook_size=61)
-GREEDY = Sampling(temperature=0.0, depth_temperature=0.0)
+KINDS: tuple[Kind, ...] = ("fp32", "bf16", "int8", "int4")
+TOLERANCE = {"fp32": 1e-6, "bf16": 2**-8, "int8": 2**-6, "int4": 2**-6}
+"""Of the norm: float32's sums; bfloat16 keeps 8 bits of what comes out; activations of 7 bits and a sign."""
+
+
+def machines() -> list[Machine]:
+    own = this_machine()
+    return [own, own.plain] if own.wide else [own]
+
+
+def layer_of(kind: Kind, weight: Tensor, machine: Machine) -> tuple[PackedLinear, Tensor]:
+    """A layer, and the weights that it really has."""
+    if kind == "fp32":
+        return PackedLinear(kind, weight, machine=machine), weight
+    if kind == "bf16":
+        return PackedLinear(kind, weight.bfloat16(), machine=machine), weight.bfloat16()
+    if kind == "int8":
+        rows, scale = quantize_rows(weight)
+        return PackedLinear(kind, rows, scale, machine=machine), rows * scale[:, None]
+    packed, scales = quantize_groups(weight)
+    steps = unpack_int4(packed)
+    real = (steps.double() - 8) * scales.double().repeat_interleave(64, 1)
+    columns = weight.shape[1]
+    return PackedLinear(kind, steps, scales, in_features=columns, machine=machine), real[:, :columns]
+
+
+@pytest.mark.parametrize("machine", machines(), ids=lambda machine: "wide" if machine.wide else "plain")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 2), (7, 64), (33, 130), (2051, 192)])
+def test_a_product_is_exact_but_for_rounding_and_the_same_in_any_company(
+    kind: Kind, outputs: int, inputs: int, machine: Machine
+) -> None:
+    torch.manual_seed(0)
+    layer, weight = layer_of(kind, torch.randn(outputs, inputs), machine)
+    x = torch.randn(19, inputs) * torch.logspace(-3, 3, 19)[:, None]
+    out = layer(x)
+    assert out.shape == (19, outputs)
+    assert out.dtype == layer.dtype
+    exact = F.linear(x.to(layer.dtype).double(), weight.double())
+    error = (out - exact).norm(dim=1) / (x.double().norm(dim=1) * weight.double().norm())
+    assert error.max() < TOLERANCE[kind]
+    for begin, end in itertools.combinations(range(20), 2):
+        assert torch.equal(layer(x[begin:end]), out[begin:end]), (begin, end)
+    backwards = torch.arange(18, -1, -1)
+    assert torch.equal(layer(x[backwards]), out[backwards])
+    assert torch.equal(layer(x.view(19, 1, inputs))[:, 0], out)
+
+
+@pytest.mark.parametrize("machine", machines(), ids=lambda machine: "wide" if machine.wide else "plain")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_input_meets_its_own_weight(kind: Kind, machine: Machine) -> None:
+    """One input alone gives its column: no two are confused in the packing."""
+    torch.manual_seed(1)
+    layer, weight = layer_of(kind, torch.randn(37, 200), machine)
+    out = layer(torch.eye(200))
+    torch.testing.assert_close(out.double(), weight.T.double(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_integers_speak_with_either_float(kind: Kind, activation: torch.dtype) -> None:
+    torch.manual_seed(2)
+    weight = torch.randn(64, 128)
+    layer, real = layer_of(kind, weight, this_machine())
+    if kind == "int8":
+        other = PackedLinear(kind, *quantize_rows(weight), activation=activation)
+    else:
+        steps, scales = quantize_groups(weight)
+        other = PackedLinear(kind, unpack_int4(steps), scales, activation=activation)
+    x = torch.randn(5, 128).bfloat16()
+    assert torch.equal(other(x.to(activation)), layer(x.float()).to(activation))
+    assert real.shape == weight.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_stays_visible(kind: Kind) -> None:
+    layer, _ = layer_of(kind, torch.randn(32, 64).abs() + 0.1, this_machine())
+    for bad in (torch.nan, torch.inf):
+        x = torch.ones(3, 64)
+        x[1, 7] = bad
+        out = layer(x)
+        assert not out[1].isfinite().any()
+        assert out[[0, 2]].isfinite().all()
 
 
 def model_of(dtype: torch.dtype) -> CsmModel:
@@ -27,60 +109,23 @@ def model_of(dtype: torch.dtype) -> CsmModel:
     return model.to(dtype)
 
 
-def frames(model: CsmModel, count: int, **options: bool) -> torch.Tensor:
-    prompt = Prompt(*text_rows([5, 6, 7, 8], CONFIG))
-    decoder = FrameDecoder(model, [GREEDY], rows=count + 4, **options)
-    decoder.read([prompt])
-    codes = []
-    for _ in range(count):
-        frame = decoder.step([False])
-        codes.append(frame.codes)
-        decoder.feed(frame.codes)
-    return torch.cat(codes)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (7, 64), (33, 1026)])
-def test_a_row_is_multiplied_exactly_but_for_the_order_of_sums(rows: int, columns: int) -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(rows, columns).bfloat16()
-    x = torch.randn(1, 1, columns).bfloat16()
-    out = RowLinear(weight)(x)
-    assert out.shape == (1, 1, rows)
-    assert out.dtype == torch.bfloat16
-    exact = F.linear(x.double(), weight.double())
-    torch.testing.assert_close(out.double(), exact, rtol=2**-8, atol=1e-3)  # bfloat16 keeps 8 bits
-
-
-def test_the_first_and_the_last_column_count() -> None:
-    """Pairs are told apart: each column alone gives its own weight."""
-    weight = torch.arange(1.0, 9.0).view(2, 4).bfloat16()
-    layer = RowLinear(weight)
-    for column in range(4):
-        x = torch.zeros(1, 4, dtype=torch.bfloat16)
-        x[0, column] = 1.0
-        assert torch.equal(layer(x)[0], weight[:, column])
-
-
-def test_several_rows_go_the_usual_way() -> None:
-    weight, x = torch.randn(5, 8).bfloat16(), torch.randn(3, 8).bfloat16()
-    assert torch.equal(RowLinear(weight)(x), F.linear(x, weight))
-
-
-def test_a_model_with_kernels_stays_near_the_float_model_and_keeps_its_memory() -> None:
-    plain, fast = model_of(torch.bfloat16), with_row_kernels(model_of(torch.bfloat16))
-    assert fast.state_dict().keys() == plain.state_dict().keys()
-    for name, tensor in plain.state_dict().items():
-        assert torch.equal(tensor, fast.state_dict()[name]), name
-    heads = fast.code_heads
-    assert heads is not None
-    x = torch.randn(1, CONFIG.depth.dim).bfloat16()
-    for book in range(1, CONFIG.num_codebooks):
-        torch.testing.assert_close(fast.code_logits(x, book), plain.code_logits(x, book), rtol=2**-7, atol=2e-2)
-    assert heads[0].weight.data_ptr() == fast.audio_head.data_ptr()
-    assert torch.equal(frames(fast, 1)[:, 0], frames(plain, 1)[:, 0])
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_steps_give_the_same_codes() -> None:
-    model = model_of(torch.float32)
-    assert torch.equal(frames(model, 6, compiled=True), frames(model, 6))
+@pytest.mark.parametrize(("kind", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.03), ("int4", 0.03)])
+def test_a_packed_model_is_near_the_one_that_it_was_made_from(kind: Kind, tolerance: float) -> None:
+    """Logits by the kernels against torch's, of the same float or rounded weights."""
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+    pair = [model_of(dtype), model_of(dtype)]
+    if kind in ("int8", "int4"):
+        pair = [with_rounded_weights(model, rounded_state(model, kind)) for model in pair]
+    plain, fast = pair[0], pack(pair[1])
+    rows = torch.randint(0, 40, (2, 9, CONFIG.num_codebooks + 1))
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    x = torch.randn(3, CONFIG.depth.dim).to(dtype)
+    with torch.inference_mode():
+        outputs = [
+            [model.codebook0_head(model.hidden(rows, mask)), *(model.code_logits(x, book) for book in (1, 2, 3))]
+            for model in (plain, fast)
+        ]
+    for ours, theirs in zip(*outputs, strict=True):
+        assert (ours - theirs).float().norm() < tolerance * ours.float().norm()
+    assert not any(isinstance(module, torch.nn.Linear) for module in fast.modules())
+    assert fast.audio_head.numel() == 0

@@ -17,7 +17,7 @@ def export_component(
 
     Args:
         parent: The float bundle that train wrote.
-        precision: Weights of the result: int8, bf16, fp16 or fp32.
+        precision: Weights of the result: int8, int4, bf16, fp16 or fp32.
         code_version: Version of the package; a new one makes the step run again.
         bundle: The result.
         work: Folder of the run; empty leaves the place of the result to the pipeline.

@@ -48,14 +48,14 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
     Args:
         parent: folder of a float bundle that carries its codec.
         out: folder of the new bundle; it appears whole, by rename.
-        precision: int8, bf16, fp16 or fp32.
+        precision: int8, int4, bf16, fp16 or fp32.
 
     Raises:
         InputError: there is no such precision, or no bundle.
         ArtifactError: the parent is quantised already, or carries no codec.
         DigestError: a file of the parent is not the one that its manifest names.
     """
-    from csm_model.bundle import Precision, load_bundle, read_manifest, write_bundle
+    from csm_model.bundle import ROUNDED, Precision, load_bundle, read_manifest, write_bundle
 
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
@@ -63,11 +63,13 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
     inputs = digest_of({"parent": theirs["digest"], "precision": precision})
     if committed := _committed(out, inputs):
         return ExportResult(**{**committed, "out": str(out), "reused": True})
-    if theirs["precision"] == "int8":
-        raise ArtifactError(f"{parent}: its weights are int8 already; give the float bundle that training wrote")
+    if theirs["precision"] in ROUNDED:
+        raise ArtifactError(
+            f"{parent}: its weights are {theirs['precision']} already; give the float bundle that training wrote"
+        )
     if not (parent / "codec").is_dir():
         raise ArtifactError(f"{parent}: it carries no codec; a released bundle needs one")
-    bundle = load_bundle(parent)
+    bundle = load_bundle(parent, packed=False)
     info: dict[str, Any] = {name: theirs[name] for name in _KEPT if name in theirs}
     info |= {"parent_digest": theirs["digest"], "base_digest": theirs.get("parent_digest") or ""}
     manifest = write_bundle(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from csm_model.bundle import Precision, write_bundle
+from csm_model.bundle import ROUNDED, Precision, write_bundle
 from csm_model.checkpoints.loading import load_model
 from csm_model.checkpoints.sizes import Rope
 from csm_model.codec import load_codec
@@ -55,7 +55,7 @@ def bundle_checkpoint(
             f"{tokenizer}: has {reader.vocab_size} ids, the checkpoint knows {sizes.text_vocab_size}; give its own"
         )
     model.config = replace(sizes, text_prefix=reader.text_prefix)
-    if precision == "int8":
+    if precision in ROUNDED:
         model.float()
     return write_bundle(
         out,

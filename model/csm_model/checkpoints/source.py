@@ -54,8 +54,8 @@ class Checkpoint:
 
     @property
     def quantized(self) -> bool:
-        """Whether its weights are a bundle's int8."""
-        return any(stored.dtype == torch.int8 for stored in self.weights.values())
+        """Whether its weights are a bundle's int8 or int4."""
+        return any(stored.dtype in (torch.int8, torch.uint8) for stored in self.weights.values())
 
     @property
     def dtypes(self) -> dict[torch.dtype, int]:
@@ -78,7 +78,7 @@ class Checkpoint:
         """Raises `ArtifactError` where the weights are not those of a whole model in floating point."""
         if self.quantized:
             raise ArtifactError(
-                f"{self.path}: its weights are int8, made for speaking only; take the bundle that they were made from"
+                f"{self.path}: its weights are int8 or int4, made for speaking only; take the bundle of their parent"
             )
         faults = self.faults()
         if faults:
