@@ -141,7 +141,7 @@ class AsyncSpeechClient:
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path`, which is there only when complete."""
         async with self.stream(text, speaker, **asked) as stream:
-            with Taking(path, listener, encoding=asked.get("encoding", "float32")) as taking:
+            with Taking(path, listener) as taking:
                 async for chunk in stream:
                     taking.chunk(chunk)
                 taking.end(stream.end)

@@ -15,7 +15,6 @@ import soundfile
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
-from csm_serving.protocol import Encoding
 
 Samples = npt.NDArray[np.float32]
 Listener = Callable[[Samples], None]
@@ -34,21 +33,31 @@ _PLAYERS = (
 
 
 @contextlib.contextmanager
-def sound_writer(path: Path, encoding: Encoding = "float32") -> Iterator[Writer]:
+def sound_writer(path: Path) -> Iterator[Writer]:
     """Yields a function that appends sound to a 16-bit WAV or an Ogg Opus file, by the name's suffix.
 
-    `path` appears, complete, when the block ends well. The bytes of an Opus stream go into an Opus file as they came.
+    `path` appears, complete, when the block ends well. What comes as Opus goes into an Opus file as it came.
     """
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: speech is written as WAV or Ogg Opus; give a name that ends in .wav or .opus")
     kind, subtype = _FORMATS[path.suffix.lower()]
-    with atomic_path(path) as partial:
-        if encoding == "opus" and subtype == "OPUS":
-            with partial.open("wb") as copy:
-                yield lambda audio, encoded: copy.write(encoded)
-        else:
-            with soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype=subtype, format=kind) as file:
-                yield lambda audio, encoded: file.write(audio)
+    with atomic_path(path) as partial, contextlib.ExitStack() as files:
+        append: Writer | None = None
+
+        def write(audio: Samples, encoded: bytes) -> None:
+            nonlocal append
+            if append is None and encoded and subtype == "OPUS":
+                copy = files.enter_context(partial.open("wb"))
+                append = lambda audio, encoded: copy.write(encoded)  # noqa: E731
+            elif append is None:
+                file = soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype=subtype, format=kind)
+                files.enter_context(file)
+                append = lambda audio, encoded: file.write(audio)  # noqa: E731
+            append(audio, encoded)
+
+        yield write
+        if append is None:
+            write(np.zeros(0, np.float32), b"")
 
 
 @contextlib.contextmanager

@@ -165,14 +165,12 @@ class SpeechService(ABC):
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path` (.wav or .opus), there when complete."""
         stream = self.stream(text, speaker, **asked)
-        return receive(stream, path, listener, encoding=asked.get("encoding", "float32"))
+        return receive(stream, path, listener)
 
 
-def receive(
-    stream: SpeechStream, path: Path | None, listener: Listener | None, *, encoding: Encoding = "float32"
-) -> Spoken:
+def receive(stream: SpeechStream, path: Path | None, listener: Listener | None) -> Spoken:
     """Takes a stream to its end, to `listener` and into a file at `path` (.wav or .opus), there when complete."""
-    with contextlib.closing(stream), Taking(path, listener, encoding=encoding) as taking:
+    with contextlib.closing(stream), Taking(path, listener) as taking:
         for chunk in stream:
             taking.chunk(chunk)
         taking.end(stream.end)
@@ -182,19 +180,16 @@ def receive(
 class Taking:
     """Takes a stream's chunks down as they come; the file appears, complete, when its block ends well."""
 
-    def __init__(self, path: Path | None, listener: Listener | None, *, encoding: Encoding) -> None:
+    def __init__(self, path: Path | None, listener: Listener | None) -> None:
         self._path = path
         self._listener = listener
-        self._encoding: Encoding = encoding
         self._frames = 0
         self._end: End | None = None
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._began = self._first = time.perf_counter()
-        self._write = (
-            None if self._path is None else self._files.enter_context(sound_writer(self._path, self._encoding))
-        )
+        self._write = None if self._path is None else self._files.enter_context(sound_writer(self._path))
         return self
 
     def __exit__(
