@@ -95,7 +95,7 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         """Rows that each item holds: int64 `[B]`."""
         self.places = torch.arange(rows, device=device)
-        self._all = CacheItems(self, torch.arange(batch_size, device=device), whole=True)
+        self._all = CacheItems(self, torch.arange(batch_size, device=device), whole=True, most=rows)
 
     @property
     def rows(self) -> int:
@@ -110,9 +110,14 @@ class KVCache:
         """Forgets all rows of all items."""
         self.lengths.zero_()
 
-    def at(self, items: Tensor) -> CacheItems:
-        """The items `[M]` (int64, each once) as the batch of the next passes."""
-        return CacheItems(self, items, whole=False)
+    def at(self, items: Tensor, *, most: int | None = None) -> CacheItems:
+        """The items `[M]` (int64, each once) as the batch of the next pass.
+
+        Args:
+            items: which ones.
+            most: rows that none of them holds more of after the pass, where that is known: no others are looked at.
+        """
+        return CacheItems(self, items, whole=False, most=self.rows if most is None else min(most, self.rows))
 
     def positions(self, x: Tensor) -> Tensor:
         """Those after the rows that are held: `[B, T]`."""
@@ -126,8 +131,8 @@ class KVCache:
 class CacheItems:
     """Some items of a `KVCache` as a batch of their own: M of its B."""
 
-    def __init__(self, cache: KVCache, items: Tensor, *, whole: bool) -> None:
-        self.cache, self.items = cache, items
+    def __init__(self, cache: KVCache, items: Tensor, *, whole: bool, most: int) -> None:
+        self.cache, self.items, self._most = cache, items, most
         self._whole = whole  # all of them in order: their buffers are the cache's own, not copies
 
     def positions(self, x: Tensor) -> Tensor:
@@ -145,9 +150,10 @@ class CacheItems:
         values[items[:, None], :, places] = v.transpose(1, 2)
         if layer == len(cache.keys) - 1:
             cache.lengths.index_add_(0, items, torch.full_like(items, rows))
+        keys, values = (part[:, :, : self._most] for part in (keys, values))
         if not self._whole:
             keys, values = keys[items], values[items]
-        seen = cache.places <= places[..., None]  # [M, T, L]
+        seen = cache.places[: self._most] <= places[..., None]  # [M, T, L]
         # The queries that share a key-value head stand one after another as if they were rows: nothing is copied.
         shared = heads // groups
         mask = seen[:, None, None].expand(-1, -1, shared, -1, -1).reshape(batch, 1, shared * rows, -1)

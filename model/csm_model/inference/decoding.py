@@ -22,7 +22,10 @@ from torch import Tensor
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling, noise, sample
 from csm_model.model import CsmModel
-from csm_model.transformer import KVCache
+from csm_model.transformer import CacheItems, KVCache
+
+_ROWS_A_SHAPE = 64
+"""The attention looks at a multiple of so many rows, so that its shape, for which it may be compiled, changes seldom."""
 
 
 class Prompt(NamedTuple):
@@ -166,7 +169,7 @@ class FrameDecoder:
         device = self._state.device
         masks = torch.stack([mask, unread][: len(sequences)]).to(device)
         hidden = self.model.hidden(
-            rows.to(device).expand(len(sequences), -1, -1), masks, self._cache.at(sequences.to(device))
+            rows.to(device).expand(len(sequences), -1, -1), masks, self._at(sequences, self._held[slot] + len(rows))
         )
         self._state[sequences] = hidden[:, -1]
         self._held[slot] += len(rows)
@@ -208,7 +211,7 @@ class FrameDecoder:
         for slot in slots:
             self._held[slot] += 1
         again = torch.tensor([slots.index(int(n) % self.slots) for n in sequences], device=codes.device)
-        self._feed(sequences.to(self._state.device), codes[again])
+        self._feed(sequences, codes[again], max(self._held[slot] for slot in slots))
 
     def _buffers(self) -> tuple[list[Tensor], list[Tensor]]:
         return self._cache.keys, self._cache.values
@@ -236,10 +239,15 @@ class FrameDecoder:
             most=max(ks) if min(ks) < vocabulary else None,
         )
 
-    def _feed(self, sequences: Tensor, codes: Tensor) -> None:
+    def _at(self, sequences: Tensor, most: int) -> CacheItems:
+        """The cache of some sequences, none of which then holds more than so many rows."""
+        stepped = -(-most // _ROWS_A_SHAPE) * _ROWS_A_SHAPE
+        return self._cache.at(sequences.to(self._state.device), most=stepped)
+
+    def _feed(self, sequences: Tensor, codes: Tensor, most: int) -> None:
         rows, _ = audio_rows(codes.T, self.config, close=False)  # [R, K + 1]: here an item stands where a frame does
         embedded = self.model.embed_rows(rows[:, None], self._audio_only.expand(len(rows), -1, -1))
-        self._state[sequences] = self._backbone(embedded, self._cache.at(sequences))[:, -1]
+        self._state[sequences] = self._backbone(embedded, self._at(sequences, most))[:, -1]
 
     def _draw(self, step: _Step) -> Frame:
         """Codes of the frame that the states predict."""
