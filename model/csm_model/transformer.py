@@ -75,9 +75,9 @@ class Packed:
 class KVCache:
     """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`.
 
-    `at` gives the `Attend` of some of the items; as an `Attend` itself it is that of all. Nothing depends on the numbers
-    that the tensors hold, so that a step can be compiled once, and no accelerator is waited for; that the rows fit is
-    the caller's to see to.
+    `at` gives the `Attend` of some of the items; as an `Attend` itself it is that of all. Nothing depends on what the
+    tensors hold, so that a step can be compiled once, and no accelerator is waited for; that the rows fit is the
+    caller's to see to.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from csm_model.model import CsmModel
 from csm_model.transformer import CacheItems, KVCache
 
 _ROWS_A_SHAPE = 64
-"""The attention looks at a multiple of so many rows, so that its shape, for which it may be compiled, changes seldom."""
+"""The attention looks at a multiple of so many rows, so that its shape, which it may be compiled for, rarely changes."""
 
 
 class Prompt(NamedTuple):
@@ -114,6 +114,7 @@ class FrameDecoder:
         self._depth_cache = KVCache(
             config.depth, batch_size=slots, rows=config.num_codebooks, dtype=weight.dtype, device=device
         )
+        self._numbers = torch.arange(slots, device=device)
         self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
         self._state = torch.zeros(sequences, config.backbone.dim, dtype=weight.dtype, device=device)
         self._temperature = torch.ones(slots, device=device)
@@ -263,7 +264,7 @@ class FrameDecoder:
         bans[:, config.end_code] = ~step.may_end
         codes = [self._sample(logits, bans, step, 0, self._temperature)]
         self._depth_cache.clear()
-        depth = self._depth_cache.at(self._depth_cache.places.new_tensor(range(batch)))
+        depth = self._depth_cache.at(self._numbers[:batch])
         entering = torch.stack([state, model.embed_code(codes[0], 0)], dim=1)
         for book in range(1, books):
             out = self._depth(model.projection(entering), depth)[:, -1]

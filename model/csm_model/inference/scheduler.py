@@ -285,7 +285,9 @@ class Scheduler:
     def _retry_after(self) -> float:
         """Seconds after which a slot may be free: one of n streams ends every n-th part of how long they last."""
         lasts = sum(self._lasted) / len(self._lasted) if self._lasted else 1.0
-        return max(FRAME_SECONDS, lasts * (len(self._queue) + 1) / max(1, len(self._live)))
+        streams = len(self._live) + len(self._queue)
+        ahead = max(0, streams - self._streams.slots) + 1
+        return max(FRAME_SECONDS, lasts * ahead / min(max(1, streams), self._streams.slots))
 
     def _sweep(self) -> None:
         """Lets go of who has gone or run out of time."""
