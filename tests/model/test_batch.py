@@ -1,4 +1,4 @@
-"""Many streams in one model: each says what it says alone, wherever and whenever it comes in; it goes on where it broke."""
+"""Many streams in one model: each says what it says alone, whenever it comes in, and goes on where it broke off."""
 
 from __future__ import annotations
 

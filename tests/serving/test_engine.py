@@ -1,21 +1,31 @@
-"""The engine over sources of a few lines: turns, slots, cancellation, errors, drain."""
+"""The engine over work of a few lines: slots, queue, text in parts, cancellation, errors, drain, what is counted."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
-from csm_model.errors import InputError
+from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.engine import Engine, Source
-from csm_serving.errors import BusyError, ServingError, UnavailableError
+from csm_model.inference.batch import Frame
+from csm_model.inference.narration import Utterance
+from csm_model.inference.safety import Reason
+from csm_model.inference.scheduler import Policy
+from csm_serving.engine import Engine, Watchers
+from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
 from csm_serving.metrics import MemoryMetrics
 from csm_serving.protocol import Chunk, End, SpeechRequest
+from csm_serving.source import Asked
+from csm_serving.stored_voices import Voice
+from csm_serving.stream import Account
+from csm_serving.tokens import TurnKey
 from csm_serving.watch import PortWatch
 
 TIMEOUT = 10.0
@@ -26,6 +36,7 @@ class Caller:
 
     def __init__(self, leaves_after: int | None = None, on_chunk: Callable[[], None] = lambda: None) -> None:
         self.chunks: list[int] = []
+        self.token = b""
         self.answer: End | Exception | str | None = None
         self.over = threading.Event()
         self._leaves_after = leaves_after
@@ -34,6 +45,7 @@ class Caller:
     def chunk(self, chunk: Chunk) -> None:
         assert self.answer is None
         self.chunks.append(chunk.frame_index)
+        self.token = chunk.token
         self._on_chunk()
 
     def end(self, end: End) -> None:
@@ -58,157 +70,302 @@ class Caller:
         return self
 
 
-def counting(gate: threading.Event | None = None) -> Source:
-    """Frames 0 to max_frames; speaker 9 is unknown, and speaker 8 breaks at frame 2."""
+class Work:
+    """Streams of `max_frames` frames, or a frame a letter; "no" cannot be said, "breaks" breaks at frame 2."""
 
-    def source(request: SpeechRequest) -> Generator[Chunk, None, End]:
-        if request.speaker == 9:
-            raise InputError("speaker 9: the bundle has 0")
-        for index in range(request.max_frames or 5):
-            if gate is not None:
-                assert gate.wait(TIMEOUT)
-            if request.speaker == 8 and index == 2:
-                raise RuntimeError("out of\nmemory")
-            yield Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=index, codes=np.zeros(4, np.int32))
-        return End(ended=request.max_frames is None)
+    def __init__(self, slots: int, gate: threading.Event | None = None) -> None:
+        self.slots = slots
+        self._gate = gate
+        self._texts: dict[int, tuple[str, bool]] = {}
+        self._made: dict[int, int] = {}
+        self._most: dict[int, int | None] = {}
+        self._errors: dict[int, CsmError] = {}
+        self.together = 0
 
-    return source
+    def open(self, slot: int, asked: Utterance) -> None:
+        if asked.text == "no":
+            raise InputError("nothing to say")
+        assert slot not in self._texts
+        self._texts[slot], self._made[slot], self._most[slot] = (asked.text, asked.more), 0, asked.max_frames
+
+    def close(self, slot: int) -> None:
+        del self._texts[slot]
+        self._errors.pop(slot, None)
+
+    def add(self, slot: int, text: str, *, more: bool) -> None:
+        self._texts[slot] = (self._texts[slot][0] + text, more)
+
+    def reads(self, slot: int) -> bool:
+        return False
+
+    def prefill(self, slot: int) -> None:
+        raise AssertionError
+
+    def sounds(self, slot: int) -> bool:
+        return self._made[slot] < self._length(slot) and slot not in self._errors
+
+    def waits(self, slot: int) -> bool:
+        return self._texts[slot][1] and self._made[slot] == self._length(slot)
+
+    def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
+        if self._gate is not None:
+            assert self._gate.wait(TIMEOUT)
+        self.together = max(self.together, len(slots))
+        for slot in slots:
+            if self._texts[slot][0] == "breaks" and self._made[slot] == 2:
+                self._errors[slot] = InputError("no sentence")
+                continue
+            index = self._made[slot]
+            self._made[slot] += 1
+            codes = torch.full((4,), index, dtype=torch.long)
+            emit(slot, Frame(codes, np.zeros(FRAME_SAMPLES, np.float32), index, 0))
+
+    def over(self, slot: int) -> Reason | CsmError | None:
+        if slot in self._errors:
+            return self._errors[slot]
+        if self._made[slot] < self._length(slot) or self._texts[slot][1]:
+            return None
+        return Reason.ENDED if self._most[slot] is None else Reason.CUT
+
+    def dropped(self, slot: int) -> int:
+        return 2
+
+    def _length(self, slot: int) -> int:
+        most = self._most[slot]
+        return len(self._texts[slot][0]) if most is None else most
+
+
+class Reader:
+    """Speaker 9 is unknown; a named voice takes as long to read as the gate is shut."""
+
+    def __init__(self) -> None:
+        self.key = TurnKey()
+        self.gate = threading.Event()
+
+    def read(self, request: SpeechRequest) -> Asked:
+        if request.speaker == 9 or request.voice == "nobody":
+            raise InputError("unknown speaker 9: the bundle has 0")
+        if request.voice == "broken":
+            raise RuntimeError("out of\nmemory")
+        if request.voice is not None:
+            assert self.gate.wait(TIMEOUT)
+        utterance = Utterance(
+            text=request.text, more=request.text_more, speaker=request.speaker or 0, max_frames=request.max_frames
+        )
+        voice = Voice(name="heart", speaker=0, identity="speaker:0")
+        return Asked(utterance=utterance, voice=voice, chain=self.key.begin(voice.identity))
+
+    def is_quick(self, request: SpeechRequest) -> bool:
+        return request.voice is None
+
+    def warm_up_request(self) -> SpeechRequest:
+        return SpeechRequest(text="hello", max_frames=3)
 
 
 @contextmanager
-def running(source: Source, slots: int = 2) -> Iterator[tuple[Engine, MemoryMetrics]]:
-    metrics = MemoryMetrics()
-    engine = Engine(source, slots=slots, metrics=metrics)
+def running(
+    slots: int = 2, gate: threading.Event | None = None, watchers: Watchers | None = None, **policy: float
+) -> Iterator[tuple[Engine, MemoryMetrics, Reader]]:
+    metrics, reader = MemoryMetrics(), Reader()
+    engine = Engine(
+        Work(slots, gate), reader, policy=Policy(**policy), metrics=metrics, watchers=watchers, max_characters=20
+    )  # type: ignore[arg-type]
     try:
-        yield engine, metrics
+        yield engine, metrics, reader
     finally:
         engine.close(grace_s=TIMEOUT)
 
 
-def ask(engine: Engine, caller: Caller, **values: int) -> Caller:
-    engine.submit(SpeechRequest(text="hello", **values), caller)  # type: ignore[arg-type]
+def ask(engine: Engine, caller: Caller, text: str = "hello", **values: object) -> Caller:
+    engine.submit(SpeechRequest(text=text, **values), caller)  # type: ignore[arg-type]
     return caller
 
 
 def test_a_stream_is_whole_and_says_how_it_ended() -> None:
-    with running(counting()) as (engine, metrics):
+    with running() as (engine, metrics, reader):
         ended = ask(engine, Caller()).wait()
         cut = ask(engine, Caller(), max_frames=3).wait()
-    assert (ended.chunks, ended.answer) == ([0, 1, 2, 3, 4], End(ended=True))
-    assert (cut.chunks, cut.answer) == ([0, 1, 2], End(ended=False))
+    assert (ended.chunks, ended.answer) == ([0, 1, 2, 3, 4], End(ended=True, dropped=2))
+    assert (cut.chunks, cut.answer) == ([0, 1, 2], End(ended=False, reason="cut", dropped=2))
+    codes = np.stack([np.full(4, n, np.int32) for n in range(5)], axis=1)
+    assert reader.key.verify("speaker:0", codes, ended.token)
+    assert not reader.key.verify("speaker:0", codes, cut.token)
     assert metrics.values["csm_frames_total"] == 8
     assert metrics.values["csm_streams_total{ended}"] == metrics.values["csm_streams_total{cut}"] == 1
     assert metrics.values["csm_audio_seconds_total"] == pytest.approx(0.64)
-    assert metrics.values["csm_live_streams"] == 0
+    assert metrics.values["csm_live_streams"] == metrics.values["csm_queued_streams"] == 0
     assert metrics.values["csm_stream_slots"] == 2
-    assert len(metrics.observed["csm_first_audio_seconds"]) == 2
-
-
-def test_live_streams_take_turns_frame_by_frame() -> None:
-    gate = threading.Event()
-    order: list[str] = []
-    with running(counting(gate)) as (engine, _):
-        callers = [
-            ask(engine, Caller(on_chunk=lambda name=name: order.append(name)), max_frames=4)  # type: ignore[misc]
-            for name in "ab"
-        ]
-        gate.set()
-        for caller in callers:
-            caller.wait()
-    assert sorted(order) == list("aaaabbbb")
-    assert "aaa" not in "".join(order), "the first may be one frame ahead, no more"
-    assert "bbb" not in "".join(order)
+    assert len(metrics.observed["csm_first_audio_seconds"]) == len(metrics.observed["csm_queue_wait_seconds"]) == 2
+    assert len(metrics.observed["csm_step_seconds"]) == 8
 
 
 def test_above_the_slots_a_request_is_refused_and_a_freed_slot_is_taken_again() -> None:
     gate = threading.Event()
-    with running(counting(gate), slots=1) as (engine, metrics):
+    with running(slots=1, gate=gate, frame_budget=0) as (engine, metrics, _):
         first = ask(engine, Caller())
-        with pytest.raises(BusyError, match="all 1 slots"):
+        with pytest.raises(BusyError, match="all 1 slots are taken; try again in") as busy:
             ask(engine, Caller())
+        waiting = ask(engine, Caller(), max_wait_s=TIMEOUT)
+        impatient = ask(engine, Caller(), max_wait_s=0.001)
+        time.sleep(0.05)
         gate.set()
         first.wait()
-        assert ask(engine, Caller()).wait().answer == End(ended=True)
-    assert metrics.values["csm_refusals_total{busy}"] == 1
+        assert waiting.wait().answer == End(ended=True, dropped=2)
+        assert isinstance(impatient.wait().answer, BusyError)
+        assert ask(engine, Caller()).wait().answer == End(ended=True, dropped=2)
+    assert busy.value.retry_after_s is not None
+    assert busy.value.retry_after_s > 0
+    assert (metrics.values["csm_refusals_total{busy}"], metrics.values["csm_refusals_total{wait}"]) == (1, 1)
 
 
 def test_a_slot_is_free_by_the_time_its_caller_hears_the_end() -> None:
-    with running(counting(), slots=1) as (engine, _):
+    with running(slots=1) as (engine, _, _):
         for _ in range(50):
-            assert ask(engine, Caller()).wait().answer == End(ended=True)
+            assert ask(engine, Caller()).wait().answer == End(ended=True, dropped=2)
 
 
 def test_a_cancelled_stream_stops_before_its_next_frame() -> None:
-    with running(counting()) as (engine, metrics):
+    with running() as (engine, metrics, _):
         caller = ask(engine, Caller(leaves_after=2), max_frames=1000).wait()
     assert (caller.chunks, caller.answer) == ([0, 1], "dropped")
     assert metrics.values["csm_streams_total{cancelled}"] == 1
 
 
 def test_errors_are_typed_and_leave_the_others_alone() -> None:
-    with running(counting(), slots=3) as (engine, metrics):
+    with running(slots=4, frame_budget=0) as (engine, metrics, _):
         sound = ask(engine, Caller(), max_frames=50)
-        unknown = ask(engine, Caller(), speaker=9).wait()
-        broken = ask(engine, Caller(), speaker=8).wait()
+        with pytest.raises(InputError, match="speaker 9"):
+            ask(engine, Caller(), speaker=9)
+        unsaid = ask(engine, Caller(), "no").wait()
+        halfway = ask(engine, Caller(), "breaks").wait()
+        later = ask(engine, Caller(), voice="nobody").wait()
+        broken = ask(engine, Caller(), voice="broken").wait()
         assert sound.wait().chunks == list(range(50))
-    assert isinstance(unknown.answer, InputError)
+    assert isinstance(unsaid.answer, InputError)
+    assert isinstance(halfway.answer, InputError)
+    assert halfway.chunks == [0, 1]
+    assert isinstance(later.answer, InputError)
     assert isinstance(broken.answer, ServingError)
-    assert broken.chunks == [0, 1]
     assert "RuntimeError" in str(broken.answer)
-    assert metrics.values["csm_refusals_total{invalid_input}"] == 1
-    assert metrics.values["csm_streams_total{failed}"] == 1
+    assert metrics.values["csm_refusals_total{invalid_input}"] == 3
+    assert metrics.values["csm_streams_total{failed}"] == 2
 
 
 def test_a_caller_that_breaks_does_not_stop_the_engine() -> None:
     def refuse() -> None:
         raise BrokenPipeError("gone")
 
-    with running(counting()) as (engine, _):
+    with running() as (engine, _, _):
         assert isinstance(ask(engine, Caller(on_chunk=refuse)).wait().answer, ServingError)
-        assert ask(engine, Caller()).wait().answer == End(ended=True)
+        assert ask(engine, Caller()).wait().answer == End(ended=True, dropped=2)
+
+
+def test_text_comes_in_parts_under_the_streams_name() -> None:
+    with running() as (engine, _, _):
+        caller = ask(engine, Caller(), "abc", stream_id="stream-1", text_more=True)
+        engine.append("stream-1", "de", more=True)
+        with pytest.raises(InputError, match="live already"):
+            ask(engine, Caller(), stream_id="stream-1")
+        with pytest.raises(InputError, match="21 characters"):
+            engine.append("stream-1", "a" * 16, more=True)
+        with pytest.raises(InputError, match="not live here"):
+            engine.append("stream-2", "a", more=True)
+        engine.append("stream-1", "f", more=False)
+        assert caller.wait().chunks == list(range(6))
+        with pytest.raises(InputError, match="not live here"):
+            engine.append("stream-1", "g", more=False)
+        again = ask(engine, Caller(), "ab", stream_id="stream-1", text_more=True)
+        engine.append("stream-1", "", more=False)
+        assert again.wait().answer == End(ended=True, dropped=2)
+        closed = ask(engine, Caller(), "ab", stream_id="stream-3", text_more=True)
+        engine.append("stream-3", "c" * 10, more=False)
+        with pytest.raises(InputError, match="has ended|not live here"):
+            engine.append("stream-3", "d", more=False)
+        closed.wait()
+
+
+def test_a_stream_that_waits_for_text_ends_when_none_comes() -> None:
+    with running(text_timeout_s=0.05) as (engine, metrics, _):
+        caller = ask(engine, Caller(), "abc", stream_id="stream-1", text_more=True).wait()
+    assert isinstance(caller.answer, DeadlineError)
+    assert caller.chunks == [0, 1, 2]
+    assert metrics.values["csm_streams_total{expired}"] == 1
+
+
+def test_a_deadline_ends_a_stream() -> None:
+    gate = threading.Event()
+    with running(gate=gate) as (engine, _, _):
+        caller = ask(engine, Caller(), max_frames=1000, deadline_s=0.01)
+        time.sleep(0.05)
+        gate.set()
+        assert isinstance(caller.wait().answer, DeadlineError)
+    assert len(caller.chunks) < 1000
+
+
+def test_a_request_that_takes_long_to_read_holds_nobody_up() -> None:
+    with running(frame_budget=0) as (engine, _, reader):
+        slow = ask(engine, Caller(), voice="anna")
+        assert ask(engine, Caller()).wait().answer == End(ended=True, dropped=2)
+        assert slow.answer is None
+        reader.gate.set()
+        assert slow.wait().answer == End(ended=True, dropped=2)
+
+
+def test_streams_are_accounted_for_and_none_begins_unaccounted() -> None:
+    accounts: list[Account] = []
+    full = threading.Event()
+
+    def may_begin() -> None:
+        if full.is_set():
+            raise ServingError("the disk is full")
+
+    with running(watchers=Watchers(may_begin=may_begin, over=accounts.append)) as (engine, metrics, _):
+        engine.warm_up()
+        ask(engine, Caller()).wait()
+        ask(engine, Caller(leaves_after=1), max_frames=9).wait()
+        full.set()
+        with pytest.raises(ServingError, match="disk is full"):
+            ask(engine, Caller())
+    assert [(a.outcome, a.frames, a.characters) for a in accounts] == [("ended", 5, 5), ("cancelled", 1, 5)]
+    assert accounts[0].first_audio_s is not None
+    assert metrics.values["csm_refusals_total{audit}"] == 1
 
 
 def test_closing_lets_live_streams_end_and_takes_no_more() -> None:
     gate = threading.Event()
-    engine = Engine(counting(gate), slots=2, metrics=MemoryMetrics())
-    live = ask(engine, Caller())
-    drained: list[bool] = []
-    closing = threading.Thread(target=lambda: drained.append(engine.close(grace_s=TIMEOUT)))
-    closing.start()
-    while True:
-        try:
-            ask(engine, Caller(leaves_after=0))
-        except (UnavailableError, BusyError) as error:
-            if isinstance(error, UnavailableError):
-                break
-    gate.set()
-    closing.join(TIMEOUT)
-    assert drained == [True]
-    assert live.answer == End(ended=True)
+    with running(slots=1, gate=gate, frame_budget=0) as (engine, _, _):
+        live = ask(engine, Caller())
+        while not engine.live:
+            time.sleep(0.001)
+        waiting = ask(engine, Caller(), max_wait_s=TIMEOUT)
+        drained: list[bool] = []
+        closing = threading.Thread(target=lambda: drained.append(engine.close(grace_s=TIMEOUT)))
+        closing.start()
+        assert isinstance(waiting.wait().answer, UnavailableError)
+        with pytest.raises(UnavailableError):
+            ask(engine, Caller())
+        assert not engine.ready
+        gate.set()
+        closing.join(TIMEOUT)
+        assert drained == [True]
+        assert live.answer == End(ended=True, dropped=2)
 
 
 def test_closing_without_grace_breaks_streams_with_a_typed_error() -> None:
-    metrics = MemoryMetrics()
     started = threading.Event()
-    engine = Engine(counting(), slots=1, metrics=metrics)
-    caller = ask(engine, Caller(on_chunk=started.set), max_frames=10**9)
-    assert started.wait(TIMEOUT)
-    assert engine.close(grace_s=0) is False
-    assert isinstance(caller.answer, UnavailableError)
-    assert metrics.values["csm_live_streams"] == 0
+    with running(slots=1) as (engine, metrics, _):
+        caller = ask(engine, Caller(on_chunk=started.set), max_frames=10**9)
+        assert started.wait(TIMEOUT)
+        assert engine.close(grace_s=0) is False
+        assert isinstance(caller.answer, UnavailableError)
+        assert metrics.values["csm_live_streams"] == 0
 
 
-def test_warming_up_is_not_counted_and_shows_errors() -> None:
-    with running(counting()) as (engine, metrics):
-        engine.warm_up(SpeechRequest(text="hello"))
+def test_warming_up_is_not_counted_and_fills_every_slot() -> None:
+    with running(slots=3) as (engine, metrics, _):
+        engine.warm_up()
         assert "csm_frames_total" not in metrics.values
-        with pytest.raises(InputError, match="speaker 9"):
-            engine.warm_up(SpeechRequest(text="hello", speaker=9))
-
-
-def test_an_engine_needs_a_slot() -> None:
-    with pytest.raises(InputError, match="slots 0"):
-        Engine(counting(), slots=0, metrics=MemoryMetrics())
+        assert "a step of 3" in engine.times
 
 
 def test_a_port_that_closes_is_noticed_while_streams_live() -> None:

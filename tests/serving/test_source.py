@@ -1,33 +1,126 @@
-"""A bundle as a source of streams: whatever cuts its text, a server says what the offline generator says."""
+"""Requests as a bundle takes them: who may speak, whose sound may come with them, and that a server says no more."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from csm_model.bundle import load_bundle
+from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator
-from csm_serving.protocol import SpeechRequest, Turn
-from csm_serving.source import BundleSource
+from csm_model.inference.sentences import LONGEST
+from csm_serving.local import LocalSpeech
+from csm_serving.protocol import Chunk, Resume, SamplingOptions, SpeechRequest, Turn
+from csm_serving.source import RequestReader
+from csm_serving.tokens import TurnKey
+
+KEY = TurnKey(b"0123456789abcdef")
 
 
-def test_a_bundle_whose_text_is_cut_by_bpe_is_served(bpe_bundle: Path) -> None:
-    source = BundleSource.load(bpe_bundle)
+@pytest.fixture(scope="module")
+def loaded(bundle: Path) -> Bundle:
+    return load_bundle(bundle)
+
+
+def resume_of(chunks: Iterable[Chunk]) -> Resume:
+    chunks = list(chunks)
+    return Resume(
+        codes=np.stack([chunk.codes for chunk in chunks], axis=1),
+        sentences=np.array([chunk.sentence for chunk in chunks], np.int32),
+        token=chunks[-1].token,
+    )
+
+
+def test_a_bundle_whose_text_is_cut_by_bpe_is_spoken(bpe_bundle: Path) -> None:
     request = SpeechRequest(
         text="Hello 雨 <|end_of_text|>", speaker=1, max_frames=6, context=(Turn(speaker=0, text="How are you?"),)
     )
-    chunks = list(source(request))
+    chunks = list(LocalSpeech(bpe_bundle).open(request))
     context = [ContextTurn(speaker=0, text="How are you?")]
     offline = Generator(load_bundle(bpe_bundle)).speak(request.text, 1, context=context, max_frames=6)
     assert np.array_equal(np.stack([chunk.codes for chunk in chunks], axis=1), offline.codes.numpy())
-    assert list(source(source.warm_up_request()))
+    with pytest.raises(InputError, match="speaker 2 is"):
+        next(LocalSpeech(bpe_bundle).open(SpeechRequest(text="Hello", speaker=2)))
 
 
-@pytest.mark.parametrize(("text", "speaker", "message"), [("?!", 0, "nothing to say"), ("Hello", 2, "speaker 2 is")])
-def test_what_a_bpe_bundle_cannot_say_is_refused(bpe_bundle: Path, text: str, speaker: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        next(BundleSource.load(bpe_bundle)(SpeechRequest(text=text, speaker=speaker)))
+def test_a_request_says_how_and_the_bundle_says_the_rest(loaded: Bundle) -> None:
+    request = SpeechRequest(text="Hello.", sampling=SamplingOptions(top_k=3), seed=9, max_frames=50)
+    asked = RequestReader(loaded, max_frames=20).read(request)
+    sampling = asked.utterance.sampling
+    assert (sampling.top_k, sampling.seed) == (3, 9)
+    assert (sampling.temperature, sampling.guidance) == (loaded.sampling.temperature, loaded.sampling.guidance)
+    assert asked.utterance.max_frames == 20
+    assert RequestReader(loaded).read(SpeechRequest(text="Hello.")).utterance.max_frames is None
+
+
+def test_speakers_have_numbers_and_names(loaded: Bundle) -> None:
+    reader = RequestReader(loaded)
+    assert reader.read(SpeechRequest(text="Hello.", voice="kumo")).utterance.speaker == 1
+    assert reader.read(SpeechRequest(text="Hello.", speaker=1)).voice.name == "kumo"
+    with pytest.raises(InputError, match=r"speaker 2 is unknown: this bundle speaks as 0 \(heart\), 1 \(kumo\)"):
+        reader.read(SpeechRequest(text="Hello.", speaker=2))
+    with pytest.raises(InputError, match="voice 'anna' is unknown"):
+        reader.read(SpeechRequest(text="Hello.", voice="anna"))
+
+
+def test_sound_of_the_asked_speaker_needs_a_token_of_this_service(bundle: Path, loaded: Bundle) -> None:
+    reader = RequestReader(loaded, key=KEY)
+    codes = np.arange(12, dtype=np.int32).reshape(4, 3)
+    token = KEY.begin("speaker:0", codes).token()
+    stranger = np.zeros(1920, np.float32)
+    for turn in (
+        Turn(speaker=0, text="Hi.", codes=codes),
+        Turn(speaker=0, text="Hi.", codes=codes, token=b"made up"),
+        Turn(speaker=0, text="Hi.", codes=codes + 1, token=token),
+        Turn(speaker=0, text="Hi.", audio=stranger, token=token),
+    ):
+        with pytest.raises(InputError, match="has not spoken"):
+            reader.read(SpeechRequest(text="Hello.", speaker=0, context=(turn,)))
+        assert RequestReader(loaded, key=KEY, client_voices="allow").read(
+            SpeechRequest(text="Hello.", speaker=0, context=(turn,))
+        )
+    own = Turn(speaker=0, text="Hi.", codes=codes, token=token)
+    others = Turn(speaker=1, text="Well?", audio=stranger)
+    words = Turn(speaker=0, text="Only words.")
+    asked = reader.read(SpeechRequest(text="Hello.", speaker=0, context=(own, others, words)))
+    kept, heard, silent = (turn.codes for turn in asked.utterance.context)
+    assert kept is not None
+    assert torch.equal(kept, torch.from_numpy(codes.astype(np.int64)))
+    assert heard is not None
+    assert torch.equal(heard, loaded.codec.encode(torch.zeros(1, 1, 1920))[0])
+    assert silent is None
+    assert reader.is_quick(SpeechRequest(text="Hello.", context=(own,)))
+    assert not reader.is_quick(SpeechRequest(text="Hello.", context=(others,)))
+
+
+@pytest.mark.parametrize("text", ["Hello there.", "Hello there. How are you? " + "It is sunny; we go out. " * 3])
+def test_a_stream_that_broke_goes_on_where_it_was(bundle: Path, text: str) -> None:
+    speech = LocalSpeech(bundle)
+    whole = list(speech.open(SpeechRequest(text=text, seed=2)))
+    assert (len(text) > LONGEST) == (max(chunk.sentence for chunk in whole) > 0)
+    for count in (1, len(whole) // 2, len(whole) - 1):
+        rest = list(speech.open(SpeechRequest(text=text, seed=2, resume=resume_of(whole[:count]))))
+        assert [chunk.frame_index for chunk in rest] == list(range(count, len(whole)))
+        for got, want in zip(rest, whole[count:], strict=True):
+            assert (got.sentence, got.codes.tolist()) == (want.sentence, want.codes.tolist())
+            assert np.array_equal(got.audio, want.audio)
+
+
+def test_frames_of_others_are_not_gone_on_from(loaded: Bundle) -> None:
+    codes = np.arange(12, dtype=np.int32).reshape(4, 3)
+    token = KEY.begin("speaker:0", codes).token()
+    resume = Resume(codes=codes, sentences=np.zeros(3, np.int32), token=token)
+    reader = RequestReader(loaded, key=KEY)
+    asked = reader.read(SpeechRequest(text="Hello.", speaker=0, resume=resume))
+    assert asked.utterance.heard is not None
+    after = np.concatenate([codes, codes[:, :1]], axis=1)
+    assert KEY.verify("speaker:0", after, asked.chain.next(codes[:, 0]))
+    for other in (RequestReader(loaded), reader):
+        speaker = 0 if other is not reader else 1
+        with pytest.raises(InputError, match="not spoken by this service"):
+            other.read(SpeechRequest(text="Hello.", speaker=speaker, resume=resume))

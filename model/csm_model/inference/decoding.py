@@ -25,7 +25,7 @@ from csm_model.model import CsmModel
 from csm_model.transformer import CacheItems, KVCache
 
 _ROWS_A_SHAPE = 64
-"""The attention looks at a multiple of so many rows, so that its shape, which it may be compiled for, rarely changes."""
+"""The attention looks at a multiple of so many rows: its shape, which it may be compiled for, rarely changes."""
 
 
 class Prompt(NamedTuple):
