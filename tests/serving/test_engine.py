@@ -279,7 +279,7 @@ def test_text_comes_in_parts_under_the_streams_name() -> None:
         assert again.wait().answer == End(ended=True, dropped=2)
         closed = ask(engine, Caller(), "ab", stream_id="stream-3", text_more=True)
         engine.append("stream-3", "c" * 10, more=False)
-        with pytest.raises(InputError, match="has ended|not live here"):
+        with pytest.raises(InputError, match=r"has ended|not live here"):
             engine.append("stream-3", "d", more=False)
         closed.wait()
 

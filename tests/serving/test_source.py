@@ -77,7 +77,7 @@ def test_sound_of_the_asked_speaker_needs_a_token_of_this_service(bundle: Path, 
         Turn(speaker=0, text="Hi.", codes=codes),
         Turn(speaker=0, text="Hi.", codes=codes, token=b"made up"),
         Turn(speaker=0, text="Hi.", codes=codes + 1, token=token),
-        Turn(speaker=0, text="Hi.", audio=stranger, token=token),
+        Turn(speaker=0, text="Hi.", audio=stranger),
     ):
         with pytest.raises(InputError, match="has not spoken"):
             reader.read(SpeechRequest(text="Hello.", speaker=0, context=(turn,)))
