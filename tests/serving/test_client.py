@@ -28,7 +28,7 @@ from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
 from csm_serving.encodings import encoder_of
 from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.protocol import Chunk, End, SpeechRequest, TextPart
+from csm_serving.protocol import Chunk, End, Resume, SpeechRequest, TextPart
 from csm_serving.retry import NEVER, Retry
 from csm_serving.tensors import OUTPUTS
 from csm_serving.tokens import TurnKey
@@ -377,6 +377,17 @@ def test_a_server_that_comes_back_under_its_address_is_found(hear: Hear) -> None
         second.stop()
     assert heard.retries >= 1
     check(heard, TEXT, heard.retries)
+
+
+def test_a_request_may_go_on_from_what_another_process_heard(server: StandIn) -> None:
+    with SpeechClient(server.url) as client:
+        chunks = list(client.stream(TEXT))
+        codes, sentences = np.stack([chunk.codes for chunk in chunks[:4]], axis=1), np.zeros(4, np.int32)
+        server.faults = [Fault(break_before=6)]
+        resume = Resume(codes=codes, sentences=sentences, token=chunks[3].token)
+        stream = client.open(SpeechRequest(text=TEXT, resume=resume))
+        assert [chunk.frame_index for chunk in stream] == list(range(4, 10))
+    assert stream.retries == 1
 
 
 def test_a_stream_breaks_when_nobody_answers_any_more(hear: Hear) -> None:

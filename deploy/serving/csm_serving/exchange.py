@@ -83,9 +83,10 @@ class Exchange:
         self._deadline: float | None = None
         self._heard = 0.0
         self._broke: float | None = None
-        self._frames: list[Array] = []
-        self._sentences: list[int] = []
-        self._token = b""
+        before = request.resume  # of an earlier process, perhaps
+        self._frames: list[Array] = [] if before is None else list(before.codes.T)
+        self._sentences: list[int] = [] if before is None else before.sentences.tolist()
+        self._token = b"" if before is None else before.token
         self._new_call = True
         self._decode: SoundDecoder | None = None
 
