@@ -38,8 +38,8 @@ from csm_components.ingest.audio import read_sound, to_model_rate
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.codec import AudioCodec
 from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
-from csm_model.inference.context import Layout, lay_out
-from csm_model.inference.decoding import FrameDecoder
+from csm_model.inference.batch import SpeechBatch
+from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import MIN_FRAMES, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
 from csm_model.text import Tokenizer
@@ -159,53 +159,41 @@ def share(name: str, hits: int, total: int) -> str:
     return f"  {name:30} {hits:4} of {total}   {hits / total:6.1%}   (95 %: {low:.1%} to {high:.1%})"
 
 
-@torch.inference_mode()
-def spoken(bundle: Bundle, layouts: Sequence[Layout], each: Sequence[Sampling]) -> list[tuple[Tensor, Reason]]:
-    """A batch of utterances: the codes `[K, F]` of each, up to where its stream stops, and why."""
-    limits = [layout.limit for layout in layouts]
-    rows = max(len(layout.prompt.rows) for layout in layouts) + max(limits)
-    decoder = FrameDecoder(bundle.model, each, rows=rows)
-    decoder.read([layout.prompt for layout in layouts])
-    sound = bundle.codec.streaming_decoder(len(layouts))
-    watches = [Watch(Bounds()) for _ in layouts]
-    made: list[list[Tensor]] = [[] for _ in layouts]
-    reasons: list[Reason | None] = [None] * len(layouts)
-    for index in range(max(limits)):
-        frame = decoder.step([index >= MIN_FRAMES] * len(layouts))
-        codes = torch.where(frame.ended[:, None], 0, frame.codes)  # the end is no sound: what is over hears code 0
-        audio = sound.step(codes[..., None])[:, 0].numpy()
-        for item, reason in enumerate(reasons):
-            if reason is not None:
-                continue
-            if bool(frame.ended[item]):
-                reasons[item] = Reason.ENDED
-                continue
-            made[item].append(codes[item])
-            reasons[item] = watches[item].see(codes[item], audio[item]) or (
-                Reason.CUT if index + 1 >= limits[item] else None
-            )
-        if all(reasons):
-            break
-        decoder.feed(codes)
-    return [(torch.stack(each, 1), reason) for each, reason in zip(made, reasons, strict=True) if reason is not None]
+def spoken(bundle: Bundle, asked: Sequence[Utterance]) -> list[tuple[int, Reason]]:
+    """Utterances spoken together: the frames of each, and why it stopped."""
+    batch = SpeechBatch(bundle, slots=len(asked))
+    for slot, utterance in enumerate(asked):
+        batch.open(slot, utterance)
+        while batch.reads(slot):
+            batch.prefill(slot)
+    while live := [slot for slot in range(len(asked)) if batch.over(slot) is None]:
+        batch.step(live, lambda slot, frame: None)
+    ends = [(batch.narration(slot).made, batch.over(slot)) for slot in range(len(asked))]
+    return [(frames, reason) for frames, reason in ends if isinstance(reason, Reason)]
 
 
 def model_speech(bundle: Bundle, turns: Sequence[Recording], sampling: Sampling, speaker: int, seeds: int) -> None:
     jobs = sorted(((turn.text, seed) for turn in turns for seed in range(seeds)), key=lambda job: len(job[0]))
     batches = [jobs[at : at + BATCH] for at in range(0, len(jobs), BATCH)]
-    found: list[tuple[Tensor, Reason]] = []
+    found: list[tuple[int, Reason]] = []
     began = time.perf_counter()
     for batch in track(batches, description="the model", transient=True):
-        layouts = [lay_out(text, speaker, tokenizer=bundle.tokenizer, config=bundle.model.config) for text, _ in batch]
-        found += spoken(bundle, layouts, [replace(sampling, seed=seed) for _, seed in batch])
+        each = [replace(sampling, seed=seed) for _, seed in batch]
+        found += spoken(
+            bundle,
+            [
+                Utterance(text=text, speaker=speaker, sampling=one, sentences=False)
+                for (text, _), one in zip(batch, each, strict=True)
+            ],
+        )
     took = time.perf_counter() - began
     reasons = Counter(reason for _, reason in found)
-    sound = sum(codes.shape[1] for codes, _ in found) * FRAME_SECONDS
+    sound = sum(frames for frames, _ in found) * FRAME_SECONDS
     print(f"\nThe model: {len(turns)} sentences, {seeds} seeds each, speaker {speaker}, {sampling}")
     print(f"  {sound:.0f} s of sound in {took:.0f} s")
     for reason in Reason:
         print(share(reason, reasons[reason], len(found)))
-    first = sum(reason is Reason.ENDED and codes.shape[1] <= MIN_FRAMES for codes, reason in found)
+    first = sum(reason is Reason.ENDED and frames <= MIN_FRAMES for frames, reason in found)
     print(share("ended as soon as it may", first, len(found)))
 
 

@@ -15,6 +15,7 @@ from csm_components.evaluate.judges import Audio
 from csm_model.errors import CsmError, MissingDependencyError
 from csm_model.files import read_json
 from csm_serving.protocol import SpeechRequest
+from csm_serving.speech import SpeechService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,36 +71,9 @@ class FromBundle:
     @contextlib.contextmanager
     def open(self) -> Iterator[Speaker]:
         """Loads the bundle."""
-        from dataclasses import replace
+        from csm_serving.local import LocalSpeech
 
-        import torch
-
-        from csm_model.bundle import load_bundle
-        from csm_model.inference.context import ContextTurn
-        from csm_model.inference.generator import Generator
-
-        generator = Generator(load_bundle(self.folder, codec_folder=self.codec_folder))
-
-        def speak(request: SpeechRequest) -> Speech:
-            began = time.perf_counter()
-            context = [
-                ContextTurn(
-                    speaker=turn.speaker,
-                    text=turn.text,
-                    codes=None if turn.codes is None else torch.from_numpy(turn.codes.astype(np.int64)),
-                )
-                for turn in request.context
-            ]
-            spoken = generator.speak(
-                request.text,
-                request.speaker or 0,
-                context=context,
-                sampling=replace(generator.sampling, seed=request.seed),
-                max_frames=request.max_frames,
-            )
-            return Speech(audio=spoken.audio, ended=spoken.ended, seconds=time.perf_counter() - began)
-
-        yield speak
+        yield speaker_of(LocalSpeech(self.folder, codec_folder=self.codec_folder, any_speaker=True), str(self.folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +93,22 @@ class FromServer:
         from csm_serving.client import SpeechClient
 
         with SpeechClient(self.url, **dict(self.options)) as client:
+            yield speaker_of(client, self.url)
 
-            def speak(request: SpeechRequest) -> Speech:
-                began = time.perf_counter()
-                with contextlib.closing(client.open(request)) as stream:
-                    chunks = [chunk.audio for chunk in stream]
-                    end = stream.end
-                if end is None or not chunks:
-                    raise CsmError(f"{self.url} sent no speech for {request.text[:40]!r}; look into the server's log")
-                return Speech(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
 
-            yield speak
+def speaker_of(service: SpeechService, name: str) -> Speaker:
+    """What `service` says, whole."""
+
+    def speak(request: SpeechRequest) -> Speech:
+        began = time.perf_counter()
+        with contextlib.closing(service.open(request)) as stream:
+            chunks = [chunk.audio for chunk in stream]
+            end = stream.end
+        if end is None or not chunks:
+            raise CsmError(f"{name} made no speech for {request.text[:40]!r}; look into the server's log")
+        return Speech(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
+
+    return speak
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from csm_model.inference.generator import SpeechStream as Narrated
 from csm_serving.protocol import Chunk, End, SpeechRequest
 from csm_serving.source import RequestReader
 from csm_serving.speech import SpeechService, SpeechStream
+from csm_serving.voices import VoiceRegistry
 
 
 class LocalSpeech(SpeechService):
@@ -20,11 +21,13 @@ class LocalSpeech(SpeechService):
     Args:
         folder: of the bundle.
         codec_folder: of the codec, for a bundle that carries none.
+        any_speaker: whether numbers may speak that the bundle has not learnt.
     """
 
-    def __init__(self, folder: Path, *, codec_folder: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, codec_folder: Path | None = None, any_speaker: bool = False) -> None:
         self._bundle = load_bundle(folder, codec_folder=codec_folder)
-        self._reader = RequestReader(self._bundle, client_voices="allow")
+        voices = VoiceRegistry(speakers={} if any_speaker else self._bundle.speakers)
+        self._reader = RequestReader(self._bundle, voices=voices, client_voices="allow")
         for _ in self.open(self._reader.warm_up_request()):
             pass
 
