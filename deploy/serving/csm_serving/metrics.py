@@ -149,41 +149,49 @@ class MemoryMetrics:
 class TritonMetrics:
     """Metrics on Triton's endpoint, through `triton_python_backend_utils` (given, because only the stub can import it).
 
+    Every metric has the label `version`: while a version is swapped for another, both are there. Without it the two
+    would share their values, and the end of the old one would take the new one's away (Triton 2.51, seen).
     Servers whose Python backend has no histograms get the pair of counters `_sum` and `_count` instead.
     """
 
-    def __init__(self, pb_utils: Any) -> None:
+    def __init__(self, pb_utils: Any, *, version: str) -> None:
         families = pb_utils.MetricFamily
-        histograms = hasattr(families, "HISTOGRAM")
         self._families: list[Any] = []  # a family must outlive its metrics
         self._metrics: dict[tuple[str, str], Any] = {}
-        self._histograms = histograms
+        self._histograms = hasattr(families, "HISTOGRAM")
         for spec in ALL:
-            if spec.kind == "histogram" and not histograms:
+            if spec.kind == "histogram" and not self._histograms:
                 for part in ("_sum", "_count"):
                     family = families(name=spec.name + part, description=spec.help, kind=families.COUNTER)
                     self._families.append(family)
-                    self._metrics[spec.name + part, ""] = family.Metric(labels={})
+                    self._metrics[spec.name + part, ""] = family.Metric(labels={"version": version})
                 continue
             family = families(name=spec.name, description=spec.help, kind=getattr(families, spec.kind.upper()))
             self._families.append(family)
             for value in spec.values or ("",):
-                labels = {spec.label: value} if value else {}
+                labels = {"version": version} | ({spec.label: value} if value else {})
                 more = {"buckets": list(spec.buckets)} if spec.buckets else {}
                 self._metrics[spec.name, value] = family.Metric(labels=labels, **more)
 
+    def close(self) -> None:
+        """Takes this version's metrics off the endpoint."""
+        self._metrics.clear()
+        self._families.clear()
+
     def set(self, spec: MetricSpec, value: float) -> None:
         """Sets a gauge."""
-        self._metrics[spec.name, ""].set(value)
+        if metric := self._metrics.get((spec.name, "")):
+            metric.set(value)
 
     def add(self, spec: MetricSpec, value: float = 1.0, label: str = "") -> None:
         """Adds to a counter."""
-        self._metrics[spec.name, label].increment(value)
+        if metric := self._metrics.get((spec.name, label)):
+            metric.increment(value)
 
     def observe(self, spec: MetricSpec, value: float) -> None:
         """Puts a value into a histogram, or into its sum and count."""
-        if self._histograms:
-            self._metrics[spec.name, ""].observe(value)
-        else:
+        if metric := self._metrics.get((spec.name, "")):
+            metric.observe(value)
+        elif not self._histograms and self._metrics:
             self._metrics[spec.name + "_sum", ""].increment(value)
             self._metrics[spec.name + "_count", ""].increment(1)

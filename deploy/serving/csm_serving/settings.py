@@ -68,10 +68,28 @@ class ServingSettings(BaseSettings):
     """Seconds that a server may take until it answers."""
     exit_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that live streams get to end in when the server is told to stop."""
+    connection_age_s: float | None = Field(default=None, gt=0)
+    """Age at which a client's connection is told to be made anew, its streams unhurt: then a balancer can send it to
+    another server. None: never."""
+    keepalive_s: float = Field(default=20.0, ge=1)
+    """Seconds without a word from a client after which the server asks whether it is there; as many again, and its
+    streams are cancelled."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
     """Seconds that a client waits for a server to answer at all."""
     chunk_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that a client waits for the next chunk of a stream."""
+
+    def of_model(self) -> dict[str, Any]:
+        """What the model needs to know, as JSON: all that is set, without the client's part and the secret.
+
+        Paths are absolute: the model runs in another process, maybe in another folder.
+        """
+        left_out = {"turn_key", "grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
+        values = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        for name in ("bundle", "codec", "voices", "audit"):
+            if values.get(name) not in (None, "log", "off"):
+                values[name] = str(Path(values[name]).absolute())
+        return values
 
 
 def load_settings(**given: Any) -> ServingSettings:

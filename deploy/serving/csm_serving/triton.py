@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http
 import http.client
+import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,18 +18,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from csm_model.errors import InputError, MissingDependencyError
+from csm_model.files import read_json
 from csm_serving import tensors, wire
 from csm_serving.errors import ServingError
 from csm_serving.installation import Installation, find_installation, write_search_folders
 from csm_serving.repository import write_repository
 from csm_serving.settings import ServingSettings, load_settings
+from csm_serving.swap import STATE_NAME, ServerState, Swapped, swap_bundle
+
+log = logging.getLogger(__name__)
 
 _EXIT_MARGIN_S = 5.0
 """Seconds that Triton gets beyond its exit timeout before it is killed."""
-_SMALL_MODEL_BYTES = 200 * 2**20
+_DEATHS = 3
+"""So many deaths of Triton within `_DEATHS_S` seconds are no accident."""
+_DEATHS_S = 600.0
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
@@ -49,6 +57,7 @@ class LocalTriton:
         self._guard: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._told = False
+        self._turn_key = self._settings.turn_key or secrets.token_hex(32)
         self.ports: dict[str, int] = {}
 
     @property
@@ -98,7 +107,13 @@ class LocalTriton:
                 f"{self._bundle}: no bundle there (no manifest.json); give the folder of an exported bundle"
             )
         installation = find_installation()
-        self.ports = _claim_ports(self._settings)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(InputError):
+            other = ServerState.read(self.folder)
+            raise MissingDependencyError(
+                f"{self.folder} is used by a server already, process {other.pid}: stop it, or give another --folder"
+            )
+        self.ports = _claim_ports(self._settings, self.ports)
         command, environment = self._assemble(installation)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -107,6 +122,29 @@ class LocalTriton:
         self._guard = _guard(self._process.pid, self._settings.exit_timeout_s + _EXIT_MARGIN_S)
         self._wait_ready()
         self._ready = True
+        self._state().write(self.folder)
+
+    def restart(self) -> None:
+        """Starts Triton again, after it has died, on the same ports, with the bundle that was served last."""
+        self._bundle = Path(read_json(self.folder / STATE_NAME)["bundle"])
+        self._clear()
+        self.start()
+
+    def swap(
+        self, bundle: Path, *, drain_timeout_s: float | None = None, on_ready: Callable[[str], None] | None = None
+    ) -> Swapped:
+        """Serves `bundle` to new streams from now on, and returns when the old ones are over: see `swap_bundle`."""
+        return swap_bundle(
+            self.folder,
+            bundle,
+            ready_timeout_s=self._settings.ready_timeout_s,
+            drain_timeout_s=drain_timeout_s,
+            on_ready=on_ready or (lambda version: None),
+        )
+
+    def _state(self) -> ServerState:
+        ports = {f"{name}_port": port for name, port in self.ports.items()}
+        return ServerState(pid=self.pid, host=self._settings.host, bundle=str(self._bundle), **ports)
 
     def wait(self, timeout_s: float) -> int | None:
         """Triton's exit status, or None where it still runs after `timeout_s` seconds."""
@@ -125,24 +163,31 @@ class LocalTriton:
 
     def stop(self) -> int:
         """Stops Triton: live streams may end within the exit timeout; then it is killed. Returns its exit status."""
+        if self._process is not None and self._ready:
+            self.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._settings.exit_timeout_s + _EXIT_MARGIN_S)
+        status = self._clear()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+        return status
+
+    def _clear(self) -> int:
+        """Removes what is left of a Triton, its stubs above all; returns its exit status."""
         status = 0
         if self._process is not None:
-            if self._ready:
-                self.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(self._settings.exit_timeout_s + _EXIT_MARGIN_S)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # what is left of it, its stub above all
+                os.killpg(self._process.pid, signal.SIGKILL)
             status = self._process.wait()
             for left in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108
                 left.unlink(missing_ok=True)
             self._process = None
+            self._ready = False
+            (self.folder / STATE_NAME).unlink(missing_ok=True)
         if self._guard is not None:
             self._guard.kill()
             self._guard.communicate()
             self._guard = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
         return status
 
     def _assemble(self, installation: Installation) -> tuple[list[str], dict[str, str]]:
@@ -150,27 +195,15 @@ class LocalTriton:
         backend = self.folder / "backends" / "python"
         shutil.copytree(installation.backend, backend, dirs_exist_ok=True)
         shutil.copy2(installation.stub, backend)
-        write_repository(self.folder / "repository")
+        served = {"bundle": str(self._bundle), "http_port": self.ports["http"]}
+        shutil.rmtree(self.folder / "repository", ignore_errors=True)
+        write_repository(self.folder / "repository", settings.of_model() | served)
         lib, bin_ = write_search_folders(installation, self.folder)
-        threads = settings.threads or _threads_for(self._bundle)
         environment = os.environ | {
             "LD_LIBRARY_PATH": _joined(str(installation.libraries), str(lib), os.environ.get("LD_LIBRARY_PATH", "")),
             "PATH": _joined(str(bin_), os.environ.get("PATH", "")),
-            "OMP_NUM_THREADS": str(threads),
-            "CSM_SERVING_BUNDLE": str(self._bundle),
-            "CSM_SERVING_SLOTS": str(settings.slots),
-            "CSM_SERVING_HOST": settings.host,
-            "CSM_SERVING_HTTP_PORT": str(self.ports["http"]),
-            "CSM_SERVING_EXIT_TIMEOUT_S": str(settings.exit_timeout_s),
+            "CSM_SERVING_TURN_KEY": self._turn_key,
         }
-        if threads > 1:
-            environment.setdefault(
-                "OMP_PROC_BIND", "true"
-            )  # unbound threads wander: a large product takes 5 times as long
-        if settings.codec is not None:
-            environment["CSM_SERVING_CODEC"] = str(settings.codec.absolute())
-        if settings.max_frames is not None:
-            environment["CSM_SERVING_MAX_FRAMES"] = str(settings.max_frames)
         command = [
             str(installation.server),
             f"--model-repository={self.folder / 'repository'}",
@@ -180,7 +213,11 @@ class LocalTriton:
             f"--load-model={tensors.MODEL_NAME}",
             f"--exit-timeout-secs={round(settings.exit_timeout_s)}",
             "--allow-gpu-metrics=false",
+            f"--grpc-keepalive-time={round(settings.keepalive_s * 1000)}",
+            f"--grpc-keepalive-timeout={round(settings.keepalive_s * 1000)}",
         ]
+        if settings.connection_age_s is not None:
+            command.append(f"--grpc-max-connection-age={round(settings.connection_age_s * 1000)}")
         for name, port in self.ports.items():
             command += [f"--{name}-address={settings.host}", f"--{name}-port={port}"]
         return command, environment
@@ -236,18 +273,16 @@ def serve(
     grpc_port: int | None = None,
     http_port: int | None = None,
     metrics_port: int | None = None,
-    slots: int | None = None,
-    threads: int | None = None,
     folder: Path | None = None,
     on_ready: Callable[[LocalTriton], None] | None = None,
+    **given: Any,
 ) -> int:
     """Serves `bundle` until SIGTERM or SIGINT, then lets live streams end; returns Triton's exit status.
 
+    A Triton that dies by itself is started again, unless that happens often. `given` are further `ServingSettings`.
     Values not given come from the environment (`ServingSettings`). Call it from the main thread: it takes the signals.
     """
-    settings = load_settings(
-        grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, slots=slots, threads=threads
-    )
+    settings = load_settings(grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, **given)
     with LocalTriton(bundle, settings=settings, folder=folder) as triton:
         stopping = threading.Event()
 
@@ -259,26 +294,25 @@ def serve(
         try:
             if on_ready is not None:
                 on_ready(triton)
-            while (status := triton.wait(timeout_s=0.5)) is None and not stopping.is_set():
-                pass
-            if not stopping.is_set():
-                raise ServingError(f"Triton ended by itself with status {status}: {triton.last_words()}")
+            deaths: list[float] = []
+            while not stopping.is_set():
+                if (status := triton.wait(timeout_s=0.5)) is None or stopping.is_set():
+                    continue
+                deaths = [at for at in deaths if time.monotonic() - at < _DEATHS_S] + [time.monotonic()]
+                line = f"Triton ended by itself with status {status}: {triton.last_words()}"
+                if len(deaths) >= _DEATHS:
+                    raise ServingError(line)
+                log.error("%s; it is started again", line)
+                triton.restart()
             return triton.stop()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _threads_for(bundle: Path) -> int:
-    """One for a small model, whose products are over before a second thread has woken; else every core."""
-    weights = bundle / "model.safetensors"
-    small = not weights.is_file() or weights.stat().st_size < _SMALL_MODEL_BYTES
-    return 1 if small else len(os.sched_getaffinity(0))
-
-
-def _claim_ports(settings: ServingSettings) -> dict[str, int]:
-    """The three ports: those asked for, checked to be free, and free ones for 0."""
-    asked = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
+def _claim_ports(settings: ServingSettings, before: dict[str, int]) -> dict[str, int]:
+    """The three ports: those asked for or had `before`, checked to be free, and free ones for 0."""
+    asked = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port} | before
     held: list[socket.socket] = []
     try:
         ports = {}

@@ -2,28 +2,39 @@
 
 Every request gets its final flag: after the last frame, with an error, and when its caller has gone.
 The stub fills `triton_python_backend_utils` only after it has imported this module: nothing of it is used before that.
+Nor does this module import torch: how many threads it may have is known only when the settings are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_serving import tensors, wire
-from csm_serving.engine import Engine
-from csm_serving.errors import BusyError, UnavailableError
+from csm_serving.encodings import encoder_of
+from csm_serving.errors import BusyError, DeadlineError, UnavailableError
 from csm_serving.metrics import TritonMetrics
 from csm_serving.protocol import Chunk, End, SpeechRequest, TextPart
-from csm_serving.settings import ServingSettings, load_settings
+from csm_serving.repository import read_version_settings
+from csm_serving.threads import set_threads, threads_for
 from csm_serving.watch import PortWatch
 
-_STATUS = {InputError: "INVALID_ARG", BusyError: "UNAVAILABLE", UnavailableError: "UNAVAILABLE"}
+if TYPE_CHECKING:
+    from csm_serving.engine import Engine
+
+_STATUS = {
+    InputError: "INVALID_ARG",
+    BusyError: "UNAVAILABLE",
+    UnavailableError: "UNAVAILABLE",
+    DeadlineError: "CANCELLED",
+}
 _LAST_WORDS_S = 3.0
 """Seconds before Triton's exit timeout at which streams still live are broken off, so that their callers hear why."""
 _FINAL = 1
@@ -42,84 +53,138 @@ def _response_of(outputs: dict[str, tensors.Array]) -> Any:
     )
 
 
-class _Sender:
-    """A stream's way back to its caller."""
+class _Answer:
+    """The way back to the caller of one request."""
 
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
 
-    def chunk(self, chunk: Chunk) -> None:
-        self._sender.send(_response_of(wire.encode_chunk(chunk)))
+    def send(self, outputs: dict[str, tensors.Array]) -> None:
+        self._sender.send(_response_of(outputs))
 
-    def end(self, end: End) -> None:
-        self._sender.send(_response_of(wire.encode_end(end)), flags=_FINAL)
+    def finish(self, outputs: dict[str, tensors.Array] | None = None) -> None:
+        """The last response; an empty one without `outputs`."""
+        if outputs is None:
+            self._sender.send(flags=_FINAL)
+        else:
+            self._sender.send(_response_of(outputs), flags=_FINAL)
 
     def fail(self, error: Exception) -> None:
         self._sender.send(pb_utils.InferenceResponse(error=_error_of(error)), flags=_FINAL)
 
-    def drop(self) -> None:
-        self._sender.send(flags=_FINAL)
-
     def cancelled(self) -> bool:
         return bool(self._sender.is_cancelled())
+
+
+class _Sink:
+    """Where a stream goes: see `csm_serving.stream.Sink`."""
+
+    def __init__(self, request: SpeechRequest, answer: _Answer, *, opus_bitrate: int) -> None:
+        self._answer = answer
+        self._encode = encoder_of(request.encoding, bitrate=opus_bitrate)
+
+    def chunk(self, chunk: Chunk) -> None:
+        self._answer.send(wire.encode_chunk(chunk, self._encode))
+
+    def end(self, end: End) -> None:
+        try:
+            last = wire.encode_end(end, self._encode)
+        except Exception as error:
+            self._answer.fail(error)
+            raise
+        self._answer.finish(last)
+
+    def fail(self, error: Exception) -> None:
+        self._answer.fail(error)
+
+    def drop(self) -> None:
+        self._answer.finish()
+
+    def cancelled(self) -> bool:
+        return self._answer.cancelled()
 
 
 class _TritonLog(logging.Handler):
     """Passes this program's log records to Triton's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        write = pb_utils.Logger.log_error if record.levelno >= logging.ERROR else pb_utils.Logger.log_info
-        write(self.format(record))
+        level = "error" if record.levelno >= logging.ERROR else "warn" if record.levelno >= logging.WARNING else "info"
+        getattr(pb_utils.Logger, f"log_{level}")(self.format(record))
 
 
 class TritonPythonModel:
-    """The model of `deploy/triton/csm`; its settings are the server's environment (`CSM_SERVING_*`)."""
+    """The model of `deploy/triton/csm`, one version of it: see `csm_serving.repository` for its settings."""
+
+    _engine: Engine | None = None
+    _watch: PortWatch | None = None
+    _metrics: TritonMetrics | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Checks the configuration, loads the bundle, speaks once."""
-        logging.getLogger("csm_serving").addHandler(_TritonLog())
+        log = logging.getLogger("csm_serving")
+        log.addHandler(_TritonLog())
+        log.setLevel(logging.INFO)
         try:
-            settings = load_settings()
+            settings = read_version_settings(Path(args["model_repository"]) / args["model_version"])
             _check_config(json.loads(args["model_config"]))
-            self._engine = _load(settings)
-            grace_s = max(0.0, settings.exit_timeout_s - _LAST_WORDS_S)
+            with contextlib.suppress(MissingDependencyError):
+                encoder_of("opus")  # imports what it needs: who asks for it first need not wait
+            set_threads(settings.threads or threads_for(settings.bundle))
+            from csm_serving.loading import load_engine
+
+            self._settings = settings
+            self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
+            self._engine = engine = load_engine(settings, self._metrics)
             self._watch = PortWatch(
                 settings.host,
                 settings.http_port,
-                busy=lambda: self._engine.live > 0,
-                on_closed=lambda: self._engine.close(grace_s),
+                busy=lambda: engine.live + engine.queued > 0,
+                on_closed=lambda: engine.close(max(0.0, settings.exit_timeout_s - _LAST_WORDS_S)),
             )
         except Exception as error:
             raise pb_utils.TritonModelException(wire.encode_error(error)) from error
 
+    def is_ready(self) -> bool:
+        """Whether streams are taken on. Servers newer than 2.51 ask; for 2.51 a model that is loaded is ready."""
+        return self._engine is not None and self._engine.ready
+
     def execute(self, requests: list[Any]) -> None:
         """Hands each request to the engine and returns at once; the engine answers through the request's sender."""
+        assert self._watch is not None
         self._watch.look()
         for request in requests:
-            sender = _Sender(request.get_response_sender())
+            answer = _Answer(request)
             try:
-                speech = _request_of(request)
+                self._take(request, answer)
             except Exception as error:
-                self._engine.refuse("invalid_input")
-                sender.fail(error)
-                continue
-            try:
-                if isinstance(speech, TextPart):
-                    self._engine.append(speech.stream_id, speech.text, speech.more)
-                    sender.drop()
-                else:
-                    self._engine.submit(speech, sender)
-            except Exception as error:
-                sender.fail(error)
+                answer.fail(error)
+
+    def _take(self, request: Any, answer: _Answer) -> None:
+        """Takes a request on, or raises why not."""
+        assert self._engine is not None
+        try:
+            asked = wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+            if isinstance(asked, TextPart):
+                self._engine.append(asked.stream_id, asked.text, asked.more)
+        except Exception:
+            self._engine.refuse("invalid_input")
+            raise
+        if isinstance(asked, TextPart):
+            answer.finish()
+        else:
+            self._engine.submit(asked, _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate))
 
     def finalize(self) -> None:
-        """Ends the engine; Triton calls this when no stream is left."""
-        self._watch.stop()
-        self._engine.close(grace_s=0)
+        """Ends the engine. Triton calls this when no stream is left, also where another version took this one's place.
 
-
-def _request_of(request: Any) -> SpeechRequest | TextPart:
-    return wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+        Streams that are there all the same may end first, for as long as the exit timeout.
+        """
+        if self._watch is not None:
+            self._watch.stop()
+        if self._engine is not None:
+            self._engine.close(grace_s=max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def _check_config(config: dict[str, Any]) -> None:
@@ -136,11 +201,3 @@ def _check_config(config: dict[str, Any]) -> None:
         )
     if not config.get("model_transaction_policy", {}).get("decoupled"):
         raise ArtifactError("config.pbtxt lacks model_transaction_policy { decoupled: true }; a stream needs it")
-
-
-def _load(settings: ServingSettings) -> Engine:
-    from csm_serving.loading import load_engine
-
-    engine = load_engine(settings, TritonMetrics(pb_utils))
-    pb_utils.Logger.log_info(f"csm: serving {settings.bundle} in {settings.slots} slots, process {os.getpid()}")
-    return engine

@@ -16,11 +16,16 @@ _REFUSALS = 2
 """So many refused connections in a row mean that the port is closed for good."""
 
 
+def reachable(host: str) -> str:
+    """The address at which a server that listens on `host` is found from this machine."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+
+
 class PortWatch:
     """Calls `on_closed` once, from its own thread, when a port that was open refuses connections."""
 
     def __init__(self, host: str, port: int, *, busy: Callable[[], bool], on_closed: Callable[[], object]) -> None:
-        self._address = ("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port)  # noqa: S104
+        self._address = (reachable(host), port)
         self._busy = busy
         self._on_closed = on_closed
         self._was_open = False
