@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csm_model.config import debug_config
-from csm_model.inference.kernels import Machine, PackedLinear, pack, this_machine
+from csm_model.inference.kernels import Machine, PackedLinear, attend_slots, pack, this_machine
 from csm_model.inference.kernels.products import Kind
 from csm_model.model import CsmModel
 from csm_model.quantize import quantize_groups, quantize_rows, rounded_state, unpack_int4, with_rounded_weights
@@ -129,3 +129,60 @@ def test_a_packed_model_is_near_the_one_that_it_was_made_from(kind: Kind, tolera
         assert (ours - theirs).float().norm() < tolerance * ours.float().norm()
     assert not any(isinstance(module, torch.nn.Linear) for module in fast.modules())
     assert fast.audio_head.numel() == 0
+
+
+def attention_of(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
+    """What `attend_slots` should give, in double precision."""
+    shared, rows = q.shape[1] // keys.shape[1], q.shape[2]
+    outs = []
+    for mine, slot in zip(q.double(), slots.tolist(), strict=True):
+        held = int(lengths[slot])
+        k, v = (part[slot, :, : held + rows].double().repeat_interleave(shared, 0) for part in (keys, values))
+        seen = torch.arange(held + rows) <= held + torch.arange(rows)[:, None]
+        outs.append(F.scaled_dot_product_attention(mine, k, v, attn_mask=seen))
+    return torch.stack(outs)
+
+
+HEADS = [(4, 2, 8), (3, 3, 24), (6, 6, 32), (32, 8, 64), (8, 2, 128)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "groups", "head"), HEADS)
+def test_attention_reads_what_the_slots_hold_and_nothing_else(
+    heads: int, groups: int, head: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    lengths, slots = torch.tensor([0, 9, 33, 2, 64]), torch.tensor([4, 0, 2])
+    for rows in (1, 6):
+        keys, values = (torch.randn(5, groups, 70, head).to(dtype) for _ in range(2))
+        for slot, held in enumerate(lengths.tolist()):
+            keys[slot, :, held + rows :] = torch.nan
+            values[slot, :, held + rows :] = torch.nan
+        q = (3 * torch.randn(3, rows, heads, head)).to(dtype).transpose(1, 2)
+        out = attend_slots(q, keys, values, slots, lengths)
+        assert out.shape == q.shape
+        assert out.dtype == dtype
+        assert out.transpose(1, 2).is_contiguous()
+        exact = attention_of(q, keys, values, slots, lengths)
+        error = (out.double() - exact).norm() / exact.norm()
+        assert error < (1e-6 if dtype == torch.float32 else 2**-8)
+        for place, slot in enumerate(slots.tolist()):  # alone, in a cache of its own
+            alone = attend_slots(
+                q[place : place + 1].contiguous(), keys[slot : slot + 1].clone(), values[slot : slot + 1].clone(),
+                torch.tensor([0]), lengths[slot : slot + 1].clone(),
+            )  # fmt: skip
+            assert torch.equal(alone[0], out[place])
+        for row in range(rows):  # row by row
+            one = attend_slots(q[:, :, row : row + 1], keys, values, slots, lengths + row)
+            assert torch.equal(one[:, :, 0], out[:, :, row])
+
+
+def test_attention_of_very_unlike_scores() -> None:
+    """Scores of hundreds: the softmax neither overflows nor loses the row that wins."""
+    keys = torch.zeros(1, 1, 40, 16)
+    keys[0, 0, 17] = 100.0
+    values = torch.arange(40.0)[:, None].expand(40, 16)[None, None].contiguous()
+    for sign in (1.0, -1.0):
+        q = torch.full((1, 1, 1, 16), sign)
+        out = attend_slots(q, keys, values, torch.tensor([0]), torch.tensor([39]))
+        torch.testing.assert_close(out, attention_of(q, keys, values, torch.tensor([0]), torch.tensor([39])).float())

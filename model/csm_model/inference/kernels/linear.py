@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csm_model.inference.kernels.code import LANES
 from csm_model.inference.kernels.machine import Machine, runner, this_machine
-from csm_model.inference.kernels.products import CHANNELS, GROUP, LANES, TILES, UNROLL, Kind, product
+from csm_model.inference.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, product
 from csm_model.model import CsmModel
 from csm_model.quantize import RoundedLinear, unpack_int4
 
