@@ -112,6 +112,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.asked.append(request)
         if fault.error is not None:
             yield failed(first, fault.error)
+            while inbox.get() is not None:
+                pass
             return
         encode = encoder_of(request.encoding)
         index = 0
@@ -418,6 +420,7 @@ def test_what_another_attempt_would_not_change_is_not_tried(server: StandIn, hea
     with pytest.raises(type(error), match=str(error)):
         hear(server.url, TEXT)
     assert len(server.asked) == 1
+    assert server.over == ["closed"], "a Triton leaks a stream that is cancelled at its last response"
 
 
 def test_a_busy_server_is_asked_again_only_where_asked_for(server: StandIn, hear: Hear) -> None:

@@ -198,7 +198,7 @@ class _Speaking:
         feeder = None if self._parts is None else asyncio.create_task(self._feed(self._parts))
         try:
             await self._until(lambda: self._exchange.ready)
-            while not self._exchange.over and not self._closed:
+            while not self._is_over():
                 lease, broken, wait_s = self._pool.take(), False, 0.0
                 answers = self._answers(lease)
                 try:
@@ -278,6 +278,9 @@ class _Speaking:
             call.cancel()
             await asyncio.wait([collector])
 
+    def _is_over(self) -> bool:
+        return self._closed or self._exchange.end is not None
+
     def _send(self) -> None:
         """Puts what may go now into the call."""
         for message in self._exchange.due():
@@ -290,8 +293,8 @@ class _Speaking:
                 self._exchange.offer(text)
                 self._send()
                 self._changed.set()
-                await self._until(lambda: self._exchange.over or not self._exchange.full)
-                if self._closed or self._exchange.over:
+                await self._until(lambda: self._is_over() or not self._exchange.full)
+                if self._is_over():
                     return
             self._exchange.finish()
             self._send()

@@ -121,7 +121,7 @@ class _Speaking:
         if self._parts is not None:
             threading.Thread(target=self._feed, args=(self._parts,), name="csm-client-text", daemon=True).start()
         try:
-            while not self._exchange.over and not self._closed:
+            while not self._is_over():
                 lease, broken, wait_s = self._pool.take(), False, 0.0
                 try:
                     yield from self._answers(lease)
@@ -186,6 +186,9 @@ class _Speaking:
             else:
                 call.cancel()
 
+    def _is_over(self) -> bool:
+        return self._closed or self._exchange.end is not None
+
     def _send(self) -> None:
         """Puts what may go now into the call."""
         for message in self._exchange.due():
@@ -198,8 +201,8 @@ class _Speaking:
                 with self._changed:
                     self._exchange.offer(text)
                     self._send()
-                    self._changed.wait_for(lambda: self._closed or self._exchange.over or not self._exchange.full)
-                    if self._closed or self._exchange.over:
+                    self._changed.wait_for(lambda: self._is_over() or not self._exchange.full)
+                    if self._is_over():
                         return
             with self._changed:
                 self._exchange.finish()

@@ -63,7 +63,7 @@ class Exchange:
         self.end: End | None = None
         """The last response, when it has come."""
         self.over = False
-        """Whether nothing more follows in the call."""
+        """Whether nothing more follows in the call, well or ill."""
         self.retries = 0
         """Times the stream was asked for again."""
         self._request = request
@@ -196,9 +196,9 @@ class Exchange:
             self.check(url)
         else:
             self._heard = self._clock()
+        self.over = calls.is_final(answer)
         if error is not None:
             raise error
-        self.over = calls.is_final(answer)
         item = self._item(answer.infer_response) if answer.infer_response.outputs else None
         if self.over and self.end is None:
             raise UnavailableError(f"{url} dropped the stream before the turn was over; ask again")
