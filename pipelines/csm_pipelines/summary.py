@@ -50,7 +50,7 @@ TARGETS = (
         key="wer_generated", title="word error rate, unseen sentences, streamed", bound=0.15, most=True, show=percent
     ),
     Target(key="speaker_accuracy", title="sentences in the right voice", bound=0.95, most=False, show=percent),
-    Target(key="wer_int8_delta", title="word error rate, int8 minus float", bound=0.02, most=True, show=percent),
+    Target(key="wer_int8_delta", title="word error rate, released minus float", bound=0.02, most=True, show=percent),
     Target(key="real_time_factor", title="real-time factor of one stream", bound=0.7, most=True, show="{:.2f}".format),
     Target(key="first_audio_ms", title="first audio", bound=400, most=True, show="{:.0f} ms".format),
     Target(key="minutes", title="time of all steps", bound=20, most=True, show="{:.1f} min".format),

@@ -10,7 +10,8 @@ from csm_components.register.gate import Gate
 from csm_components.register.step import register
 from csm_components.tracking import Tracker
 from csm_model.errors import InputError
-from csm_model.files import write_json
+from csm_model.files import read_json, write_json
+from csm_model.verdict import AGAINST_PARENT, VERDICT
 
 GOOD = {"wer": 0.1, "speaker_accuracy": 1.0, "mos": 3.4, "wer_int8_delta": 0.0, "unended": 0.0}
 
@@ -79,3 +80,14 @@ def test_champion_moves_only_through_the_gate(tracker: Tracker, tmp_path: Path) 
     candidate = tracker.by_alias("csm-demo", "candidate")
     assert candidate is not None
     assert candidate.version == 3
+
+
+def test_the_verdict_lies_with_the_bundle_and_comes_back_with_a_fresh_copy(tracker: Tracker, tmp_path: Path) -> None:
+    folder = bundle(tmp_path, "v")
+    for wer, passed in ((0.5, False), (0.1, True), (0.1, True)):
+        (folder / VERDICT).unlink(missing_ok=True)
+        register(folder, tmp_path / "out-v", figures=GOOD | {"wer": wer}, gate=Gate(), tracker=tracker)
+        verdict = read_json(folder / VERDICT)
+        assert (verdict["bundle"], verdict["passed"], bool(verdict["misses"])) == ("v", passed, not passed)
+        assert AGAINST_PARENT in verdict["bounds"]
+        assert read_json(tmp_path / "out-v" / VERDICT) == verdict

@@ -1,7 +1,8 @@
 """The step register: makes a bundle a version of the registered model, and champion where the gate lets it.
 
 A gate not passed is no error: the version stays `candidate`, and the result says which figures missed and by how
-much. The alias `champion` then stays where it was.
+much. The alias `champion` then stays where it was. The verdict is left with the bundle (`csm_model.verdict`): a server
+asks for it before it takes weights of 4 bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from csm_components.register.gate import Gate
 from csm_components.tracking import Tracker
 from csm_model.files import digest_of, read_json, write_json
+from csm_model.verdict import write_verdict
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 RESULT = "result.json"
@@ -68,8 +70,9 @@ def register(
     if (out / RESULT).exists():
         committed = read_json(out / RESULT)
         if committed.pop("inputs") == inputs:
+            _tell(bundle, out, manifest["digest"], figures, gate)  # the bundle may have been copied here anew
             return RegisterResult(**{**committed, "out": str(out), "reused": True})
-    misses = gate.misses(figures)
+    misses = _tell(bundle, out, manifest["digest"], figures, gate)
     with tracker.step("register") as log:
         log.params({"gate": asdict(gate), "model": model})
         log.metrics(dict(figures))
@@ -106,3 +109,11 @@ def register(
     )
     write_json(out / RESULT, {**asdict(result), "inputs": inputs})
     return result
+
+
+def _tell(bundle: Path, out: Path, digest: str, figures: Mapping[str, Any], gate: Gate) -> list[str]:
+    """Judges the figures; leaves the verdict with the bundle and with the step's result; returns the misses."""
+    misses = gate.misses(figures)
+    for folder in (bundle, out):
+        write_verdict(folder, bundle=digest, misses=misses, figures=figures, bounds=gate.thresholds())
+    return misses

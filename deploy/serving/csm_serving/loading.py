@@ -8,6 +8,7 @@ from csm_model.bundle import load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.batch import SpeechBatch
 from csm_model.inference.scheduler import Policy
+from csm_model.verdict import check_int4
 from csm_serving.engine import Engine
 from csm_serving.metrics import Metrics
 from csm_serving.settings import ServingSettings
@@ -27,7 +28,9 @@ def load_engine(settings: ServingSettings, metrics: Metrics) -> Engine:
     if settings.bundle is None:
         raise InputError("CSM_SERVING_BUNDLE is not set; it names the folder of the bundle to serve")
     key = TurnKey.from_hex(settings.turn_key)
-    bundle = load_bundle(settings.bundle, codec_folder=settings.codec)
+    if said := check_int4(settings.bundle, settings.weights, allow=settings.ungated_int4):
+        log.warning("%s", said)
+    bundle = load_bundle(settings.bundle, codec_folder=settings.codec, weights=settings.weights)
     voices = VoiceRegistry.load(settings.voices, speakers=bundle.speakers)
     for refused in voices.prepare(bundle.codec):
         log.warning("%s", refused)
