@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from csm_serving.errors import UnavailableError
 from csm_serving.load import Heard, Load
 
 PERCENTILES: Final = (50, 90, 95, 99)
+_VERSION: Final = re.compile(r',?version="[^"]*"')
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -127,7 +129,12 @@ def objectives_of(
 
 
 def scrape(url: str) -> dict[str, float]:
-    """The server's own `csm_*` metrics at `url` (`http://host:port/metrics`); raises `UnavailableError`."""
+    """The server's own `csm_*` metrics at `url` (`http://host:port/metrics`), its versions' added up.
+
+    Raises:
+        InputError: another form of address.
+        UnavailableError: nothing answers there.
+    """
     address = urlsplit(url)
     if address.scheme != "http" or not address.netloc:
         raise InputError(f"metrics at {url!r}: must be http://host:port/metrics")
@@ -139,8 +146,18 @@ def scrape(url: str) -> dict[str, float]:
         raise UnavailableError(f"no metrics at {url} ({error}); give the address that csm serve prints") from None
     finally:
         connection.close()
-    split = (row.rpartition(" ") for row in rows if row.startswith("csm_"))
-    return {name: float(value) for name, _, value in split}
+    return read_metrics(rows)
+
+
+def read_metrics(rows: Iterable[str]) -> dict[str, float]:
+    """The `csm_*` metrics in Prometheus's text, without the label of the model's version and added up over it."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row.startswith("csm_"):
+            name, _, value = row.rpartition(" ")
+            name = _VERSION.sub("", name).replace("{,", "{").replace("{}", "")
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
 
 
 def risen(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
