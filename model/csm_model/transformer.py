@@ -12,7 +12,7 @@ pairs rotate, as in torchtune), [GQA](https://arxiv.org/abs/2305.13245), [SwiGLU
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -72,6 +72,10 @@ class Packed:
         return torch.cat(items)
 
 
+SlotAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Queries `[M, N, T, H]`, keys and values `[B, G, L, H]`, items `[M]` and their lengths `[B]` to `[M, N, T, H]`."""
+
+
 class KVCache:
     """Keys and values of the rows read so far, in buffers of fixed size: `[layer][B, G, L, H]`.
 
@@ -95,6 +99,8 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         """Rows that each item holds: int64 `[B]`."""
         self.places = torch.arange(rows, device=device)
+        self.attend: SlotAttention | None = None
+        """Does the attention in place of torch: of new queries over the rows that some items hold."""
         self._all = CacheItems(self, torch.arange(batch_size, device=device), whole=True, most=rows)
 
     @property
@@ -148,8 +154,11 @@ class CacheItems:
         keys, values = cache.keys[layer], cache.values[layer]
         keys[items[:, None], :, places] = k.transpose(1, 2)
         values[items[:, None], :, places] = v.transpose(1, 2)
-        if layer == len(cache.keys) - 1:
-            cache.lengths.index_add_(0, items, torch.full_like(items, rows))
+        if cache.attend is not None:
+            out = cache.attend(q, keys, values, items, cache.lengths)
+            self._count(layer, rows)
+            return out
+        self._count(layer, rows)
         keys, values = (part[:, :, : self._most] for part in (keys, values))
         if not self._whole:
             keys, values = keys[items], values[items]
@@ -159,6 +168,11 @@ class CacheItems:
         mask = seen[:, None, None].expand(-1, -1, shared, -1, -1).reshape(batch, 1, shared * rows, -1)
         out = F.scaled_dot_product_attention(q.reshape(batch, groups, shared * rows, width), keys, values, mask)
         return out.view(batch, heads, rows, width)
+
+    def _count(self, layer: int, rows: int) -> None:
+        """The rows count from the last layer on."""
+        if layer == len(self.cache.keys) - 1:
+            self.cache.lengths.index_add_(0, self.items, torch.full_like(self.items, rows))
 
 
 def rotary_frequencies(head_dim: int, base: float, scaling: RopeScaling | None) -> Tensor:

@@ -148,7 +148,8 @@ def _equals_offline(
     for one in (speech, LocalSpeech(bundle)):
         with contextlib.closing(one.stream(text, speaker, seed=seed, max_frames=max_frames)) as stream:
             codes.append(np.stack([chunk.codes for chunk in stream], axis=1))
-    return np.array_equal(*codes)
+    streamed, own = codes
+    return np.array_equal(streamed, own)
 
 
 def file_name_of(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csm_model.inference.kernels import PackedLinear, attend_slots
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling, noise, sample
 from csm_model.model import CsmModel
@@ -114,6 +115,8 @@ class FrameDecoder:
         self._depth_cache = KVCache(
             config.depth, batch_size=slots, rows=config.num_codebooks, dtype=weight.dtype, device=device
         )
+        if isinstance(model.projection, PackedLinear):
+            self._cache.attend = self._depth_cache.attend = attend_slots
         self._numbers = torch.arange(slots, device=device)
         self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
         self._state = torch.zeros(sequences, config.backbone.dim, dtype=weight.dtype, device=device)
