@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from csm_model.errors import CsmError
-from csm_pipelines.commands import bench_serve, checkpoint, codec, plan, report, run, say, serve
+from csm_pipelines.commands import bench_serve, checkpoint, codec, plan, report, run, say, serve, swap
 
 app = typer.Typer(
     name="csm",
@@ -31,6 +31,7 @@ checkpoint_app = typer.Typer(
 app.command(name="run")(run.run)
 app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
+app.command(name="swap")(swap.swap)
 app.command(name="bench-serve")(bench_serve.bench_serve)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)

@@ -1,4 +1,4 @@
-"""Which bundle is meant where none is named."""
+"""Which bundle, and which server's folder, is meant where none is named."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def find_bundle(given: Path | None, runs: Path) -> Path:
     if (latest / "bundle" / "manifest.json").is_file():
         return latest / "bundle"
     raise InputError(f"{runs / 'latest'}: no run has released a bundle yet; start one with: csm run, or name a bundle")
+
+
+def serving_folder(given: Path | None, runs: Path, grpc_port: int | None) -> Path:
+    """The folder `given`, else that of the server whose streams are at `grpc_port`: its repository and its log."""
+    if given is not None:
+        return given
+    from csm_serving.settings import load_settings
+
+    return runs / "serving" / str(load_settings(grpc_port=grpc_port).grpc_port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_bundle(tmp_path_factory.mktemp("serving"))
 
 
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    return random_bundle
+
+
 @pytest.fixture
 def slow_bundle(tmp_path: Path) -> Path:
     """Many times the layers: a long stream outlasts a grace of seconds on any machine."""
@@ -39,9 +44,9 @@ def bpe_bundle(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return random_bundle(tmp_path, tokenizer=tokenizer)
 
 
-def random_bundle(folder: Path, *, layers: int = 2, tokenizer: Tokenizer | None = None) -> Path:
+def random_bundle(folder: Path, *, layers: int = 2, tokenizer: Tokenizer | None = None, seed: int = 7) -> Path:
     """Two speakers, 4 codebooks of 32; guided, so that both rows of a guided batch are served."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     config = RvqConfig.debug()
     codec = RvqCodec(config)
     codec.save(folder / "codec")
@@ -70,7 +75,13 @@ def random_bundle(folder: Path, *, layers: int = 2, tokenizer: Tokenizer | None 
 @pytest.fixture(scope="session")
 def triton(bundle: Path) -> Iterator[LocalTriton]:
     settings = load_settings(
-        grpc_port=0, http_port=0, metrics_port=0, slots=SLOTS, ready_timeout_s=300, exit_timeout_s=20
+        grpc_port=0,
+        http_port=0,
+        metrics_port=0,
+        slots=SLOTS,
+        frame_budget=0,  # a test refuses nobody because the machine is busy
+        ready_timeout_s=300,
+        exit_timeout_s=20,
     )
     with LocalTriton(bundle, settings=settings) as running:
         yield running

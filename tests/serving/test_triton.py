@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,7 @@ from csm_serving.triton import LocalTriton
 
 TEXT = "The train to Boston leaves at half past nine."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300}
+FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300, "frame_budget": 0}
 GREEDY = SamplingOptions(temperature=0.0)
 CONTEXT_CODES = np.arange(12, dtype=np.int64).reshape(4, 3)
 
@@ -63,12 +64,22 @@ def assert_equal(chunks: list[Chunk], ended: bool, speech: Speech) -> None:
 
 
 def metrics_of(triton: LocalTriton) -> dict[str, float]:
+    """Values by name and labels, of all versions together."""
     address = urlsplit(triton.metrics_url)
     connection = http.client.HTTPConnection(address.netloc, timeout=10)
     connection.request("GET", address.path)
     rows = connection.getresponse().read().decode().splitlines()
     connection.close()
-    return {key: float(value) for key, _, value in (row.rpartition(" ") for row in rows if row.startswith("csm_"))}
+    values: dict[str, float] = {}
+    for row in rows:
+        if row.startswith("csm_"):
+            key, _, value = re.sub(r'(,?)version="\d+"(,?)', _comma_of_both, row).replace("{}", "").rpartition(" ")
+            values[key] = values.get(key, 0.0) + float(value)
+    return values
+
+
+def _comma_of_both(found: re.Match[str]) -> str:
+    return "," if found[1] and found[2] else ""
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -88,10 +99,10 @@ def test_a_stream_equals_the_offline_generator(client: SpeechClient, offline: Bu
 def test_context_and_sampling_reach_the_model(client: SpeechClient, bundle: Path, offline: Bundle) -> None:
     context = [Turn(speaker=1, text="Where to?", codes=CONTEXT_CODES), Turn(speaker=0, text="To Boston, please.")]
     options = SamplingOptions(temperature=0.3, depth_temperature=0.0, top_k=7, guidance=1.0)
-    chunks, ended = heard(client, TEXT, 1, context=context, sampling=options, seed=5, max_frames=20)
+    chunks, ended = heard(client, TEXT, 0, context=context, sampling=options, seed=5, max_frames=20)
     speech = Generator(offline).speak(
         TEXT,
-        1,
+        0,
         context=[
             ContextTurn(speaker=1, text="Where to?", codes=torch.from_numpy(CONTEXT_CODES)),
             ContextTurn(speaker=0, text="To Boston, please."),
@@ -100,9 +111,9 @@ def test_context_and_sampling_reach_the_model(client: SpeechClient, bundle: Path
         max_frames=20,
     )
     assert_equal(chunks, ended, speech)
-    here, here_ended = heard(LocalSpeech(bundle), TEXT, 1, context=context, sampling=options, seed=5, max_frames=20)
+    here, here_ended = heard(LocalSpeech(bundle), TEXT, 0, context=context, sampling=options, seed=5, max_frames=20)
     assert_equal(here, here_ended, speech)
-    alone, _ = heard(client, TEXT, 1, sampling=options, seed=5, max_frames=20)
+    alone, _ = heard(client, TEXT, 0, sampling=options, seed=5, max_frames=20)
     assert [list(chunk.codes) for chunk in alone] != [list(chunk.codes) for chunk in chunks]
 
 
@@ -140,8 +151,8 @@ def test_said_to_a_file(client: SpeechClient, tmp_path: Path) -> None:
     [
         ({"speaker": 2}, r"speaker 2 is unknown: this bundle speaks as 0 \(heart\), 1 \(kumo\)"),
         ({"context": (Turn(speaker=7, text="hi"),)}, "speaker 7 is unknown"),
-        ({"context": (Turn(speaker=0, text="hi", codes=CONTEXT_CODES + 90),)}, "made by another codec"),
-        ({"context": (Turn(speaker=0, text="hi", codes=CONTEXT_CODES[:3]),)}, r"\[4, frames\]"),
+        ({"context": (Turn(speaker=1, text="hi", codes=CONTEXT_CODES + 90),)}, "made by another codec"),
+        ({"context": (Turn(speaker=1, text="hi", codes=CONTEXT_CODES[:3]),)}, r"\[4, frames\]"),
     ],
 )
 def test_what_only_the_server_can_refuse_comes_back_typed(
@@ -231,8 +242,8 @@ def test_a_damaged_bundle_is_one_clear_line(bundle: Path, tmp_path: Path) -> Non
 
 
 def test_another_configuration_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(folder: Path) -> None:
-        repository.write_repository(folder)
+    def other(folder: Path, settings: dict[str, object]) -> None:
+        repository.write_repository(folder, settings)
         config = folder / "csm" / "config.pbtxt"
         config.write_text(
             config.read_text().replace('"TOP_K", data_type: TYPE_INT32', '"TOP_K", data_type: TYPE_INT64')

@@ -199,7 +199,8 @@ class OpusDecoder:
         )
         before, self._ticks = self._ticks, self._ticks + sound.size
         # The first samples are the codec's own; from there on every second one.
-        return sound[max(0, self._skip - before) :: _TICKS]
+        samples: Samples = sound[max(0, self._skip - before) :: _TICKS]
+        return samples
 
     def _open(self, head: bytes) -> None:
         if head[:8] != b"OpusHead" or head[9:10] != b"\x01":
