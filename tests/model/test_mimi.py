@@ -1,8 +1,7 @@
 """`MimiCodec` against the moshi package itself, with a Mimi of the true size and random weights (no hub needed).
 
-Tolerances. Codes and whole decodes run the same operations in the same order as moshi's, and must be equal.
-A streaming decode does the same sums in other groups: over 150 frames in steps of 1 to 37 frames the largest difference
-measured was 2.8e-6 of sound with a standard deviation of 0.36 (fp32, one thread), so 2e-5 is asked for.
+Codes are moshi's own and must be equal. The decoder is the project's: it does moshi's sums in other groups, so that a
+sound with a standard deviation of 0.36 may differ by rounding (fp32). Its streams equal its whole decode.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def test_padding_of_a_batch_does_not_change_whole_frames(codec: MimiCodec) -> No
 
 def test_decode_equals_moshis_own(codec: MimiCodec, moshi_mimi) -> None:
     codes = random_codes(4, batch=2)
-    assert torch.equal(codec.decode(codes), moshi_says(moshi_mimi.decode, codes))
+    torch.testing.assert_close(codec.decode(codes), moshi_says(moshi_mimi.decode, codes), rtol=0, atol=TOLERANCE)
 
 
 def test_streaming_decode_equals_whole_decode(codec: MimiCodec) -> None:
@@ -94,23 +93,17 @@ def test_streaming_decode_equals_whole_decode(codec: MimiCodec) -> None:
     decoder = codec.streaming_decoder(batch_size=2)
     parts = [decoder.step(piece) for piece in codes.split([1, 1, 3, 2, 1], dim=2)]
     assert [part.shape[2] // 1920 for part in parts] == [1, 1, 3, 2, 1]
-    torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=0, atol=TOLERANCE)
+    assert torch.equal(torch.cat(parts, dim=2), whole)
 
 
-def test_streaming_decode_equals_whole_decode_past_the_attention_context(codec: MimiCodec, moshi_mimi) -> None:
-    """moshi's own stream drifts from its whole decode after 10 s (0.007 here): its ring is too short by a step."""
-    from moshi.utils.compile import no_compile
-
+def test_decode_equals_moshis_past_the_attention_context(codec: MimiCodec, moshi_mimi) -> None:
+    """10 s are 125 frames: after that the ring of keys and values goes round."""
     codes = random_codes(135)
-    whole = codec.decode(codes)
     decoder = codec.streaming_decoder()
-    ours = torch.cat([decoder.step(piece) for piece in codes.split(45, dim=2)], dim=2)
-    torch.testing.assert_close(ours, whole, rtol=0, atol=TOLERANCE)
-
-    with torch.no_grad(), no_compile(), moshi_mimi.streaming(1):
-        theirs = torch.cat([moshi_mimi.decode(piece) for piece in codes.split(25, dim=2)], dim=2)
-    torch.testing.assert_close(theirs[..., : 125 * 1920], whole[..., : 125 * 1920], rtol=0, atol=TOLERANCE)
-    assert float((theirs - whole).abs().max()) > 10 * TOLERANCE, "moshi is mended: drop the longer ring"
+    sound = torch.cat([decoder.step(piece) for piece in codes.split(45, dim=2)], dim=2)
+    torch.testing.assert_close(sound, moshi_says(moshi_mimi.decode, codes), rtol=0, atol=TOLERANCE)
+    by_frames = codec.slot_decoder(1)
+    assert torch.equal(torch.cat([by_frames.step(piece, [0]) for piece in codes.split(1, dim=2)], dim=2), sound)
 
 
 def test_streams_do_not_disturb_each_other(codec: MimiCodec) -> None:
@@ -133,22 +126,19 @@ def test_streams_do_not_disturb_each_other(codec: MimiCodec) -> None:
     for thread in threads:
         thread.join()
     for stream in (0, 1):
-        torch.testing.assert_close(heard[stream], alone[stream], rtol=0, atol=TOLERANCE)
+        assert torch.equal(heard[stream], alone[stream])
 
 
 @pytest.mark.parametrize("reserved", [-1, 2048, 2049, 2050])
-def test_reserved_ids_never_reach_mimi(codec: MimiCodec, monkeypatch: pytest.MonkeyPatch, reserved: int) -> None:
+def test_reserved_ids_are_refused_and_the_stream_goes_on(codec: MimiCodec, reserved: int) -> None:
     codes = random_codes(3)
-    codes[0, 7, 2] = reserved
+    wrong = codes.clone()
+    wrong[0, 7, 2] = reserved
     decoder = codec.streaming_decoder()
-
-    def reached(_: torch.Tensor) -> None:
-        raise AssertionError("a reserved id reached Mimi")
-
-    monkeypatch.setattr(codec._model, "decode", reached)
     for decode in (codec.decode, decoder.step):
         with pytest.raises(InputError, match=rf"code {reserved} at frame 2, codebook 7; Mimi knows 0 to 2047"):
-            decode(codes)
+            decode(wrong)
+    assert torch.equal(decoder.step(codes), codec.decode(codes))
 
 
 def test_wrong_shapes_are_refused(codec: MimiCodec) -> None:

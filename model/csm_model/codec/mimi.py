@@ -1,5 +1,6 @@
-"""Mimi, the codec of CSM, over the `moshi` package: 24 kHz, 12.5 frames a second, up to 32 codebooks of 2048.
+"""Mimi, the codec of CSM: 24 kHz, 12.5 frames a second, up to 32 codebooks of 2048.
 
+The `moshi` package loads the weights and encodes; `mimi_decoder` decodes.
 Source: Défossez et al. 2024, "Moshi: a speech-text foundation model for real-time dialogue"; `moshi/models/loaders.py`.
 This is the only module that imports moshi, and it does so when a codec is made. Everything runs in fp32.
 
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csm_model.codec.mimi_decoder import MimiDecoder, MimiShape, MimiSlotDecoder
+from csm_model.codec.slots import SlotStream
 from csm_model.errors import ArtifactError, AudioError, DigestError, InputError, MissingDependencyError
 from csm_model.files import atomic_path, digest_of, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
@@ -31,15 +34,12 @@ HUB_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
 
 MAX_CODEBOOKS = 32
 
-STEP_FRAMES = 25
-"""Most frames that a streaming step hands to moshi at once; a longer step is cut into such pieces."""
-
 _MOSHI = threading.Lock()
-"""moshi keeps the streaming state on the model and its compile switch in a global: one caller at a time."""
+"""moshi keeps its compile switch in a global: one caller at a time."""
 
 
 class MimiCodec:
-    """An `AudioCodec` over moshi's `MimiModel`. Safe to share between threads; each stream has its own decoder."""
+    """An `AudioCodec` over moshi's `MimiModel`. Safe to share between threads, but for a slot decoder: that has one."""
 
     def __init__(self, model: Any, *, num_codebooks: int = MAX_CODEBOOKS) -> None:
         """Takes a `moshi.models.MimiModel` (it is put in eval mode and in fp32); `from_weights` and `load` make one."""
@@ -55,6 +55,7 @@ class MimiCodec:
         self._model = model.eval().float().requires_grad_(False)
         self._model.set_num_codebooks(num_codebooks)
         self._digest: str | None = None
+        self._decoder: MimiDecoder | None = None
 
     @classmethod
     def from_weights(
@@ -187,17 +188,23 @@ class MimiCodec:
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `[B, K, T]` to sound `[B, 1, T * 1920]`; `InputError` for an id that is no code (2048 to 2050)."""
         self._check(codes)
-        if codes.shape[2] == 0:
-            return torch.zeros(codes.shape[0], 1, 0, device=codes.device)
-        with _exclusive():
-            audio: Tensor = self._model.decode(codes)
-        return audio.clone()
+        return self.streaming_decoder(codes.shape[0]).step(codes).clone()
 
-    def streaming_decoder(self, batch_size: int = 1) -> MimiStreamingDecoder:
+    def streaming_decoder(self, batch_size: int = 1) -> SlotStream:
         """A fresh streaming state for `batch_size` streams."""
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; a decoder serves one stream or more")
-        return MimiStreamingDecoder(self, batch_size)
+        return SlotStream(self.slot_decoder(batch_size))
+
+    def slot_decoder(self, slots: int) -> MimiSlotDecoder:
+        """Fresh state for `slots` streams that come and go: 9 MB each, most of it 10 s of keys and values."""
+        with _exclusive():
+            if self._decoder is None:
+                quantizer = self._model.quantizer
+                layers = (*quantizer.rvq_first.vq.layers, *quantizer.rvq_rest.vq.layers)[: self.num_codebooks]
+                table = torch.stack([layer._codebook.embedding for layer in layers])
+                for layer, entries in zip(layers, table, strict=True):
+                    layer._codebook._embedding = entries  # moshi's own copy, which it encodes with, goes
+                self._decoder = MimiDecoder(self._model.state_dict(), table, MimiShape())
+        return MimiSlotDecoder(self._decoder, slots, self._check)
 
     def _check(self, codes: Tensor) -> None:
         if codes.ndim != 3 or codes.shape[1] != self.num_codebooks:
@@ -213,59 +220,6 @@ class MimiCodec:
                 f"code {int(codes[stream, codebook, frame])} at frame {frame}, codebook {codebook}; Mimi knows 0 to "
                 f"{self.codebook_size - 1}, the ids above are reserved; take out padding and end frames before decoding"
             )
-
-
-class MimiStreamingDecoder:
-    """Decodes frames as they come. Many may live at once over one codec: the state is put on the model for a step only.
-
-    moshi's key-value ring holds exactly the attention's context (250 rows, 10 s). A step of t frames writes 2t rows
-    before it reads, and so loses up to 2t - 1 of the oldest keys that a whole decode still sees. Here the ring is
-    longer by the rows of a step, and the attention's own mask cuts at the context: stream and whole stay equal.
-    """
-
-    def __init__(self, codec: MimiCodec, batch_size: int) -> None:
-        self._codec = codec
-        self._batch_size = batch_size
-        model = codec._model
-        with _exclusive():
-            with model.streaming(batch_size):
-                self._state: dict[str, Any] = model.get_streaming_state()
-            for name, module in model.named_modules():
-                cache = getattr(self._state.get(name), "kv_cache", None)
-                if cache is not None:
-                    self._state[name].kv_cache = _longer(cache, module)
-        self._none = dict.fromkeys(self._state)
-
-    def step(self, codes: Tensor) -> Tensor:
-        """Takes the next codes `[B, K, t]`, returns their sound `[B, 1, t * 1920]` (float32)."""
-        self._codec._check(codes)
-        if codes.shape[0] != self._batch_size:
-            raise InputError(f"codes of {codes.shape[0]} streams; this decoder was made for {self._batch_size}")
-        model = self._codec._model
-        parts = [torch.zeros(self._batch_size, 1, 0, device=codes.device)]
-        with _exclusive():
-            model.set_streaming_state(self._state)
-            try:
-                starts = range(0, codes.shape[2], STEP_FRAMES)
-                parts += [model.decode(codes[..., start : start + STEP_FRAMES]) for start in starts]
-            finally:
-                model.set_streaming_state(self._none)
-        return torch.cat(parts, dim=2)
-
-
-def _longer(cache: Any, module: Any) -> Any:
-    """A ring like `cache` with room for one step more than the attention's context."""
-    _, batch_size, heads, capacity, width = cache.cache.shape
-    rows_a_frame = 2  # the transformers run at 25 Hz
-    return type(cache)(
-        batch_size,
-        heads,
-        width,
-        capacity + rows_a_frame * STEP_FRAMES - 1,
-        respect_exec_mask=cache.respect_exec_mask,
-        device=cache.cache.device,
-        dtype=module.in_projs[0].weight.dtype,
-    )
 
 
 @contextmanager

@@ -8,25 +8,27 @@ number of threads.) Elsewhere they are ordinary products.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Gelu = Literal["tanh", "erf"]
+_FORMS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}
 _OPS: Any = torch.ops.mkldnn
 _ROWS = 16  # for which the layout is chosen
 
 
 class PackedLinear:
-    """`x @ weight.T + bias`, with a GELU (the tanh form) after it where `gelu` says so."""
+    """`x @ weight.T + bias`, with a GELU after it where `gelu` names its form."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: Gelu | None = None) -> None:
         """Takes `weight` `[N, K]` and `bias` `[N]`, float32; neither is kept on a CPU but in the new layout."""
         weight = weight.detach().float().contiguous()
         self._bias = None if bias is None else bias.detach().float().clone()
         self._gelu = gelu
-        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         with torch.inference_mode(False), torch.no_grad():
             self._weight: Tensor = _OPS._reorder_linear_weight(weight, _ROWS) if self._packed else weight.clone()
 
@@ -34,9 +36,9 @@ class PackedLinear:
         """`x` `[..., K]` to `[..., N]`; `plus` `[..., N]` is added to what comes out."""
         if not self._packed:
             y = F.linear(x, self._weight, self._bias)
-            y = F.gelu(y, approximate="tanh") if self._gelu else y
+            y = F.gelu(y, approximate=_FORMS[self._gelu]) if self._gelu else y
             return y if plus is None else y + plus
         if plus is not None:
             return _OPS._linear_pointwise.binary(x, plus, self._weight, self._bias, "add")  # type: ignore[no-any-return]
-        kind, form = ("gelu", "tanh") if self._gelu else ("none", "")
+        kind, form = ("gelu", _FORMS[self._gelu]) if self._gelu else ("none", "")
         return _OPS._linear_pointwise(x, self._weight, self._bias, kind, [], form)  # type: ignore[no-any-return]

@@ -33,7 +33,7 @@ class _Block:
         assert block.depthwise.bias is not None
         self._bias = block.depthwise.bias.detach()
         self._norm = block.norm
-        self._up = PackedLinear(block.up.weight, block.up.bias, gelu=True)
+        self._up = PackedLinear(block.up.weight, block.up.bias, gelu="tanh")
         scale = block.scale.detach()
         self._down = PackedLinear(block.down.weight * scale[:, None], block.down.bias * scale)
         self.past = scale.new_zeros(slots, KERNEL - 1, scale.shape[0])
