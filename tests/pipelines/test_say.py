@@ -1,0 +1,93 @@
+"""`csm say` through a real Triton: text whole and in parts, voices, files, and a server that it starts itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from csm_serving.settings import load_settings
+from csm_serving.triton import LocalTriton
+
+Csm = Callable[..., Any]
+TEXT = "Hello there. How are you? It is sunny today, and we go out to the lake."
+
+
+@pytest.fixture(scope="module")
+def url(bundle: Path) -> Iterator[str]:
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=2, ready_timeout_s=300)
+    with LocalTriton(bundle, settings=settings) as triton:
+        yield triton.url
+
+
+def test_text_in_parts_is_heard_as_the_whole(csm: Csm, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = csm("say", TEXT, "--url", url, "--speaker", 1, "--seed", 3, "--out", "whole.wav")
+    assert (said.status, said.err) == (0, "")
+    assert "first audio" in said.out
+    monkeypatch.setattr("sys.stdin", io.StringIO(TEXT))
+    assert (
+        csm("say", "--text-from", "-", "--url", url, "--voice", "kumo", "--seed", 3, "--out", "parts.wav").status == 0
+    )
+    whole, parts = (soundfile.read(name)[0] for name in ("whole.wav", "parts.wav"))
+    assert whole.size > 24_000
+    # Lanes of one step may be summed in another order; 16 bits hide most of it.
+    np.testing.assert_allclose(parts, whole, atol=2 / 32_768)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "opus"])
+def test_an_opus_file(csm: Csm, url: str, encoding: str) -> None:
+    said = csm("say", "Hello there.", "--url", url, "--encoding", encoding, "--out", "said.opus")
+    assert (said.status, said.err) == (0, "")
+    info = soundfile.info("said.opus")
+    assert (info.format, info.subtype) == ("OGG", "OPUS")
+    assert info.duration == pytest.approx(float(said.out.split()[0]), abs=0.011)
+
+
+def test_the_turns_before_reach_the_server(csm: Csm, url: str) -> None:
+    for speaker, status in ((1, 0), (7, 2)):
+        soundfile.write("asked.wav", np.zeros(24_000), 24_000)
+        turn = {"speaker": speaker, "text": "Where do we go?", "audio": "asked.wav"}
+        Path("turns.json").write_text(json.dumps([turn]))
+        said = csm("say", "To the lake.", "--url", url, "--context", "turns.json", "--out", "said.wav")
+        assert said.status == status, said
+    assert "speaker 7 is unknown" in said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "must be a list of turns"),
+        ('[{"speaker": "0", "text": "hi"}]', "turn 0 must have speaker, a number, text"),
+        ('[{"speaker": 0, "text": "hi"}, {"speaker": 0}]', "turn 1 must have"),
+        ('[{"speaker": 0, "text": "hi", "audio": "none.wav"}]', "none.wav: cannot be read as sound"),
+        ('[{"speaker": 0, "text": "hi", "audio": "slow.wav"}]', "slow.wav: 8000 Hz; a context has 24000 Hz"),
+        ("[", "not valid JSON"),
+    ],
+)
+def test_turns_of_another_form_are_refused(csm: Csm, content: str, words: str) -> None:
+    soundfile.write("slow.wav", np.zeros(80), 8_000)
+    Path("turns.json").write_text(content)
+    said = csm("say", "hello", "--context", "turns.json")
+    assert said.status == 2
+    assert words in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_where_no_server_answers_one_is_started(csm: Csm, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("CSM_SERVING_GRPC_PORT", str(free.getsockname()[1]))
+    (Path("runs") / "latest").mkdir(parents=True)
+    (Path("runs") / "latest" / "bundle").symlink_to(bundle)
+    said = csm("say", "Hello there.", "--out", "said.wav")
+    assert said.status == 0
+    assert "no server at 127.0.0.1" in said.err
+    assert "starting Triton" in said.err
+    assert soundfile.info("said.wav").duration > 0.1
