@@ -47,15 +47,21 @@ class ServingSettings(BaseSettings):
     opus_bitrate: int = Field(default=32_000, ge=6_000, le=128_000)
     """Bits a second of a stream that is encoded as Opus."""
     watermark: str = "perth"
-    """The mark that every stream carries; `off`: none, which the log says."""
+    """The mark that every stream carries: `perth` or `perth:<payload>`; `off`: none, which the log says."""
+    watermark_key: str | None = Field(default=None, repr=False)
+    """Secret that the mark's payload is drawn from, hexadecimal; None: the public one, with which anybody reads it."""
     voices: Path | None = None
     """Folder of the registry of voices; None: only the bundle's own speakers."""
+    voice_use: str | None = None
+    """What this server is for; voices whose consent does not name it are refused. None: any use."""
     client_voices: Literal["refuse", "allow"] = "refuse"
     """Whether a client may bring sound of the asked speaker that this service has not spoken: it clones a voice."""
     turn_key: str | None = Field(default=None, repr=False)
     """Secret behind the chunks' tokens, hexadecimal, the same for all servers that share conversations; None: drawn."""
     audit: str = "log"
     """Where a line about every stream goes: `log`, a file, or `off`, which the log says."""
+    audit_required: bool = True
+    """Whether no stream begins while that line could not be written."""
     host: str = "127.0.0.1"
     """Address that the server binds and the client asks."""
     grpc_port: int = Field(default=8001, ge=0, le=65535)

@@ -1,0 +1,24 @@
+"""What a server's settings leave unguarded, said when it starts; `docs/safeguards.md` is its page."""
+
+from __future__ import annotations
+
+from csm_serving.settings import ServingSettings
+
+
+def warnings_of(settings: ServingSettings) -> list[str]:
+    """A line for each safeguard that a setting has turned off or weakened; the setting is named in it."""
+    warnings = []
+    if settings.watermark in ("off", "none"):
+        warnings.append("no watermark: streams cannot be told from recordings (CSM_SERVING_WATERMARK=off)")
+    if settings.audit == "off":
+        warnings.append("no audit: nothing says what was spoken as whom (CSM_SERVING_AUDIT=off)")
+    elif not settings.audit_required:
+        warnings.append("streams begin though the audit cannot be written (CSM_SERVING_AUDIT_REQUIRED=false)")
+    if settings.client_voices == "allow":
+        warnings.append("clients may clone a voice without a record of consent (CSM_SERVING_CLIENT_VOICES=allow)")
+    if settings.turn_key is None:
+        warnings.append(
+            "tokens of this process are unknown to others and after a restart: context and resumed streams that were "
+            "spoken elsewhere are refused (CSM_SERVING_TURN_KEY is not set)"
+        )
+    return warnings
