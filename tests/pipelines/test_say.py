@@ -51,13 +51,13 @@ def test_an_opus_file(csm: Csm, url: str, encoding: str) -> None:
 
 
 def test_the_turns_before_reach_the_server(csm: Csm, url: str) -> None:
-    for speaker, status in ((1, 0), (7, 2)):
+    for speaker, status in ((1, 0), (0, 2)):
         soundfile.write("asked.wav", np.zeros(24_000), 24_000)
         turn = {"speaker": speaker, "text": "Where do we go?", "audio": "asked.wav"}
         Path("turns.json").write_text(json.dumps([turn]))
         said = csm("say", "To the lake.", "--url", url, "--context", "turns.json", "--out", "said.wav")
         assert said.status == status, said
-    assert "speaker 7 is unknown" in said.err
+    assert "context turn 0 brings sound of speaker 0, who is asked for" in said.err
 
 
 @pytest.mark.parametrize(
