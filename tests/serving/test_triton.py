@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -30,6 +27,7 @@ from csm_model.inference.sampling import Sampling
 from csm_serving import repository
 from csm_serving.client import SpeechClient
 from csm_serving.errors import BusyError, ServingError, UnavailableError
+from csm_serving.load_report import scrape
 from csm_serving.local import LocalSpeech
 from csm_serving.protocol import Chunk, End, SamplingOptions, Turn
 from csm_serving.settings import load_settings
@@ -64,22 +62,7 @@ def assert_equal(chunks: list[Chunk], ended: bool, speech: Speech) -> None:
 
 
 def metrics_of(triton: LocalTriton) -> dict[str, float]:
-    """Values by name and labels, of all versions together."""
-    address = urlsplit(triton.metrics_url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=10)
-    connection.request("GET", address.path)
-    rows = connection.getresponse().read().decode().splitlines()
-    connection.close()
-    values: dict[str, float] = {}
-    for row in rows:
-        if row.startswith("csm_"):
-            key, _, value = re.sub(r'(,?)version="\d+"(,?)', _comma_of_both, row).replace("{}", "").rpartition(" ")
-            values[key] = values.get(key, 0.0) + float(value)
-    return values
-
-
-def _comma_of_both(found: re.Match[str]) -> str:
-    return "," if found[1] and found[2] else ""
+    return scrape(triton.metrics_url)
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:

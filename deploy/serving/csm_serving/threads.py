@@ -6,7 +6,6 @@ What stands in the environment already was set on purpose, and stays.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Final
@@ -21,9 +20,8 @@ def threads_for(bundle: Path | None) -> int:
     return 1 if small else len(os.sched_getaffinity(0))
 
 
-def set_threads(threads: int, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets what is not set. numba follows torch, which reads this when it is imported."""
-    assert environment is not os.environ or "torch" not in sys.modules, "too late: torch has read its environment"
+def set_threads(threads: int, environment: MutableMapping[str, str]) -> None:
+    """Sets what is not set. torch reads it when it is imported, and numba follows torch."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment.setdefault(name, str(threads))
     if threads > 1:

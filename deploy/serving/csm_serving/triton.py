@@ -193,7 +193,8 @@ class LocalTriton:
     def _assemble(self, installation: Installation) -> tuple[list[str], dict[str, str]]:
         settings = self._settings
         backend = self.folder / "backends" / "python"
-        shutil.copytree(installation.backend, backend, dirs_exist_ok=True)
+        shutil.rmtree(backend, ignore_errors=True)  # of a server that is gone
+        shutil.copytree(installation.backend, backend)
         shutil.copy2(installation.stub, backend)
         served = {"bundle": str(self._bundle), "http_port": self.ports["http"]}
         shutil.rmtree(self.folder / "repository", ignore_errors=True)

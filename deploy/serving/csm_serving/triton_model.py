@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ class TritonPythonModel:
             _check_config(json.loads(args["model_config"]))
             with contextlib.suppress(MissingDependencyError):
                 encoder_of("opus")  # imports what it needs: who asks for it first need not wait
-            set_threads(settings.threads or threads_for(settings.bundle))
+            set_threads(settings.threads or threads_for(settings.bundle), os.environ)
             from csm_serving.loading import load_engine
 
             self._settings = settings
