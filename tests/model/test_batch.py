@@ -18,6 +18,7 @@ from csm_model.inference.context import ContextTurn, VoicePrompt
 from csm_model.inference.decoding import FrameDecoder, Prompt
 from csm_model.inference.generator import Generator
 from csm_model.inference.narration import BETWEEN, Heard, Utterance
+from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.prompt import text_rows
 from csm_model.inference.safety import Bounds, Reason
 from csm_model.inference.sampling import Sampling
@@ -204,7 +205,7 @@ def test_a_voice_is_read_once_and_copied_from_then_on(bundle: Bundle) -> None:
         batch.open(slot, one)
         assert (batch.prefixes.hits, batch.prefixes.misses) == (hits, misses)
         assert same(run(batch, [slot])[slot], fresh)
-    forgetful = SpeechBatch(bundle, slots=1, bounds=OFF, prefix_bytes=0)
+    forgetful = SpeechBatch(bundle, slots=1, bounds=OFF, prefixes=PrefixCache(0))
     for _ in range(2):
         forgetful.open(0, one)
         assert same(run(forgetful, [0])[0], fresh)

@@ -139,6 +139,7 @@ class Desk:
     """A scheduler, its work and its clock."""
 
     def __init__(self, slots: int = 2, **policy: object) -> None:
+        policy.setdefault("lead_s", None)
         self.clock = Clock()
         self.work = Work(slots, self.clock)
         self.scheduler = Scheduler(self.work, Policy(**policy), clock=self.clock)  # type: ignore[arg-type]
@@ -313,8 +314,9 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
 
 
 def test_a_lead_is_not_grown_beyond_the_bound() -> None:
-    desk = Desk(slots=1, lead_s=0.5)
+    desk = Desk(slots=2, lead_s=0.5)
     _, ear = desk.ask("a" * 40)
+    desk.ask("", more=True)
     desk.rounds()
     made = ear.frames
     assert made * FRAME_SECONDS - 0.5 < FRAME_SECONDS + made * STEP
@@ -322,6 +324,10 @@ def test_a_lead_is_not_grown_beyond_the_bound() -> None:
     desk.clock.now += 0.4
     assert desk.scheduler.round()
     assert ear.frames > made
+    alone = Desk(slots=2, lead_s=0.5)
+    _, ear = alone.ask("a" * 40)
+    alone.rounds()
+    assert ear.heard[-1] == "ended 3", "nobody is kept waiting by it"
 
 
 def test_a_stream_waits_for_its_text_and_not_for_ever() -> None:

@@ -155,8 +155,9 @@ class Engine:
             CsmError: the model does not work.
         """
         request = self._reader.warm_up_request()
-        for count in (1, self.slots, 1, self.slots):
-            self._scheduler.times.clear()
+        for turn, count in enumerate((1, self.slots, 1, self.slots)):
+            if turn == 2:  # the first two have made everything warm
+                self._scheduler.times.clear()
             sinks = [Nobody() for _ in range(count)]
             for sink in sinks:
                 self._admit(request, sink, measured=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from csm_model.bundle import load_bundle
 from csm_model.inference.batch import SpeechBatch
 from csm_model.inference.generator import SpeechStream as Narrated
+from csm_model.inference.prefixes import PrefixCache
 from csm_serving.protocol import Chunk, End, SpeechRequest
 from csm_serving.source import RequestReader
 from csm_serving.speech import SpeechService, SpeechStream
@@ -42,7 +43,7 @@ class LocalSpeech(SpeechService):
         asked = self._reader.read(request)
         utterance = replace(asked.utterance, more=parts is not None)
         guided = utterance.sampling.guidance != 1.0
-        batch = SpeechBatch(self._bundle, slots=1, guided=guided, prefix_bytes=0)
+        batch = SpeechBatch(self._bundle, slots=1, guided=guided, prefixes=PrefixCache(0))
         stream = Narrated(batch, utterance, parts or ())
         for frame in stream:
             yield asked.chunk(frame)

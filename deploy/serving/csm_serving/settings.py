@@ -34,8 +34,8 @@ class ServingSettings(BaseSettings):
     """Share of a frame's 80 ms that a step may take before new streams are refused; 0: no bound."""
     prefill_rows: int = Field(default=64, ge=1, le=4096)
     """Rows of a prompt that are read in one step; more of them stall live streams, fewer delay the first audio."""
-    lead_s: float | None = Field(default=None, gt=0)
-    """How far a stream may be ahead of its player, in seconds, before it yields to others; None: as far as it comes."""
+    lead_s: float = Field(default=2.0, ge=0)
+    """How far a stream may be ahead of its player, in seconds, where it is not alone; 0: as far as there is time for."""
     text_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for more of its text before it ends."""
     max_stream_characters: int = Field(default=10_000, ge=1)

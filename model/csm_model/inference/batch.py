@@ -32,6 +32,7 @@ from csm_model.inference.safety import Audio, Bounds, Reason
 PREFILL_ROWS = 64
 """Rows of a prompt that are read at once, unless told otherwise."""
 PREFIX_BYTES = 1 << 30
+"""Memory for voice prompts that were read, unless told otherwise."""
 _SETTLED = 25
 """Frames (2 s) of silence after which a codec's code for silence is that of a long one."""
 
@@ -84,7 +85,7 @@ class SpeechBatch:
         bounds: of the watches over every stream.
         marker: marks the sound of every stream; None leaves it unmarked.
         prefill_rows: rows of a prompt that `prefill` reads at once.
-        prefix_bytes: memory for voice prompts that were read.
+        prefixes: keeps voice prompts that were read; by default, `PREFIX_BYTES` of them.
         guided: whether streams may ask for guidance, which takes a second cache.
         compiled: see `FrameDecoder`.
     """
@@ -98,7 +99,7 @@ class SpeechBatch:
         bounds: Bounds | None = None,
         marker: Marker | None = None,
         prefill_rows: int = PREFILL_ROWS,
-        prefix_bytes: int = PREFIX_BYTES,
+        prefixes: PrefixCache | None = None,
         guided: bool = True,
         compiled: bool = False,
     ) -> None:
@@ -107,7 +108,7 @@ class SpeechBatch:
                 raise InputError(f"{name} {value}: must be at least 1")
         self.bundle, self.slots = bundle, slots
         self.bounds = bounds or Bounds()
-        self.prefixes = PrefixCache(prefix_bytes)
+        self.prefixes = PrefixCache(PREFIX_BYTES) if prefixes is None else prefixes
         self._prefill_rows = prefill_rows
         most = rows or bundle.model.config.max_rows
         self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided, compiled=compiled)

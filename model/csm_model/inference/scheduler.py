@@ -41,8 +41,9 @@ class Policy:
     """Streams that may wait for a slot; 0 refuses all that find none."""
     frame_budget: float = 0.9
     """Share of a frame's 80 ms that a step may take with one stream more; above it that one is refused. 0: no bound."""
-    lead_s: float | None = None
-    """Seconds of sound that a stream may be ahead of its player; None: as many as there is time for."""
+    lead_s: float | None = 2.0
+    """Seconds of sound that a stream may be ahead of its player where it is not alone; None: as many as there is time
+    for. What is made further ahead delays the first sound of others, and is thrown away when its listener interrupts."""
     text_timeout_s: float = 30.0
     """Seconds that a stream waits for more of its text."""
 
@@ -364,7 +365,7 @@ class Scheduler:
     def _step(self, live: Iterable[Job]) -> bool:
         now, late = self._clock(), self._margin()
         ready = [job for job in live if job.slot is not None and self._streams.sounds(job.slot)]
-        if self.policy.lead_s is not None:
+        if self.policy.lead_s is not None and len(self._live) > 1:
             ready = [job for job in ready if job.first is None or job.slack(now) < self.policy.lead_s]
         if any(job.first is None for job in ready):
             ready = [job for job in ready if job.first is None or job.slack(now) < late]
@@ -378,8 +379,8 @@ class Scheduler:
         return True
 
     def _margin(self) -> float:
-        """A stream with less slack than this is about to be late: two steps of all, a frame at least."""
-        return max(FRAME_SECONDS, 2 * self.times.of(len(self._live)))
+        """A stream with less slack than this is about to be late: it may have to wait for a step and then for another."""
+        return 2 * self.times.of(len(self._live))
 
     def _emit(self, slot: int, frame: Frame) -> None:
         job = self._live[slot]
