@@ -182,6 +182,7 @@ class _Speaking:
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self._call: Any = None
+        self._ends = False
         self._outbox: asyncio.Queue[Any] = asyncio.Queue()
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -190,7 +191,7 @@ class _Speaking:
         self._closed = True
         self._changed.set()
         self._arrived.put_nowait(_WAKE)
-        if self._call is not None:
+        if self._call is not None and not self._ends:
             self._call.cancel()
 
     async def responses(self) -> AsyncGenerator[Chunk | End, None]:
@@ -247,8 +248,8 @@ class _Speaking:
             call = calls.infer_stream(lease.channel)(_messages(outbox), timeout=exchange.timeout_s)
         except grpc.aio.UsageError:  # grpc's word for a closed channel
             raise UnavailableError("the client is closed; make another one") from None
-        self._call = call
-        collector = asyncio.create_task(_collect(call, arrived))
+        self._call, self._ends = call, False
+        collector = asyncio.create_task(self._collect(call, arrived))
         try:
             while not exchange.over and not self._closed:
                 try:
@@ -273,10 +274,20 @@ class _Speaking:
         finally:
             outbox.put_nowait(None)  # a server cannot exit while a call's sending side is open
             # Triton 2.51 leaks a stream that is cancelled just when its last response came.
-            if exchange.over:
+            if self._ends:
                 await asyncio.wait([collector], timeout=_END_TIMEOUT_S)
             call.cancel()
             await asyncio.wait([collector])
+
+    async def _collect(self, call: Any, arrived: asyncio.Queue[Any]) -> None:
+        """Takes responses off the wire as they come, so that a slow reader holds up nobody; then None or the error."""
+        try:
+            async for response in call:
+                self._ends = self._ends or Exchange.is_last(response)
+                arrived.put_nowait(response)
+            arrived.put_nowait(None)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            arrived.put_nowait(error if isinstance(error, grpc.RpcError) else None)
 
     def _is_over(self) -> bool:
         return self._closed or self._exchange.end is not None
@@ -321,13 +332,3 @@ async def _each(parts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]
 async def _messages(outbox: asyncio.Queue[Any]) -> AsyncIterator[Any]:
     while (message := await outbox.get()) is not None:
         yield message
-
-
-async def _collect(call: Any, arrived: asyncio.Queue[Any]) -> None:
-    """Takes responses off the wire as they come, so that a slow reader holds up nobody; then None or the error."""
-    try:
-        async for response in call:
-            arrived.put_nowait(response)
-        arrived.put_nowait(None)
-    except (grpc.RpcError, asyncio.CancelledError) as error:
-        arrived.put_nowait(error if isinstance(error, grpc.RpcError) else None)

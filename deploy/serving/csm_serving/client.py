@@ -103,6 +103,7 @@ class _Speaking:
         self._closed = False
         self._failure: BaseException | None = None
         self._call: Any = None
+        self._ends = False
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -112,7 +113,7 @@ class _Speaking:
             self._closed = True
             self._changed.notify_all()
             self._arrived.put(_WAKE)
-            call = self._call
+            call = None if self._ends else self._call
         if call is not None:
             call.cancel()
 
@@ -155,8 +156,8 @@ class _Speaking:
                 call = calls.infer_stream(lease.channel)(iter(outbox.get, None), timeout=exchange.timeout_s)
             except ValueError:  # grpc's word for a closed channel
                 raise UnavailableError("the client is closed; make another one") from None
-            self._call = call
-        threading.Thread(target=_collect, args=(call, arrived), name="csm-client", daemon=True).start()
+            self._call, self._ends = call, False
+        threading.Thread(target=self._collect, args=(call, arrived), name="csm-client", daemon=True).start()
         try:
             while not exchange.over and not self._closed:
                 try:
@@ -181,10 +182,21 @@ class _Speaking:
                         yield item
         finally:
             outbox.put(None)  # a server cannot exit while a call's sending side is open
-            if exchange.over:
+            if self._ends:
                 _let_end(call, arrived)
             else:
                 call.cancel()
+
+    def _collect(self, call: Any, arrived: queue.SimpleQueue[Any]) -> None:
+        """Takes responses off the wire as they come, so that a slow reader holds up nobody; then None or the error."""
+        try:
+            for response in call:
+                if Exchange.is_last(response) and arrived is self._arrived:
+                    self._ends = True
+                arrived.put(response)
+            arrived.put(None)
+        except grpc.RpcError as error:
+            arrived.put(error)
 
     def _is_over(self) -> bool:
         return self._closed or self._exchange.end is not None
@@ -212,16 +224,6 @@ class _Speaking:
                 self._failure = error
                 self._changed.notify_all()
                 self._arrived.put(_WAKE)
-
-
-def _collect(call: Any, arrived: queue.SimpleQueue[Any]) -> None:
-    """Takes responses off the wire as they come, so that a slow reader holds up nobody; then None or the error."""
-    try:
-        for response in call:
-            arrived.put(response)
-        arrived.put(None)
-    except grpc.RpcError as error:
-        arrived.put(error)
 
 
 def _let_end(call: Any, arrived: queue.SimpleQueue[Any]) -> None:

@@ -204,6 +204,11 @@ class Exchange:
             raise UnavailableError(f"{url} dropped the stream before the turn was over; ask again")
         return item
 
+    @staticmethod
+    def is_last(answer: Any) -> bool:
+        """Whether an answer is the stream's last one, so that its call ends by itself."""
+        return (answer.infer_response.id or _FIRST) == _FIRST and calls.is_final(answer)
+
     def again_in(self, error: CsmError) -> float:
         """Seconds after which to ask again; raises `error` where the policy says not to."""
         now = self._clock()
