@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from csm_model.errors import CsmError
-from csm_pipelines.commands import bench_serve, checkpoint, codec, plan, report, run, say, serve, swap
+from csm_pipelines.commands import (
+    bench_serve,
+    checkpoint,
+    codec,
+    plan,
+    report,
+    run,
+    say,
+    serve,
+    swap,
+    verify_audio,
+    voice,
+)
 
 app = typer.Typer(
     name="csm",
@@ -28,6 +40,9 @@ codec_app = typer.Typer(help="Train the audio codec.", no_args_is_help=True)
 checkpoint_app = typer.Typer(
     help="Weights of other programs, both ways: convert, inspect, verify.", no_args_is_help=True
 )
+voice_app = typer.Typer(
+    help="Voices that a server may speak with, each with a record of consent.", no_args_is_help=True
+)
 app.command(name="run")(run.run)
 app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
@@ -35,6 +50,7 @@ app.command(name="swap")(swap.swap)
 app.command(name="bench-serve")(bench_serve.bench_serve)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)
+app.command(name="verify-audio")(verify_audio.verify_audio)
 codec_app.command(name="train")(codec.train)
 app.add_typer(codec_app, name="codec")
 checkpoint_app.command(name="convert")(checkpoint.convert)
@@ -42,6 +58,11 @@ checkpoint_app.command(name="inspect")(checkpoint.inspect)
 checkpoint_app.command(name="verify")(checkpoint.verify)
 checkpoint_app.command(name="bundle")(checkpoint.bundle)
 app.add_typer(checkpoint_app, name="checkpoint")
+
+voice_app.command(name="add")(voice.add)
+voice_app.command(name="list")(voice.list_)
+voice_app.command(name="revoke")(voice.revoke)
+app.add_typer(voice_app, name="voice")
 
 
 def _version(value: bool) -> None:
