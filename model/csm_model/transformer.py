@@ -287,9 +287,13 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.rotary = RotaryTable(config, max_rows)
+        self.stepped: Callable[[Tensor, CacheItems], Tensor] | None = None
+        """Does the passes over a cache in place of what follows (`csm_model.inference.kernels.stack`)."""
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`; without an `attend`, each item is one sequence."""
+        if self.stepped is not None and isinstance(attend, CacheItems):
+            return self.stepped(x, attend)
         attend = attend or Causal()
         x = x.to(self.norm.weight.dtype)  # autocast gives bfloat16; the residual stream has the dtype of the norms
         angles = self.rotary(attend.positions(x))

@@ -57,7 +57,7 @@ def attend_slots(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths
     outs = [rows * heads * head * small, head * small, heads * head * small]
     plan = np.array(
         [*q_strides, keys.data_ptr(), values.data_ptr(), *strides, slots.data_ptr(), lengths.data_ptr(), *outs, groups,
-         most + -most % LANES],
+         most + -most % LANES, 0, 0, most],
         np.int64,
     )  # fmt: skip
     kernel = attention(head, heads // groups, _name(q), _name(keys), this_machine())
@@ -77,17 +77,19 @@ def attention_ir(head: int, shared: int, activation: Activation, cache: Activati
     """The module of `attention`: items are sequence * G + key-value head; `rows` is T.
 
     The plan: 0-2 bytes from one q to the next of M, N, T; 3 keys; 4 values; 5-7 bytes from one to the next of S, G, L;
-    8 slots; 9 lengths; 10-12 bytes of out as of q; 13 G; 14 floats that the scores of a query may take.
+    8 slots; 9 lengths; 10-12 bytes of out as of q; 13 G; 14 floats that the scores of a query may take; 15-16 bytes
+    from one sequence to the next of q and out for each of its T rows, over those of 0 and 10; 17 L.
     """
     code = Code()
     code.begin(f"void @attention({ARGUMENTS})")
     code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = [code.argument(place) for place in range(15)]
+    plan = [code.argument(place) for place in range(18)]
     x, out, keys, values, slots, lengths = (
         code.pointer(value) for value in ("%x_", "%out_", plan[3], plan[4], plan[8], plan[9])
     )
     scores = code.let(f"alloca float, i64 {code.times(plan[14], shared)}, align 64")
     work = _Heads(code, shared, head, cache, stride=plan[7], scores=scores, room=plan[14])
+    apart = [code.plus(plan[own], code.times("%rows", plan[each])) for own, each in ((0, 15), (10, 16))]
     with code.loop("%begin", "%end") as item:
         sequence, group = code.let(f"sdiv i64 {item}, {plan[13]}"), code.let(f"srem i64 {item}, {plan[13]}")
         slot = code.load("i64", slots, code.times(sequence, 8), 8)
@@ -95,10 +97,10 @@ def attention_ir(head: int, shared: int, activation: Activation, cache: Activati
         offset = code.plus(code.times(slot, plan[5]), code.times(group, plan[6]))
         key, value = code.at(keys, offset), code.at(values, offset)
         first = code.times(group, shared)
-        mine = code.at(x, code.plus(code.times(sequence, plan[0]), code.times(first, plan[1])))
-        its = code.at(out, code.plus(code.times(sequence, plan[10]), code.times(first, plan[11])))
+        mine = code.at(x, code.plus(code.times(sequence, apart[0]), code.times(first, plan[1])))
+        its = code.at(out, code.plus(code.times(sequence, apart[1]), code.times(first, plan[11])))
         with code.loop("0", "%rows") as row:
-            count = code.plus(code.plus(held, row), 1)
+            count = code.least(code.plus(code.plus(held, row), 1), plan[17])
             read, written = code.at(mine, code.times(row, plan[2])), code.at(its, code.times(row, plan[12]))
             work.score([code.at(read, code.times(plan[1], query)) for query in range(shared)], activation, key, count)
             inverses = [work.soften(query, count) for query in range(shared)]
@@ -160,10 +162,8 @@ class _Heads:
         lanes = "<" + ", ".join(f"i32 {lane}" for lane in range(LANES)) + ">"
         with code.loop("0", self._blocks(count)) as block:
             base = code.let(f"shl i64 {block}, 4")
-            rows = []
-            for lane in range(LANES):
-                row = code.let(f"call i64 @llvm.smin.i64(i64 {code.plus(base, lane)}, i64 {last})")
-                rows.append(code.at(key, code.times(row, self.stride)))
+            places = [code.least(code.plus(base, lane), last) for lane in range(LANES)]
+            rows = [code.at(key, code.times(place, self.stride)) for place in places]
             left = code.let(f"trunc i64 {code.let(f'sub i64 {count}, {base}')} to i32")
             there = code.let(f"icmp sgt {WORDS} {code.splat('i32', left)}, {lanes}")
             for query in range(self.shared):

@@ -139,6 +139,10 @@ class Code:
         """Sum of two i64."""
         return self.let(f"add i64 {a}, {b}")
 
+    def least(self, a: str, b: str) -> str:
+        """The lesser of two i64."""
+        return self.let(f"call i64 @llvm.smin.i64(i64 {a}, i64 {b})")
+
     def at(self, base: str, offset: str | int) -> str:
         """The address some bytes further."""
         return self.let(f"getelementptr i8, ptr {base}, i64 {offset}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,8 +13,6 @@ from torch import Tensor, nn
 from csm_model.inference.kernels.code import LANES
 from csm_model.inference.kernels.machine import Machine, runner, this_machine
 from csm_model.inference.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, product
-from csm_model.model import CsmModel
-from csm_model.quantize import RoundedLinear, unpack_int4
 
 _STORED: dict[Kind, torch.dtype] = {
     "fp32": torch.float32,
@@ -19,8 +20,6 @@ _STORED: dict[Kind, torch.dtype] = {
     "int8": torch.int8,
     "int4": torch.uint8,
 }
-_ALONE = 5 << 20
-"""Bytes of weights, times rows and four more, below which one thread is sooner done than several."""
 
 
 def pack_words(weight: Tensor) -> Tensor:
@@ -57,6 +56,9 @@ class PackedLinear(nn.Module):
         machine: what to compile for; None is this one.
     """
 
+    ALONE = 5 << 20
+    """Bytes of weights, times rows and four more, below which one thread is sooner done than several."""
+
     def __init__(
         self,
         kind: Kind,
@@ -88,23 +90,32 @@ class PackedLinear(nn.Module):
         else:
             self._weight = pack_words(weight)
         kernels = product(kind, "bf16" if self.dtype == torch.bfloat16 else "fp32", machine or this_machine())
-        self._prepare, self._kernel, self._run = kernels.prepare, kernels.kernel, runner()
-        size, steps = self.dtype.itemsize, inputs // step
-        self._scratch = inputs + 8 * steps if whole else 0
-        self._plan = np.array(
-            [
-                self._weight.data_ptr(),
-                self._scales.data_ptr(),
-                steps,
-                self._scratch or inputs * size,
-                self._width * size,
-                inputs * size,
-                inputs,
-            ],
-            np.int64,
-        )
+        self.prepare, self.kernel, self._run = kernels.prepare, kernels.kernel, runner()
+        self._steps = inputs // step
+        self.scratch = inputs + 8 * self._steps if whole else 0
+        """Bytes that the integers of a row take."""
+        self._inputs = inputs
+        self._point()
+
+    @property
+    def items(self) -> int:
+        """Groups of channels that are summed together."""
+        return self._width // CHANNELS
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return self._weight.numel()
+
+    def plan(self, *, given: int, out: int) -> list[int]:
+        """What the kernel reads, for rows of x and of out that are so many bytes apart."""
+        stride = self.scratch or given
+        return [self._weight.data_ptr(), self._scales.data_ptr(), self._steps, stride, out, given, self._inputs]
+
+    def _point(self) -> None:
+        size = self.dtype.itemsize
+        self._plan = np.array(self.plan(given=self._inputs * size, out=self._width * size), np.int64)
         self._address = self._plan.ctypes.data
-        self._items = self._width // CHANNELS
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
@@ -113,42 +124,47 @@ class PackedLinear(nn.Module):
         x = x.to(self.dtype).contiguous()
         rows = x.numel() // x.shape[-1]
         out = torch.empty((*x.shape[:-1], self._width), dtype=self.dtype)
-        scratch = torch.empty(rows * self._scratch, dtype=torch.uint8) if self._scratch else x
-        parts = 1 if self._weight.numel() * (4 + rows) < _ALONE else torch.get_num_threads()
+        scratch = torch.empty(rows * self.scratch, dtype=torch.uint8) if self.scratch else x
+        parts = 1 if self._weight.numel() * (4 + rows) < self.ALONE else torch.get_num_threads()
         self._run(
-            self._prepare, self._kernel, self._address, x.data_ptr(), scratch.data_ptr(), out.data_ptr(), rows,
-            self._items, parts,
+            self.prepare, self.kernel, self._address, x.data_ptr(), scratch.data_ptr(), out.data_ptr(), rows,
+            self.items, parts,
         )  # fmt: skip
         return out if self._width == self.out_features else out[..., : self.out_features]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Raises TypeError: a copy would hold the addresses of this one's memory."""
+        raise TypeError("packed layers are not copied; load the model again")
 
     def extra_repr(self) -> str:
         """What it is."""
         return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
 
 
-def packed(layer: nn.Linear | RoundedLinear) -> PackedLinear:
-    """The layer for the kernels."""
-    assert not isinstance(layer, nn.Linear) or layer.bias is None, layer
-    if isinstance(layer, nn.Linear):
-        return PackedLinear("bf16" if layer.weight.dtype == torch.bfloat16 else "fp32", layer.weight)
-    weight = layer.weight if layer.kind == "int8" else unpack_int4(layer.weight)
-    return PackedLinear(layer.kind, weight, layer.scale, in_features=layer.in_features)
+class JoinedLinear:
+    """Layers of the same inputs as one product, its channels one layer's after another's, each padded to 32.
 
-
-def pack(model: CsmModel) -> CsmModel:
-    """Replaces every product of a model on a CPU, float or rounded, by one that the kernels do, in place.
-
-    Each layer is let go of when its packed one is there, so that hardly more memory is needed than the model has. The
-    model is then for speaking only, and has no weights of these layers to be saved.
+    The layers go on, over the same memory.
     """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear | RoundedLinear):
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, packed(module))
-    if model.code_heads is not None:
-        model.code_heads = [packed(head) for head in model.code_heads]  # type: ignore[arg-type]
-    else:
-        kind: Kind = "bf16" if model.audio_head.dtype == torch.bfloat16 else "fp32"
-        model.code_heads = [PackedLinear(kind, head.T) for head in model.audio_head.detach()]
-        model.audio_head = nn.Parameter(torch.empty(0, dtype=model.audio_head.dtype), requires_grad=False)
-    return model
+
+    def __init__(self, layers: Sequence[PackedLinear]) -> None:
+        first = layers[0]
+        kinds = {(layer.kind, layer.dtype, layer.in_features, layer.kernel) for layer in layers}
+        assert len(kinds) == 1, kinds
+        self._first = first
+        self._weight = torch.cat([layer._weight for layer in layers])
+        self._scales = torch.cat([layer._scales for layer in layers])
+        self.offsets = [sum(layer._width for layer in layers[:place]) for place in range(len(layers))]
+        """Channels before each layer's own."""
+        self.width = sum(layer._width for layer in layers)
+        self.prepare, self.kernel, self.scratch = first.prepare, first.kernel, first.scratch
+        self.items, self.weight_bytes = self.width // CHANNELS, self._weight.numel()
+        weights = torch.split(self._weight, [layer._weight.numel() for layer in layers])
+        scales = torch.split(self._scales, [layer._scales.numel() for layer in layers])
+        for layer, weight, scale in zip(layers, weights, scales, strict=True):
+            layer._weight, layer._scales = weight, scale
+            layer._point()
+
+    def plan(self, *, given: int, out: int) -> list[int]:
+        """See `PackedLinear.plan`."""
+        return [self._weight.data_ptr(), self._scales.data_ptr(), *self._first.plan(given=given, out=out)[2:]]

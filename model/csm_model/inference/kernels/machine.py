@@ -139,3 +139,17 @@ def runner() -> Run:
                 call(kernel, plan, x, out, rows, items * part // parts, items * (part + 1) // parts)
 
     return run
+
+
+@functools.cache
+def program() -> Callable[[Any], None]:
+    """`program(list)`: runs the lines of an int64 `[lines, 9]` one after another, each the arguments of `runner`."""
+    run: Any = runner()
+    import numba
+
+    @numba.njit([numba.types.void(numba.types.int64[:, ::1])], nogil=True, boundscheck=False, error_model="numpy")
+    def lines(listed):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for line in listed:
+            run(line[0], line[1], line[2], line[3], line[4], line[5], line[6], line[7], line[8])
+
+    return lines
