@@ -128,7 +128,7 @@ class FromTriton:
         from csm_serving.settings import load_settings
         from csm_serving.triton import LocalTriton
 
-        # The turns before are recordings of whoever speaks, which a server at large refuses; nobody listens as it speaks.
+        # The turns before are recordings of whoever speaks, which others refuse; and nobody listens as it speaks.
         settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, client_voices="allow", lead_s=0)
         with LocalTriton(self.folder, settings=settings) as triton:
             yield FromServer(url=triton.url, digest=self.digest)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
+
+SECRETS: Final = {"turn_key", "watermark_key"}
+"""Settings that are handed on in the environment, and never written down."""
 
 
 class ServingSettings(BaseSettings):
@@ -35,7 +38,7 @@ class ServingSettings(BaseSettings):
     prefill_rows: int = Field(default=64, ge=1, le=4096)
     """Rows of a prompt that are read in one step; more of them stall live streams, fewer delay the first audio."""
     lead_s: float = Field(default=2.0, ge=0)
-    """How far a stream may be ahead of its player, in seconds, where it is not alone; 0: as far as there is time for."""
+    """Seconds that a stream may be ahead of its player where it is not alone; 0: as far as there is time for."""
     text_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for more of its text before it ends."""
     max_stream_characters: int = Field(default=10_000, ge=1)
@@ -86,12 +89,12 @@ class ServingSettings(BaseSettings):
     """Seconds that a client waits for the next chunk of a stream."""
 
     def of_model(self) -> dict[str, Any]:
-        """What the model needs to know, as JSON: all that is set, without the client's part and the secret.
+        """What the model needs to know, as JSON: all that is set, without the client's part and the secrets.
 
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
-        left_out = {"turn_key", "grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
-        values = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        left_out = {"grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
+        values = self.model_dump(mode="json", exclude=left_out | SECRETS, exclude_none=True)
         for name in ("bundle", "codec", "voices", "audit"):
             if values.get(name) not in (None, "log", "off"):
                 values[name] = str(Path(values[name]).absolute())

@@ -20,8 +20,8 @@ from csm_model.bundle import Bundle
 from csm_model.errors import CsmError
 from csm_model.inference.batch import Frame, Marker, SpeechBatch
 from csm_model.inference.context import ContextTurn, VoicePrompt
-from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.narration import SpokenSentence, Utterance
+from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.safety import Bounds, Reason
 from csm_model.inference.sampling import Sampling
 
