@@ -31,6 +31,8 @@ Late = Literal["deadline", "wait", "text"]
 """What a stream ran out of: its own deadline, its time in the queue, its time without more text."""
 _SAMPLES = 16
 """Steps of each size, and streams, whose times are remembered."""
+_LONGEST_HINT_S = 30.0
+"""Seconds after which one that was refused is told to ask again, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Policy:
     """Share of a frame's 80 ms that a step may take with one stream more; above it that one is refused. 0: no bound."""
     lead_s: float | None = 2.0
     """Seconds of sound that a stream may be ahead of its player where it is not alone; None: as many as there is time
-    for. What is made further ahead delays the first sound of others, and is thrown away when its listener interrupts."""
+    for. What is made further ahead delays others' first sound, and is thrown away when its listener interrupts."""
     text_timeout_s: float = 30.0
     """Seconds that a stream waits for more of its text."""
 
@@ -227,6 +229,7 @@ class Scheduler:
         self._queue: list[Job] = []
         self._live: dict[int, Job] = {}
         self._lasted: deque[float] = deque(maxlen=_SAMPLES)
+        self._hinted = 0.0
 
     @property
     def live(self) -> int:
@@ -284,11 +287,17 @@ class Scheduler:
         return "budget" if budget and streams and self.times.of(streams + 1) > budget else None
 
     def _retry_after(self) -> float:
-        """Seconds after which a slot may be free: one of n streams ends every n-th part of how long they last."""
+        """Seconds after which a slot may be free: one of n streams ends every n-th part of how long they last.
+
+        Those that are refused one after the other are told one slot after the other: else all came back for the first.
+        """
+        now = self._clock()
         lasts = sum(self._lasted) / len(self._lasted) if self._lasted else 1.0
         streams = len(self._live) + len(self._queue)
+        every = lasts / min(max(1, streams), self._streams.slots)
         ahead = max(0, streams - self._streams.slots) + 1
-        return max(FRAME_SECONDS, lasts * ahead / min(max(1, streams), self._streams.slots))
+        self._hinted = max(now + every * ahead, min(self._hinted + every, now + _LONGEST_HINT_S))
+        return max(FRAME_SECONDS, self._hinted - now)
 
     def _sweep(self) -> None:
         """Lets go of who has gone or run out of time."""
@@ -379,7 +388,7 @@ class Scheduler:
         return True
 
     def _margin(self) -> float:
-        """A stream with less slack than this is about to be late: it may have to wait for a step and then for another."""
+        """A stream with less slack than this is about to be late: it may have to wait for two steps."""
         return 2 * self.times.of(len(self._live))
 
     def _emit(self, slot: int, frame: Frame) -> None:
