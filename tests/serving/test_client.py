@@ -608,6 +608,15 @@ def test_other_encodings_come_as_samples(server: StandIn, hear: Hear, encoding: 
         np.testing.assert_allclose(audio[::FRAME_SAMPLES], np.arange(10) / 100, atol=1e-4)
 
 
+def test_an_opus_stream_that_breaks_loses_what_the_codec_held(server: StandIn, hear: Hear) -> None:
+    server.faults = [Fault(break_before=4)]
+    heard = hear(server.url, TEXT, asked={"encoding": "opus"})
+    check(heard, TEXT, retries=1)
+    assert heard.end is not None
+    samples = sum(chunk.audio.size for chunk in heard.chunks) + heard.end.audio.size
+    assert samples == 10 * FRAME_SAMPLES - 156  # 6.5 ms
+
+
 @pytest.mark.parametrize(("encoding", "kind", "scale"), [("float32", "<f4", 1.0), ("int16", "<i2", 32767.0)])
 def test_raw_bytes_are_those_of_the_wire(server: StandIn, hear: Hear, encoding: str, kind: str, scale: float) -> None:
     heard = hear(server.url, TEXT, raw=True, asked={"encoding": encoding})
