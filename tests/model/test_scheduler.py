@@ -193,6 +193,29 @@ def test_without_a_slot_a_stream_is_refused_at_once_with_a_hint() -> None:
     desk.ask()
 
 
+def test_those_who_are_refused_together_are_not_told_to_come_back_together() -> None:
+    desk = Desk(slots=2)
+    desk.ask("a" * 50)
+    desk.rounds()
+    for _ in range(2):
+        desk.ask("a" * 60)
+
+    def hint() -> float:
+        with pytest.raises(RefusedError) as refused:
+            desk.ask()
+        return refused.value.retry_after_s
+
+    every = 50 * STEP / 2
+    assert [hint() for _ in range(4)] == pytest.approx([every, 2 * every, 3 * every, 4 * every])
+    desk.clock.now += 2 * every
+    assert hint() == pytest.approx(3 * every), "two of them have had their turn"
+    for _ in range(2_000):
+        last = hint()
+    assert last == pytest.approx(30.0), "who asks ever again drives nobody away for ever"
+    desk.clock.now += 60.0
+    assert hint() == pytest.approx(every)
+
+
 def test_who_may_wait_gets_a_slot_by_priority_and_then_by_arrival() -> None:
     desk = Desk(slots=1)
     desk.ask("abc")
