@@ -101,8 +101,11 @@ def test_a_failing_source_of_text_frees_the_slot(client: SpeechClient, triton: L
     eventually(lambda: scrape(triton.metrics_url)["csm_live_streams"] == 0)
 
 
-def test_a_stream_outlives_its_server(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton is killed in the middle of two streams, and another one started at its address."""
+def test_streams_outlive_their_server(bundle: Path, triton: LocalTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Triton is killed in the middle of streams, and another one with its key started at its address.
+
+    A stream that finds a server with another key cannot go on.
+    """
     monkeypatch.setenv("CSM_SERVING_TURN_KEY", "5e" * 32)
     settings = load_settings(**FREE_PORTS)
     retry = Retry(attempts=1_000, first_s=0.05, most_s=0.2, budget_s=120)
@@ -113,16 +116,24 @@ def test_a_stream_outlives_its_server(bundle: Path, monkeypatch: pytest.MonkeyPa
             told.append(sentence)
             yield sentence
 
-    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url, retry=retry) as client:
+    with (
+        LocalTriton(bundle, settings=settings) as first,
+        SpeechClient(first.url, retry=retry) as client,
+        SpeechClient([first.url, triton.url]) as astray,
+    ):
         undisturbed = [
             list(client.stream(LONG, seed=4, max_frames=200)),
             list(client.stream(parts(), 1, seed=5, max_frames=200)),
         ]
         streams = [client.stream(LONG, seed=4, max_frames=200), client.stream(parts(), 1, seed=5, max_frames=200)]
         heard = [[next(stream) for _ in range(7)] for stream in streams]
-        os.kill(triton.pid, signal.SIGKILL)
-        triton.wait(30)
-        ports = {f"{name}_port": port for name, port in triton.ports.items()}
+        lost = astray.stream(LONG, sampling=GREEDY)
+        next(lost)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait(30)
+        with pytest.raises(UnavailableError, match=r"cannot go on: .*not spoken by this service"):
+            list(lost)
+        ports = {f"{name}_port": port for name, port in first.ports.items()}
         with LocalTriton(bundle, settings=load_settings(**FREE_PORTS | ports)):
             for chunks, stream in zip(heard, streams, strict=True):
                 chunks.extend(stream)
@@ -132,18 +143,6 @@ def test_a_stream_outlives_its_server(bundle: Path, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(audio, expected_audio, rtol=0, atol=1e-5)
         assert stream.end is not None
     assert max(stream.retries for stream in streams) > 0
-
-
-def test_servers_that_do_not_share_a_key_do_not_take_each_others_frames(bundle: Path, triton: LocalTriton) -> None:
-    with (
-        LocalTriton(bundle, settings=load_settings(**FREE_PORTS)) as other,
-        SpeechClient([other.url, triton.url]) as client,
-    ):
-        stream = client.stream(LONG, sampling=GREEDY)
-        next(stream)
-        os.kill(other.pid, signal.SIGKILL)
-        with pytest.raises(UnavailableError, match=r"cannot go on: .*not spoken by this service"):
-            list(stream)
 
 
 def test_a_deadline_ends_a_stream_with_its_error(client: SpeechClient, triton: LocalTriton) -> None:
