@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import soundfile
@@ -24,12 +25,13 @@ from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator, Speech
 from csm_model.inference.sampling import Sampling
-from csm_serving import repository
+from csm_serving import calls, repository
 from csm_serving.client import SpeechClient
 from csm_serving.errors import BusyError, ServingError, UnavailableError
 from csm_serving.load_report import scrape
 from csm_serving.local import LocalSpeech
-from csm_serving.protocol import Chunk, End, SamplingOptions, Turn
+from csm_serving.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
+from csm_serving.retry import NEVER, Retry
 from csm_serving.settings import load_settings
 from csm_serving.speech import SpeechService
 from csm_serving.triton import LocalTriton
@@ -200,6 +202,34 @@ def test_sigterm_lets_a_live_stream_end(bundle: Path) -> None:
         assert stream.end == End(ended=False)
 
 
+def test_sigterm_sends_those_that_wait_elsewhere_at_once(slow_bundle: Path) -> None:
+    settings = load_settings(**FREE_PORTS, slots=1, exit_timeout_s=120)
+    with LocalTriton(slow_bundle, settings=settings) as triton, SpeechClient(triton.url, retry=NEVER) as client:
+        live = client.stream(LONG, sampling=GREEDY, max_frames=100)
+        next(live)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.say, TEXT, max_wait_s=100.0)
+            eventually(lambda: metrics_of(triton)["csm_queued_streams"] == 1)
+            triton.terminate()
+            with pytest.raises(UnavailableError, match="stopping"):
+                waiting.result()
+            assert metrics_of(triton)["csm_live_streams"] == 1, "the live one goes on"
+        assert sum(1 for _ in live) == 99
+        assert triton.wait(60) == 0
+
+
+def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton: LocalTriton) -> None:
+    before = metrics_of(triton)
+    request = SpeechRequest(text=LONG, sampling=GREEDY, max_frames=300)
+    with grpc.insecure_channel(triton.url, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        call = calls.infer_stream(channel)(iter([calls.message_of(request, "deaf")]))  # far more than gRPC buffers
+        assert client.say(TEXT, max_frames=20).frames == 20
+        eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
+        counted = metrics_of(triton)
+        assert counted["csm_frames_total"] - before["csm_frames_total"] == 320
+        assert sum(1 for answer in call if answer.infer_response.outputs) == 301, "all of it, and the end, had waited"
+
+
 def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(slow_bundle: Path) -> None:
     settings = load_settings(**FREE_PORTS, exit_timeout_s=5)
     with LocalTriton(slow_bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
@@ -260,20 +290,25 @@ def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> N
     eventually(lambda: _gone(pid))
 
 
-def test_serve_runs_until_it_is_told_to_stop(bundle: Path, tmp_path: Path) -> None:
+def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(bundle: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from csm_serving.triton import serve\n"
         "sys.exit(serve(Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1,"
-        " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, flush=True)))"
+        " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, triton.pid, flush=True)))"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        with SpeechClient(url) as client:
-            assert client.say(TEXT, max_frames=3).frames == 3
+        url, pid = process.stdout.readline().split()
+        with SpeechClient(url, retry=Retry(attempts=1_000, first_s=0.5, budget_s=120)) as client:
+            stream = client.stream(LONG, sampling=GREEDY, max_frames=200)
+            next(stream)
+            os.kill(int(pid), signal.SIGKILL)
+            assert [chunk.frame_index for chunk in stream] == list(range(1, 200))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert "ended by itself with status -9" in process.stderr.read()
 
 
 def _refuses(client: SpeechClient) -> bool:

@@ -205,6 +205,8 @@ class LocalTriton:
             "PATH": _joined(str(bin_), os.environ.get("PATH", "")),
             "CSM_SERVING_TURN_KEY": self._turn_key,
         }
+        if settings.watermark_key is not None:
+            environment["CSM_SERVING_WATERMARK_KEY"] = settings.watermark_key
         command = [
             str(installation.server),
             f"--model-repository={self.folder / 'repository'}",
