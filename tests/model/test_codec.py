@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from csm_model.codec import RvqCodec, RvqConfig, load_codec
+from csm_model.codec.slots import rows_of
 from csm_model.codec.source import DELAY
 from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import ArtifactError, InputError
@@ -59,7 +60,7 @@ def test_decoder_for_training_is_the_same_function(codec: RvqCodec) -> None:
         latent = codec.quantizer.decode(codes)
         controls = codec.decoder.controls(latent)
         stream = codec.slot_decoder(1)
-        steps = [stream._controls(latent[:, [t]], slice(0, 1)) for t in range(latent.shape[1])]
+        steps = [stream._controls(latent[:, [t]], rows_of([0], 1, 1, latent.device)) for t in range(latent.shape[1])]
         whole = codec.decoder(controls)
     for together, apart in zip(controls, zip(*steps, strict=True), strict=True):
         torch.testing.assert_close(together, torch.cat(apart, dim=1), rtol=1e-4, atol=1e-6)

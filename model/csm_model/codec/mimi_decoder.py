@@ -20,12 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csm_model.codec.packed import PackedLinear
-from csm_model.codec.slots import Rows, checked_room, checked_slot, rows_of, runs_of
+from csm_model.codec.loops import loops
+from csm_model.codec.packed import PackedConv, PackedLinear
+from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, elu_, rows_of, runs_of
 from csm_model.frames import FRAME_SAMPLES
 
 Weights = Mapping[str, Tensor]
 Runs = Sequence[tuple[slice, slice]]
+_MANY = 90  # rows
 _TOGETHER = 8  # frames in one product, of one stream or of several: as many as stay in the cache
 
 
@@ -40,36 +42,55 @@ class MimiShape:
 
 
 class CausalConv:
-    """A causal convolution over the rows to come, with the rows before them of every slot."""
+    """A causal convolution, as one product."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """`weight` `[out, in, kernel]`."""
-        channels, self._kernel = weight.shape[1], weight.shape[2]
-        self._product = PackedLinear(weight.transpose(1, 2).flatten(1), bias)
-        self._width = self._kernel * channels
-        self._channels, self._device = channels, weight.device
+    def __init__(self, weight: Tensor, bias: Tensor, *, rows: int) -> None:
+        """`weight` `[out, in, kernel]`; `rows` are those of a frame."""
+        self.channels, self.kernel = weight.shape[1], weight.shape[2]
+        self.device = weight.device
+        # Where there are many rows, oneDNN's convolution spares the copy of the overlapping ones.
+        many = self.kernel > 1 and rows >= _MANY
+        self._convolve = PackedConv(weight, bias) if many else None
+        self._product = None if many else PackedLinear(weight.transpose(1, 2).flatten(1), bias)
 
     @classmethod
-    def transposed(cls, weight: Tensor, bias: Tensor, stride: int) -> CausalConv:
-        """One that makes `stride` rows of each: `weight` `[in, out, 2 * stride]`; its outputs are `[stride * out]`."""
-        if weight.shape[2] != 2 * stride:
-            raise ValueError(f"a kernel of {weight.shape[2]} for a stride of {stride}; it must be twice the stride")
-        now, then = weight.permute(2, 1, 0).flatten(0, 1).chunk(2)  # [stride * out, in]
-        return cls(torch.stack([then, now], dim=2), bias.repeat(stride))
+    def transposed(cls, weight: Tensor, bias: Tensor, *, rows: int) -> CausalConv:
+        """One that makes s rows of each: `weight` `[in, out, 2 s]`; its outputs are `[s * out]`."""
+        now, then = weight.permute(2, 1, 0).flatten(0, 1).chunk(2)  # [s * out, in]
+        return cls(torch.stack([then, now], dim=2), bias.repeat(weight.shape[2] // 2), rows=rows)
 
-    def past(self, slots: int) -> Tensor:
-        """The rows before, `[slots, kernel - 1, C]`: zeros, as nothing is known before the first."""
-        return torch.zeros(slots, self._kernel - 1, self._channels, device=self._device)
+    def past(self, slots: int) -> Past:
+        """What it keeps of every slot."""
+        return Past(slots, self.kernel - 1, self.channels, self.device)
 
-    def __call__(self, x: Tensor, past: Tensor, rows: Rows, plus: Tensor | None = None) -> Tensor:
-        """`[M, T, in]` to `[M, T, out]`."""
-        if self._kernel == 1:
-            return self._product(x, plus)
-        window = torch.cat([past[rows], x], dim=1)
-        past[rows] = window[:, -(self._kernel - 1) :]
-        count, length, channels = x.shape
-        overlapping = window.as_strided((count, length, self._width), (window.stride(0), channels, 1))
-        return self._product(overlapping, plus)
+    def __call__(self, window: Tensor, plus: Tensor | None = None) -> Tensor:
+        """`[M, kernel - 1 + T, in]`, what `past` gives, to `[M, T, out]`."""
+        if self._convolve is not None:
+            return self._convolve(window, plus)
+        assert self._product is not None
+        count, length, channels = window.shape
+        size = (count, length - self.kernel + 1, self.kernel * channels)
+        return self._product(window.as_strided(size, (window.stride(0), channels, 1)), plus)
+
+
+class _ToMono:
+    """The last convolution, after an ELU: to one channel."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """`weight` `[1, in, kernel]`."""
+        self._weight, self._bias = weight.detach().transpose(1, 2).reshape(-1).clone(), bias.detach()
+        self.kernel, self.channels = weight.shape[2], weight.shape[1]
+
+    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
+        """`[M, T, in]` to `[M, T]`."""
+        window = past.before(x, rows, elu=True)
+        if window.device.type != "cpu":
+            kernels = self._weight.view(1, self.kernel, self.channels).transpose(1, 2)
+            return F.conv1d(window.transpose(1, 2), kernels, self._bias)[:, 0]
+        sound = torch.empty(x.shape[:2])
+        flat = window.view(len(x), -1).numpy()
+        loops().dot(flat, self.channels, self._weight.numpy(), self._bias.numpy(), sound.numpy())
+        return sound
 
 
 class _Codebooks:
@@ -191,34 +212,39 @@ class _Upsampling:
         kernel = weights["upsample.convtr.convtr.convtr.weight"].detach()[:, 0].T.contiguous()  # [4, C]
         self._now, self._then = kernel.chunk(2)
 
-    def __call__(self, x: Tensor, past: Tensor, rows: Rows) -> Tensor:
-        """`[M, t, C]` to `[M, 2 t, C]`; `past` `[slots, 1, C]`."""
-        window = torch.cat([past[rows], x], dim=1)
-        past[rows] = window[:, -1:]
+    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
+        """`[M, t, C]` to `[M, 2 t, C]`."""
+        window = past.before(x, rows)
         return (window[:, 1:, None] * self._now + window[:, :-1, None] * self._then).flatten(1, 2)
 
 
 class _Stage:
     """Upsampling by a stride, and a residual unit."""
 
-    def __init__(self, weights: Weights, index: int) -> None:
+    def __init__(self, weights: Weights, index: int, rows: int) -> None:
+        """`rows` of a frame go in."""
         up = f"decoder.model.{index}.convtr.convtr"
         unit = f"decoder.model.{index + 1}.block"
         kernel = weights[f"{up}.weight"]
-        self.channels = kernel.shape[1]
-        self.convs = [
-            CausalConv.transposed(kernel, weights[f"{up}.bias"], kernel.shape[2] // 2),
-            *(
-                CausalConv(weights[f"{unit}.{number}.conv.conv.weight"], weights[f"{unit}.{number}.conv.conv.bias"])
-                for number in (1, 3)
-            ),
-        ]
+        self.channels, self.rows = kernel.shape[1], rows * kernel.shape[2] // 2
+        self.up = CausalConv.transposed(kernel, weights[f"{up}.bias"], rows=rows)
+        self.wide, self.narrow = (
+            CausalConv(
+                weights[f"{unit}.{number}.conv.conv.weight"],
+                weights[f"{unit}.{number}.conv.conv.bias"],
+                rows=self.rows,
+            )
+            for number in (1, 3)
+        )
 
-    def __call__(self, x: Tensor, pasts: Sequence[Tensor], rows: Rows) -> Tensor:
-        """`[M, T, C]`, which it may write over, to `[M, T * stride, C / 2]`."""
-        up, wide, narrow = self.convs
-        x = up(F.elu_(x), pasts[0], rows).view(len(x), -1, self.channels)
-        return narrow(F.elu_(wide(F.elu(x), pasts[1], rows)), pasts[2], rows, x)
+    def pasts(self, slots: int) -> tuple[Past, Past]:
+        """What it keeps of every slot."""
+        return self.up.past(slots), self.wide.past(slots)
+
+    def __call__(self, x: Tensor, pasts: tuple[Past, Past], rows: Rows) -> Tensor:
+        """`[M, T, C]` to `[M, T * stride, C / 2]`."""
+        x = self.up(pasts[0].before(x, rows, elu=True)).view(len(x), -1, self.channels)
+        return self.narrow(elu_(self.wide(pasts[1].before(x, rows, elu=True))), x)
 
 
 class MimiDecoder:
@@ -231,9 +257,13 @@ class MimiDecoder:
         self.transformer = _Transformer(weights, shape)
         outer = sorted({int(name.split(".")[2]) for name in weights if name.startswith("decoder.model.")})
         first, last = (f"decoder.model.{index}.conv.conv" for index in (outer[0], outer[-1]))
-        self.enter = CausalConv(weights[f"{first}.weight"], weights[f"{first}.bias"])
-        self.stages = [_Stage(weights, index) for index in outer[1:-1:2]]
-        self.leave = CausalConv(weights[f"{last}.weight"], weights[f"{last}.bias"])
+        self.enter = CausalConv(weights[f"{first}.weight"], weights[f"{first}.bias"], rows=2)
+        self.stages: list[_Stage] = []
+        rows = 2
+        for index in outer[1:-1:2]:
+            self.stages.append(_Stage(weights, index, rows))
+            rows = self.stages[-1].rows
+        self.leave = _ToMono(weights[f"{last}.weight"], weights[f"{last}.bias"])
 
 
 class MimiSlotDecoder:
@@ -244,11 +274,12 @@ class MimiSlotDecoder:
         self._slots = checked_room(slots)
         self._check = check
         self._rings = decoder.transformer.rings(slots)
-        self._steps = torch.zeros(slots, dtype=torch.int64, device=self._rings.device)  # rows of 25 Hz so far
-        self._latent = torch.zeros(slots, 1, decoder.transformer.width, device=self._rings.device)
+        device = self._rings.device
+        self._steps = torch.zeros(slots, dtype=torch.int64, device=device)  # rows of 25 Hz so far
+        self._latent = Past(slots, 1, decoder.transformer.width, device)
         self._enter = decoder.enter.past(slots)
-        self._stages = [[conv.past(slots) for conv in stage.convs] for stage in decoder.stages]
-        self._leave = decoder.leave.past(slots)
+        self._stages = [stage.pasts(slots) for stage in decoder.stages]
+        self._leave = Past(slots, decoder.leave.kernel - 1, decoder.leave.channels, device)
 
     @property
     def slots(self) -> int:
@@ -259,9 +290,10 @@ class MimiSlotDecoder:
     def reset(self, slot: int) -> None:
         """Makes `slot` ready for a new stream. Old keys and values stay: no row of the new stream looks at them."""
         checked_slot(slot, self._slots)
+        self._steps[slot] = 0
         pasts = (past for stage in self._stages for past in stage)
-        for state in (self._steps, self._latent, self._enter, self._leave, *pasts):
-            state[slot] = 0
+        for past in (self._latent, self._enter, self._leave, *pasts):
+            past.reset(slot)
 
     @torch.inference_mode()
     def step(self, codes: Tensor, slots: Sequence[int]) -> Tensor:
@@ -281,9 +313,10 @@ class MimiSlotDecoder:
         """Codes `[M, K, t]` to sound `[M, t * 1920]`."""
         decoder = self._decoder
         x = decoder.upsampling(decoder.codebooks(codes), self._latent, rows)
-        steps = self._steps[rows].clone()
-        self._steps[rows] += x.shape[1]
-        x = decoder.enter(decoder.transformer(x, self._rings, slots, steps), self._enter, rows)
+        steps = self._steps[rows.index].clone()
+        self._steps[rows.index] += x.shape[1]
+        x = decoder.transformer(x, self._rings, slots, steps)
+        x = decoder.enter(self._enter.before(x, rows))
         for stage, pasts in zip(decoder.stages, self._stages, strict=True):
             x = stage(x, pasts, rows)
-        return decoder.leave(F.elu_(x), self._leave, rows)[..., 0]
+        return decoder.leave(x, self._leave, rows)

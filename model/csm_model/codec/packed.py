@@ -17,7 +17,7 @@ from torch import Tensor
 Gelu = Literal["tanh", "erf"]
 _FORMS: dict[Gelu, str] = {"tanh": "tanh", "erf": "none"}
 _OPS: Any = torch.ops.mkldnn
-_ROWS = 16  # for which the layout is chosen
+_ROWS, _LONG = 16, 480  # rows for which the layouts are chosen
 
 
 class PackedLinear:
@@ -42,3 +42,33 @@ class PackedLinear:
             return _OPS._linear_pointwise.binary(x, plus, self._weight, self._bias, "add")  # type: ignore[no-any-return]
         kind, form = ("gelu", _FORMS[self._gelu]) if self._gelu else ("none", "")
         return _OPS._linear_pointwise(x, self._weight, self._bias, kind, [], form)  # type: ignore[no-any-return]
+
+
+class PackedConv:
+    """A convolution of rows `[M, T, C]` with as many kernels as it has channels out, without padding, for many rows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Takes `weight` `[N, C, kernel]` and `bias` `[N]`, float32."""
+        weight = weight.detach().float()[:, :, None].contiguous()
+        self._bias = bias.detach().float().clone()
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False), torch.no_grad():
+            size = [1, weight.shape[1], 1, weight.shape[3] - 1 + _LONG]
+            self._weight: Tensor = (
+                _OPS._reorder_convolution_weight(weight, [0, 0], [1, 1], [1, 1], 1, size)
+                if self._packed
+                else weight.clone()
+            )
+
+    def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """`[M, T + kernel - 1, C]` to `[M, T, N]`; `plus` of that shape is added."""
+        image = x.transpose(1, 2)[:, :, None]  # channels last, as it lies
+        made: Tensor
+        if self._packed:
+            made = _OPS._convolution_pointwise(
+                image, self._weight, self._bias, [0, 0], [1, 1], [1, 1], 1, "none", [], ""
+            )
+        else:
+            made = F.conv2d(image, self._weight, self._bias)
+        y = made[:, :, 0].transpose(1, 2)
+        return y if plus is None else y + plus

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from csm_model.codec.blocks import KERNEL, CausalStack, ConvNeXtBlock
+from csm_model.codec.loops import loops
 from csm_model.codec.packed import PackedLinear
-from csm_model.codec.slots import Rows, checked_room, checked_slot, rows_of
+from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, rows_of
 from csm_model.codec.source import Controls, SourceState
 from csm_model.frames import FRAME_SAMPLES
 
@@ -29,22 +31,30 @@ class _Block:
     """A ConvNeXt block over the next steps, with the six before them of every slot."""
 
     def __init__(self, block: ConvNeXtBlock, slots: int) -> None:
+        scale, bias = block.scale.detach(), block.depthwise.bias
+        assert bias is not None
         self._taps = block.depthwise.weight.detach()[:, 0].T.contiguous()
-        assert block.depthwise.bias is not None
-        self._bias = block.depthwise.bias.detach()
-        self._norm = block.norm
+        self._others = bias.detach(), block.norm.weight.detach(), block.norm.bias.detach()
+        on_cpu = scale.device.type == "cpu"
+        self._arrays = [tensor.numpy() for tensor in (self._taps, *self._others)] if on_cpu else None
         self._up = PackedLinear(block.up.weight, block.up.bias, gelu="tanh")
-        scale = block.scale.detach()
         self._down = PackedLinear(block.down.weight * scale[:, None], block.down.bias * scale)
-        self.past = scale.new_zeros(slots, KERNEL - 1, scale.shape[0])
+        self.past = Past(slots, KERNEL - 1, scale.shape[0], scale.device)
 
     def step(self, x: Tensor, rows: Rows) -> Tensor:
         """`[M, L, C]` to `[M, L, C]`."""
-        window = torch.cat([self.past[rows], x], dim=1)
-        self.past[rows] = window[:, -(KERNEL - 1) :]
-        # [M, L, 7, C] without a copy: for a few channels a step that costs less than a convolution does.
-        h = (window.unfold(1, KERNEL, 1).transpose(2, 3) * self._taps).sum(2).add_(self._bias)
-        return self._down(self._up(self._norm(h)), x)
+        return self._down(self._up(self._mixed(self.past.before(x, rows))), x)
+
+    def _mixed(self, window: Tensor) -> Tensor:
+        """The depth-wise convolution and the norm: `[M, 6 + L, C]` to `[M, L, C]`."""
+        count, length, channels = window.shape
+        if self._arrays is not None:
+            out = torch.empty(count, length - KERNEL + 1, channels)
+            loops().taps(window.numpy(), *self._arrays, out.numpy())
+            return out
+        bias, gain, shift = self._others
+        heard = (window.unfold(1, KERNEL, 1).transpose(2, 3) * self._taps).sum(2) + bias
+        return F.layer_norm(heard, (channels,), gain, shift)
 
 
 class RvqSlotDecoder:
@@ -74,7 +84,7 @@ class RvqSlotDecoder:
         """Makes `slot` ready for a new stream."""
         checked_slot(slot, self._slots)
         for block in (*self._coarse, *self._fine):
-            block.past[slot] = 0
+            block.past.reset(slot)
         for state in vars(self._state).values():
             state[slot] = 0
 
@@ -92,11 +102,11 @@ class RvqSlotDecoder:
     def _frame(self, latent: Tensor, rows: Rows) -> Tensor:
         """One frame's latents `[M, 1, D]` to its sound `[M, 1920]`."""
         controls = self._controls(latent, rows)
-        state = SourceState(**{name: whole[rows] for name, whole in vars(self._state).items()})
+        state = SourceState(**{name: whole[rows.index] for name, whole in vars(self._state).items()})
         pulses, noise = self._bands(controls.pulses), self._bands(controls.noise)
         sound = self._source.sound(controls.pitch, pulses, noise, state)
         for name, part in vars(state).items():
-            getattr(self._state, name)[rows] = part
+            getattr(self._state, name)[rows.index] = part
         return sound
 
     def _controls(self, latent: Tensor, rows: Rows) -> Controls:

@@ -1,17 +1,28 @@
-"""Slots: which rows of a state a step takes, and a stream of several rows over them."""
+"""Slots: which rows of a state a step takes, the steps that a convolution keeps of each, a stream over all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from csm_model.codec.base import SlotDecoder
+from csm_model.codec.loops import loops
 from csm_model.errors import InputError
 
-Rows = slice | Tensor
-"""Indexes the first axis of a state. A slice, where the slots follow one another, so that reading copies nothing."""
+
+@dataclass(frozen=True)
+class Rows:
+    """The slots of a step."""
+
+    index: slice | Tensor
+    """Indexes the first axis of a state: a slice where the slots follow one another, so that reading copies nothing."""
+    numbers: npt.NDArray[np.int64]
 
 
 def rows_of(slots: Sequence[int], count: int, room: int, device: torch.device) -> Rows:
@@ -24,9 +35,42 @@ def rows_of(slots: Sequence[int], count: int, room: int, device: torch.device) -
     for slot in chosen:
         checked_slot(slot, room)
     first = chosen[0] if chosen else 0
+    numbers = np.array(chosen, np.int64)
     if chosen == list(range(first, first + len(chosen))):
-        return slice(first, first + len(chosen))
-    return torch.tensor(chosen, device=device)
+        return Rows(slice(first, first + len(chosen)), numbers)
+    return Rows(torch.tensor(chosen, device=device), numbers)
+
+
+class Past:
+    """The last steps that went into a convolution, of every slot: zeros at first."""
+
+    def __init__(self, slots: int, steps: int, channels: int, device: torch.device) -> None:
+        self._held = torch.zeros(slots, steps, channels, device=device)
+        self._flat = self._held.view(slots, -1).numpy() if device.type == "cpu" else None
+
+    def reset(self, slot: int) -> None:
+        """Zeros again."""
+        self._held[slot] = 0
+
+    def before(self, x: Tensor, rows: Rows, *, elu: bool = False) -> Tensor:
+        """The steps kept and then the new ones `x` `[M, T, C]`, or their ELUs: `[M, kept + T, C]`; keeps the last."""
+        streams, steps, channels = x.shape
+        if self._flat is not None:
+            window = torch.empty(streams, self._held.shape[1] + steps, channels)
+            flat = x.reshape(streams, -1).numpy(), self._flat, rows.numbers, window.view(streams, -1).numpy()
+            loops().window(*flat, elu)
+            return window
+        window = torch.cat([self._held[rows.index], F.elu(x) if elu else x], dim=1)
+        self._held[rows.index] = window[:, steps:]
+        return window
+
+
+def elu_(x: Tensor) -> Tensor:
+    """ELU of contiguous `x` in place; returns `x`."""
+    if x.device.type != "cpu":
+        return F.elu_(x)
+    loops().elu(x.view(-1).numpy())
+    return x
 
 
 def runs_of(slots: Sequence[int]) -> list[tuple[slice, slice]]:

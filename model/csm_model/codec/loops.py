@@ -1,0 +1,152 @@
+"""What stands between a decoder's products, in one pass over the numbers each; numba compiles it for the CPU at hand.
+
+torch's own operations for the same go over memory four to ten times, and its exponential takes most of what is left.
+What a stream gets depends on its own rows alone.
+
+Shapes: M streams stepped together, S slots, T new steps, P steps before them that a slot keeps, C channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from csm_model.errors import MissingDependencyError
+
+Loop = Callable[..., None]
+Array = npt.NDArray[np.float32]
+
+
+class Loops(NamedTuple):
+    """Compiled; all arrays are contiguous float32, but for `slots` `[M]`, int64."""
+
+    window: Loop
+    """`(x [M, T * C], past [S, P * C], slots, out [M, (P + T) * C], elu)`: the kept steps and then the new ones, or
+    their ELUs, to `out`; the last P of them to `past`."""
+    elu: Loop
+    """`(x [N])`: ELU in place."""
+    taps: Loop
+    """`(window [M, P + T, C], taps [P + 1, C], bias, gain, shift [C], out [M, T, C])`: a depth-wise convolution, taps
+    oldest first, and LayerNorm with the epsilon 1e-5."""
+    dot: Loop
+    """`(window [M, (P + T) * C], C, weight [(P + 1) * C], bias [1], out [M, T])`: a convolution to one channel."""
+
+
+@functools.cache
+def loops() -> Loops:
+    """Compiles them, in some seconds; `MissingDependencyError` without numba."""
+    # numba counts the cores of the thread that imports it; where threads are bound (OMP_PROC_BIND) that is one. Once it
+    # is there, it takes no other number.
+    if "numba" not in sys.modules:
+        os.environ["NUMBA_NUM_THREADS"] = str(torch.get_num_threads())
+    try:
+        import numba
+        from llvmlite import ir
+        from numba.extending import intrinsic
+    except ImportError:
+        raise MissingDependencyError(
+            "numba is not installed: it compiles the codec's loops; pip install 'csm-foundry[serve]'"
+        ) from None
+
+    @intrinsic
+    def _bits(context: Any, value: Any) -> Any:
+        return numba.types.int32(numba.types.float32), lambda _, builder, __, args: builder.bitcast(
+            args[0], ir.IntType(32)
+        )
+
+    @intrinsic
+    def _float(context: Any, value: Any) -> Any:
+        return numba.types.float32(numba.types.int32), lambda _, builder, __, args: builder.bitcast(
+            args[0], ir.FloatType()
+        )
+
+    bits: Any = _bits
+    to_float: Any = _float
+    one, zero = np.float32(1), np.float32(0)
+    low, per_octave = np.float32(-87), np.float32(1 / math.log(2))
+    # What is added to it is rounded to the nearest integer, which stands in the low bits of the sum.
+    magic = np.float32(1.5 * 2**23)
+    coarse, fine = np.float32(0.693359375), np.float32(-2.12194440e-4)  # of log 2
+    # exp(r) = 1 + r + r^2 p(r), |r| < log(2) / 2 (Cephes, expf.c)
+    p0, p1, p2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+    p3, p4, p5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+    shift, exponent = np.int32(23), np.int32(0x3F800000)
+    # Sums may not be put in another order: the rounding by `magic` would go.
+    exact: Any = {"contract", "nsz", "nnan", "ninf"}
+
+    @numba.njit(fastmath=exact, inline="always")
+    def elu_of(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        z = min(max(x, low), zero)
+        rounded = z * per_octave + magic
+        n = rounded - magic
+        r = z - n * coarse - n * fine
+        p = ((((p0 * r + p1) * r + p2) * r + p3) * r + p4) * r + p5
+        scale = to_float(np.int32((bits(rounded) << shift) + exponent))
+        below = (scale - one) + scale * (p * (r * r) + r)
+        return x if x > zero else below
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def window(x, past, slots, out, elu):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        before, new = past.shape[1], x.shape[1]
+        for m in range(x.shape[0]):
+            row, kept, made = x[m], past[slots[m]], out[m]
+            for i in range(before):
+                made[i] = kept[i]
+            fresh = made[before:]
+            if elu:
+                for i in range(new):
+                    fresh[i] = elu_of(row[i])
+            else:
+                for i in range(new):
+                    fresh[i] = row[i]
+            last = made[new:]
+            for i in range(before):
+                kept[i] = last[i]
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def elu(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for i in range(x.shape[0]):
+            x[i] = elu_of(x[i])
+
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+    def taps(window, taps, bias, gain, move, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        kernel, channels = taps.shape
+        for m in range(out.shape[0]):
+            for t in range(out.shape[1]):
+                row = out[m, t]
+                row[:] = bias
+                for k in range(kernel):
+                    heard, tap = window[m, t + k], taps[k]
+                    for c in range(channels):
+                        row[c] += heard[c] * tap[c]
+                total = np.float32(0)
+                for c in range(channels):
+                    total += row[c]
+                mean = total / np.float32(channels)
+                spread = np.float32(0)
+                for c in range(channels):
+                    spread += (row[c] - mean) * (row[c] - mean)
+                factor = one / np.sqrt(spread / np.float32(channels) + np.float32(1e-5))
+                for c in range(channels):
+                    row[c] = (row[c] - mean) * factor * gain[c] + move[c]
+
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+    def dot(window, channels, weight, bias, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        width = weight.shape[0]
+        for m in range(out.shape[0]):
+            for t in range(out.shape[1]):
+                heard = window[m, t * channels : t * channels + width]
+                total = np.float32(0)
+                for i in range(width):
+                    total += heard[i] * weight[i]
+                out[m, t] = total + bias[0]
+
+    return Loops(window=window, elu=elu, taps=taps, dot=dot)

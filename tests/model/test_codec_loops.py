@@ -1,0 +1,94 @@
+"""The codec's compiled loops and packed products against torch's own operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from csm_model.codec.loops import loops
+from csm_model.codec.packed import PackedConv, PackedLinear
+from csm_model.codec.slots import Past, elu_, rows_of
+
+CPU = torch.device("cpu")
+
+
+def test_elu_is_torchs() -> None:
+    x = torch.cat([torch.linspace(-120, 20, 10_007), torch.tensor([0.0, -0.0, 1e-9, -1e-9, 3e38, -3e38])])
+    expected = F.elu(x)
+    assert elu_(x) is x
+    torch.testing.assert_close(x, expected, rtol=2e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("elu", [False, True])
+def test_a_past_keeps_the_last_steps_of_its_own_slot(steps: int, elu: bool) -> None:
+    past = Past(4, 3, 5, CPU)
+    rows = rows_of([3, 1], 2, 4, CPU)
+    pieces = [torch.randn(2, steps, 5) for _ in range(3)]
+    heard = torch.cat([torch.zeros(2, 3, 5), *(F.elu(piece) if elu else piece for piece in pieces)], dim=1)
+    for index, piece in enumerate(pieces):
+        window = past.before(piece, rows, elu=elu)
+        torch.testing.assert_close(window, heard[:, index * steps : (index + 1) * steps + 3])
+    past.reset(3)
+    window = past.before(pieces[0][:1], rows_of([3], 1, 4, CPU))
+    assert torch.equal(window[:, :3], torch.zeros(1, 3, 5))
+    # Slot 1 still knows, slot 0 never heard anything.
+    window = past.before(pieces[0], rows_of([1, 0], 2, 4, CPU))
+    torch.testing.assert_close(window[0, :3], heard[1, -3:])
+    assert not window[1, :3].any()
+
+
+@pytest.mark.parametrize("channels", [1, 17, 64])
+def test_taps_are_a_depthwise_convolution_and_a_norm(channels: int) -> None:
+    convolution = torch.nn.Conv1d(channels, channels, 7, groups=channels)
+    norm = torch.nn.LayerNorm(channels)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    window, out = torch.randn(3, 6 + 4, channels), torch.empty(3, 4, channels)
+    taps = convolution.weight[:, 0].T.contiguous()
+    constants = (taps, convolution.bias, norm.weight, norm.bias)
+    loops().taps(window.numpy(), *(constant.detach().numpy() for constant in constants), out.numpy())
+    expected = norm(convolution(window.transpose(1, 2)).transpose(1, 2))
+    torch.testing.assert_close(out, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_dot_is_a_convolution_to_one_channel() -> None:
+    convolution = torch.nn.Conv1d(6, 1, 3)
+    window, out = torch.randn(2, 2 + 9, 6), torch.empty(2, 9)
+    weight = convolution.weight.detach().transpose(1, 2).reshape(-1).clone()
+    loops().dot(window.view(2, -1).numpy(), 6, weight.numpy(), convolution.bias.detach().numpy(), out.numpy())
+    torch.testing.assert_close(out, convolution(window.transpose(1, 2))[:, 0].detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "outputs"), [(24, 40), (256, 129), (512, 1536)])
+def test_a_row_of_a_packed_product_is_the_same_in_any_company(width: int, outputs: int) -> None:
+    weight, bias, x = torch.randn(outputs, width) / width**0.5, torch.randn(outputs), torch.randn(67, width)
+    product = PackedLinear(weight, bias)
+    together = product(x)
+    torch.testing.assert_close(together, F.linear(x, weight, bias), rtol=1e-4, atol=1e-5)
+    for start, count in ((0, 1), (66, 1), (3, 2), (5, 3), (10, 8), (1, 33)):
+        rows = slice(start, start + count)
+        assert torch.equal(product(x[rows]), together[rows])
+    plus = torch.randn(67, outputs)
+    torch.testing.assert_close(product(x, plus), together + plus)
+
+
+@pytest.mark.parametrize("form", ["tanh", "erf"])
+def test_gelu_has_its_form(form: str) -> None:
+    weight, x = torch.randn(48, 32), torch.randn(5, 32)
+    expected = F.gelu(F.linear(x, weight), approximate="tanh" if form == "tanh" else "none")
+    torch.testing.assert_close(PackedLinear(weight, gelu=form)(x), expected, rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_row_of_a_packed_convolution_is_the_same_in_any_company() -> None:
+    convolution = torch.nn.Conv1d(64, 32, 3).requires_grad_(False)
+    x = torch.randn(5, 2 + 480, 64)
+    packed = PackedConv(convolution.weight, convolution.bias)
+    together = packed(x)
+    expected = convolution(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
+    assert together.is_contiguous()
+    assert torch.equal(packed(x[2:3]), together[2:3])
+    assert torch.equal(packed(x[:, :98]), together[:, :96])
+    assert torch.equal(packed(x[1:4, 96:]), together[1:4, 96:])
