@@ -56,10 +56,9 @@ class ResidualQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `[B, k, T]` (k at most K) to their sum `[B, T, D]`."""
-        total = F.embedding(codes[:, 0], self.codebooks[0])
-        for index in range(1, codes.shape[1]):
-            total = total + F.embedding(codes[:, index], self.codebooks[index])
-        return total
+        books, size, _ = self.codebooks.shape
+        offsets = torch.arange(0, books * size, size, device=codes.device)[: codes.shape[1]]
+        return F.embedding(codes.transpose(1, 2) + offsets, self.codebooks.flatten(0, 1)).sum(2)
 
     def forward(self, latent: Tensor, mask: Tensor, keep: Tensor) -> Quantized:
         """Quantises for training and moves the codebooks.

@@ -71,7 +71,7 @@ class RvqSlotDecoder:
         self._channels = decoder.channels
         self._norm, self._source = source.norm, source
         self._head = PackedLinear(source.head.weight, source.head.bias)
-        self._bands = PackedLinear(source.bands.T)
+        self._bands, self._shapes = PackedLinear(source.bands.T), PackedLinear(source.shapes.T)
         self._state = source.initial_state(slots)
 
     @property
@@ -103,7 +103,7 @@ class RvqSlotDecoder:
         """One frame's latents `[M, 1, D]` to its sound `[M, 1920]`."""
         controls = self._controls(latent, rows)
         state = SourceState(**{name: whole[rows.index] for name, whole in vars(self._state).items()})
-        pulses, noise = self._bands(controls.pulses), self._bands(controls.noise)
+        pulses, noise = self._shapes(controls.pulses), self._bands(controls.noise)
         sound = self._source.sound(controls.pitch, pulses, noise, state)
         for name, part in vars(state).items():
             getattr(self._state, name)[rows.index] = part

@@ -57,7 +57,8 @@ class HarmonicNoise(nn.Module):
     """Features `[B, L, C]` to sound `[B, L * 240]`."""
 
     window: Tensor
-    bands: Tensor
+    bands: Tensor  # [BANDS, bins], to log gains
+    shapes: Tensor  # [BANDS, 2 * bins], to log gains and phases
     table: Tensor
 
     def __init__(self, channels: int) -> None:
@@ -71,7 +72,10 @@ class HarmonicNoise(nn.Module):
         # Every bin is a mean of the bands around it; the bins beyond the outermost bands follow the nearest one.
         filters = filters / filters.amax(1, keepdim=True)
         filters[0, 0], filters[-1, -1] = 1.0, 1.0
-        self.register_buffer("bands", filters / filters.sum(0), persistent=False)
+        bands = filters / filters.sum(0)
+        self.register_buffer("bands", bands, persistent=False)
+        phases = minimum_phase(bands.double()).float()
+        self.register_buffer("shapes", torch.cat([bands, phases], dim=1), persistent=False)
         noise = torch.randn(NOISE_SAMPLES, generator=torch.Generator().manual_seed(0))
         self.register_buffer("table", noise, persistent=False)
 
@@ -99,16 +103,17 @@ class HarmonicNoise(nn.Module):
 
     def step(self, controls: Controls, state: SourceState) -> Tensor:
         """The sound of the next L steps `[B, L * 240]`, `DELAY` samples late; moves `state` on."""
-        return self.sound(controls.pitch, controls.pulses @ self.bands, controls.noise @ self.bands, state)
+        return self.sound(controls.pitch, controls.pulses @ self.shapes, controls.noise @ self.bands, state)
 
     def sound(self, pitch: Tensor, pulses: Tensor, noise: Tensor, state: SourceState) -> Tensor:
-        """`step` with the log gains of all bins, `[B, L, WINDOW / 2 + 1]`."""
+        """`step` with what the filters are at every bin: `pulses` are log gains and phases, `noise` log gains."""
         steps = pitch.shape[1]
         fresh = torch.stack([self._pulses(pitch, state), self._noise(steps * HOP, state)], dim=1)
         sources = torch.cat([state.sources, fresh], dim=-1)
         state.sources = sources[..., -DELAY:]
         spectra = torch.fft.rfft(sources.unfold(-1, WINDOW, HOP) * self.window)  # [B, 2, L, bins]
-        shaped = spectra[:, 0] * minimum_phase(pulses)
+        gain, phase = pulses.chunk(2, dim=-1)
+        shaped = spectra[:, 0] * torch.polar(torch.exp(gain), phase)
         shaped = shaped + spectra[:, 1] * torch.exp(noise)
         pieces = torch.fft.irfft(shaped, n=WINDOW) * (self.window / _OVERLAP)
         # Window j begins where step j of the output does: four rows of 240 overlap.
@@ -138,14 +143,17 @@ class HarmonicNoise(nn.Module):
     def _noise(self, samples: int, state: SourceState) -> Tensor:
         index = state.position[:, None] + torch.arange(samples, device=self.table.device)
         state.position = state.position + samples
-        return self.table[index % NOISE_SAMPLES]
+        return self.table[index & (NOISE_SAMPLES - 1)]
 
 
 def minimum_phase(log_gain: Tensor) -> Tensor:
-    """The minimum-phase filter of a log gain `[..., bins]`, through the real cepstrum (Oppenheim and Schafer, 13.5)."""
+    """The phases of the minimum-phase filter of a log gain, `[..., bins]`: a linear function of it.
+
+    Through the real cepstrum (Oppenheim and Schafer, 13.5).
+    """
     size = 2 * (log_gain.shape[-1] - 1)
-    cepstrum = torch.fft.irfft(log_gain.to(torch.complex64), n=size)
+    cepstrum = torch.fft.irfft(log_gain, n=size)
     fold = cepstrum.new_zeros(size)
     fold[0], fold[1 : size // 2], fold[size // 2] = 1.0, 2.0, 1.0
-    spectrum = torch.fft.rfft(cepstrum * fold)
-    return torch.polar(torch.exp(spectrum.real), spectrum.imag)
+    phase: Tensor = torch.fft.rfft(cepstrum * fold).imag
+    return phase
