@@ -150,3 +150,12 @@ def test_no_voice_without_a_consent_to_this_recording(csm: Csm) -> None:
     assert not Path("voices").exists()
     refused(csm("voice", "list"), "voices: no folder of voices")
     refused(csm("voice", "revoke", "anna"), "has no such voice")
+
+
+def test_presence_alone_is_called_a_hint(csm: Csm) -> None:
+    """Perth's network takes a steady tone for marked; no payload can be read from it."""
+    tone = 0.3 * np.sin(np.arange(3 * 24_000) * 2 * np.pi * 440 / 24_000)
+    soundfile.write("tone.wav", tone, 24_000)
+    outcome = csm("verify-audio", "tone.wav")
+    assert outcome.status == 0
+    assert "payload   none that can be read; presence alone is a hint" in outcome.out

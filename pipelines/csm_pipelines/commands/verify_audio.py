@@ -72,7 +72,7 @@ def _print(file: Path, report: Report) -> None:
     typer.echo(f"{file}: {'marked' if report.marked else 'no mark found'} ({_length(whole.end)})")
     typer.echo(f"  presence  {whole.presence:.2f} of 1; above 0.5 the network hears the mark")
     if report.payload is None:
-        typer.echo("  payload   none that can be read")
+        typer.echo("  payload   none that can be read" + ("; presence alone is a hint" if report.marked else ""))
     else:
         best = min((whole, *report.windows), key=lambda found: found.chance)
         typer.echo(f"  payload   {report.payload}, by chance {_chance(best.chance)}")
