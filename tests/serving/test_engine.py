@@ -368,6 +368,17 @@ def test_warming_up_is_not_counted_and_fills_every_slot() -> None:
         assert "a step of 3" in engine.times
 
 
+def test_a_server_that_is_slow_for_its_slots_starts_and_takes_what_it_can() -> None:
+    with running(slots=3, frame_budget=1e-6) as (engine, metrics, _):
+        engine.warm_up()
+        assert "a step of 3" in engine.times
+        assert not any("refusals" in name for name in metrics.values)
+        ask(engine, Caller(), max_frames=10**9)
+        with pytest.raises(BusyError, match="would make them late"):
+            ask(engine, Caller())
+        assert engine.close(grace_s=0) is False
+
+
 def test_a_port_that_closes_is_noticed_while_streams_live() -> None:
     closed, busy = threading.Event(), threading.Event()
     with socket.socket() as port:

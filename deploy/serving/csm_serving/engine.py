@@ -155,16 +155,20 @@ class Engine:
             CsmError: the model does not work.
         """
         request = self._reader.warm_up_request()
-        for turn, count in enumerate((1, self.slots, 1, self.slots)):
-            if turn == 2:  # the first two have made everything warm
-                self._scheduler.times.clear()
-            sinks = [Nobody() for _ in range(count)]
-            for sink in sinks:
-                self._admit(request, sink, measured=False)
-            for sink in sinks:
-                sink.over.wait()
-                if sink.error is not None:
-                    raise sink.error
+        self._scheduler.bounded = False
+        try:
+            for turn, count in enumerate((1, self.slots, 1, self.slots)):
+                if turn == 2:  # the first two have made everything warm
+                    self._scheduler.times.clear()
+                sinks = [Nobody() for _ in range(count)]
+                for sink in sinks:
+                    self._admit(request, sink, measured=False)
+                for sink in sinks:
+                    sink.over.wait()
+                    if sink.error is not None:
+                        raise sink.error
+        finally:
+            self._scheduler.bounded = True
 
     def close(self, grace_s: float) -> bool:
         """Takes no more streams; those without a slot are told so, live ones may end for `grace_s` seconds, then break.

@@ -222,6 +222,8 @@ class Scheduler:
         self.policy = policy
         self._tell = seen
         self.times = StepTimes()
+        self.bounded = True
+        """Whether the budget counts; not while steps are measured first."""
         self._streams = streams
         self._clock = clock
         self._lock = threading.RLock()
@@ -283,7 +285,7 @@ class Scheduler:
         """Why one stream more than so many cannot be taken, or None."""
         if streams >= self._streams.slots:
             return "busy"
-        budget = self.policy.frame_budget * FRAME_SECONDS
+        budget = self.policy.frame_budget * FRAME_SECONDS if self.bounded else 0.0
         return "budget" if budget and streams and self.times.of(streams + 1) > budget else None
 
     def _retry_after(self) -> float:
