@@ -100,3 +100,16 @@ def test_slots_that_are_not_there_are_refused_and_nothing_moves(codec: AudioCode
     with pytest.raises(InputError, match="one stream or more"):
         codec.slot_decoder(0)
     assert torch.equal(decoder.step(codes[:2], [0, 1]), codec.decode(codes[:2]))
+
+
+def test_what_is_trained_is_heard_by_new_decoders_alone() -> None:
+    torch.manual_seed(0)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    codes = torch.randint(32, (1, 4, 2), generator=torch.Generator().manual_seed(1))
+    before, old = codec.decode(codes), codec.slot_decoder(1)
+    assert torch.equal(codec.decode(codes), before)
+    with torch.no_grad():
+        codec.decoder.fine.blocks[0].depthwise.weight.mul_(3)  # type: ignore[operator, union-attr]
+        codec.decoder.source.norm.weight.mul_(2)
+    assert not torch.equal(codec.decode(codes), before)
+    assert torch.equal(old.step(codes, [0]), before)

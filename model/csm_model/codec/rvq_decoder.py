@@ -9,6 +9,7 @@ Shapes: M streams stepped together, K codebooks, L steps (100 Hz), C channels, D
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,26 +25,30 @@ from csm_model.codec.source import Controls, SourceState
 from csm_model.frames import FRAME_SAMPLES
 
 if TYPE_CHECKING:
-    from csm_model.codec.rvq import RvqCodec
+    from csm_model.codec.rvq import Decoder, RvqCodec
 
 
 class _Block:
-    """A ConvNeXt block over the next steps, with the six before them of every slot."""
+    """A ConvNeXt block over the next steps."""
 
-    def __init__(self, block: ConvNeXtBlock, slots: int) -> None:
+    def __init__(self, block: ConvNeXtBlock) -> None:
         scale, bias = block.scale.detach(), block.depthwise.bias
         assert bias is not None
-        self._taps = block.depthwise.weight.detach()[:, 0].T.contiguous()
-        self._others = bias.detach(), block.norm.weight.detach(), block.norm.bias.detach()
+        self._taps = block.depthwise.weight.detach()[:, 0].T.clone(memory_format=torch.contiguous_format)
+        self._others = [tensor.detach().clone() for tensor in (bias, block.norm.weight, block.norm.bias)]
         on_cpu = scale.device.type == "cpu"
         self._arrays = [tensor.numpy() for tensor in (self._taps, *self._others)] if on_cpu else None
         self._up = PackedLinear(block.up.weight, block.up.bias, gelu="tanh")
         self._down = PackedLinear(block.down.weight * scale[:, None], block.down.bias * scale)
-        self.past = Past(slots, KERNEL - 1, scale.shape[0], scale.device)
+        self._size = KERNEL - 1, scale.shape[0], scale.device
 
-    def step(self, x: Tensor, rows: Rows) -> Tensor:
+    def past(self, slots: int) -> Past:
+        """The six steps that it keeps of every slot."""
+        return Past(slots, *self._size)
+
+    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
         """`[M, L, C]` to `[M, L, C]`."""
-        return self._down(self._up(self._mixed(self.past.before(x, rows))), x)
+        return self._down(self._up(self._mixed(past.before(x, rows))), x)
 
     def _mixed(self, window: Tensor) -> Tensor:
         """The depth-wise convolution and the norm: `[M, 6 + L, C]` to `[M, L, C]`."""
@@ -57,22 +62,47 @@ class _Block:
         return F.layer_norm(heard, (channels,), gain, shift)
 
 
+class _Weights:
+    """The decoder's layers as they are at one time, packed; no stream."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        source = decoder.source
+        self.enter = PackedLinear(decoder.enter.weight, decoder.enter.bias)
+        self.coarse = _blocks(decoder.coarse)
+        self.unfold = PackedLinear(decoder.unfold.weight, decoder.unfold.bias)
+        self.fine = _blocks(decoder.fine)
+        self.channels = decoder.channels
+        gain, shift = source.norm.weight.detach().clone(), source.norm.bias.detach().clone()
+        self.norm = (gain.shape, gain, shift)
+        self.head = PackedLinear(source.head.weight, source.head.bias)
+        self.bands, self.shapes = PackedLinear(source.bands.T), PackedLinear(source.shapes.T)
+        self.source = source  # of which only what is never trained is used
+
+
+_packed: weakref.WeakKeyDictionary[Decoder, tuple[list[tuple[int, int]], _Weights]] = weakref.WeakKeyDictionary()
+"""The weights packed last, and the versions of what they were packed from."""
+
+
+def _weights_of(decoder: Decoder) -> _Weights:
+    """Packed once, and again where the decoder has been trained or loaded since."""
+    parameters = list(decoder.parameters())
+    versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in parameters]
+    known = _packed.get(decoder)
+    if known is None or known[0] != versions:
+        known = _packed[decoder] = versions, _Weights(decoder)
+    return known[1]
+
+
 class RvqSlotDecoder:
     """A `SlotDecoder` over an `RvqCodec`, with its weights as they were when it was made."""
 
     def __init__(self, codec: RvqCodec, slots: int) -> None:
-        decoder, source = codec.decoder, codec.decoder.source
         self._codec = codec
         self._slots = checked_room(slots)
-        self._enter = PackedLinear(decoder.enter.weight, decoder.enter.bias)
-        self._coarse = _blocks(decoder.coarse, slots)
-        self._unfold = PackedLinear(decoder.unfold.weight, decoder.unfold.bias)
-        self._fine = _blocks(decoder.fine, slots)
-        self._channels = decoder.channels
-        self._norm, self._source = source.norm, source
-        self._head = PackedLinear(source.head.weight, source.head.bias)
-        self._bands, self._shapes = PackedLinear(source.bands.T), PackedLinear(source.shapes.T)
-        self._state = source.initial_state(slots)
+        self._weights = _weights_of(codec.decoder)
+        self._coarse = [block.past(slots) for block in self._weights.coarse]
+        self._fine = [block.past(slots) for block in self._weights.fine]
+        self._state = self._weights.source.initial_state(slots)
 
     @property
     def slots(self) -> int:
@@ -83,8 +113,8 @@ class RvqSlotDecoder:
     def reset(self, slot: int) -> None:
         """Makes `slot` ready for a new stream."""
         checked_slot(slot, self._slots)
-        for block in (*self._coarse, *self._fine):
-            block.past.reset(slot)
+        for past in (*self._coarse, *self._fine):
+            past.reset(slot)
         for state in vars(self._state).values():
             state[slot] = 0
 
@@ -103,22 +133,23 @@ class RvqSlotDecoder:
         """One frame's latents `[M, 1, D]` to its sound `[M, 1920]`."""
         controls = self._controls(latent, rows)
         state = SourceState(**{name: whole[rows.index] for name, whole in vars(self._state).items()})
-        pulses, noise = self._shapes(controls.pulses), self._bands(controls.noise)
-        sound = self._source.sound(controls.pitch, pulses, noise, state)
+        pulses, noise = self._weights.shapes(controls.pulses), self._weights.bands(controls.noise)
+        sound = self._weights.source.sound(controls.pitch, pulses, noise, state)
         for name, part in vars(state).items():
             getattr(self._state, name)[rows.index] = part
         return sound
 
     def _controls(self, latent: Tensor, rows: Rows) -> Controls:
         """One frame's latents `[M, 1, D]` to what the vocoder is to do in it."""
-        x = self._enter(latent)
-        for block in self._coarse:
-            x = block.step(x, rows)
-        x = self._unfold(x).view(len(x), -1, self._channels)
-        for block in self._fine:
-            x = block.step(x, rows)
-        return self._source.limited(self._head(self._norm(x)))
+        weights = self._weights
+        x = weights.enter(latent)
+        for block, past in zip(weights.coarse, self._coarse, strict=True):
+            x = block(x, past, rows)
+        x = weights.unfold(x).view(len(x), -1, weights.channels)
+        for block, past in zip(weights.fine, self._fine, strict=True):
+            x = block(x, past, rows)
+        return weights.source.limited(weights.head(F.layer_norm(x, *weights.norm)))
 
 
-def _blocks(stack: CausalStack, slots: int) -> list[_Block]:
-    return [_Block(block, slots) for block in stack.blocks if isinstance(block, ConvNeXtBlock)]
+def _blocks(stack: CausalStack) -> list[_Block]:
+    return [_Block(block) for block in stack.blocks if isinstance(block, ConvNeXtBlock)]
