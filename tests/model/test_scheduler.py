@@ -12,9 +12,10 @@ import torch
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
 from csm_model.inference.batch import Frame
+from csm_model.inference.jobs import Job, Late, Policy, RefusedError
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
-from csm_model.inference.scheduler import Job, Late, Policy, RefusedError, Scheduler, StepTimes
+from csm_model.inference.scheduler import Scheduler, StepTimes
 
 STEP = 0.01
 

@@ -15,9 +15,9 @@ import torch
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import Frame
+from csm_model.inference.jobs import Policy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
-from csm_model.inference.scheduler import Policy
 from csm_serving.engine import Engine, Watchers
 from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
 from csm_serving.metrics import MemoryMetrics

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from csm_model.errors import CsmError, InputError
-from csm_model.inference.scheduler import Policy, RefusedError, Scheduler, Streams
+from csm_model.inference.jobs import Policy, RefusedError, Streams
+from csm_model.inference.scheduler import Scheduler
 from csm_serving import metrics as names
-from csm_serving.errors import BusyError, UnavailableError
+from csm_serving.errors import BusyError, UnavailableError, UnknownStreamError
 from csm_serving.metrics import Metrics
 from csm_serving.protocol import SpeechRequest
 from csm_serving.source import Asked
@@ -132,13 +133,11 @@ class Engine:
         self._admit(request, sink, measured=True)
 
     def append(self, stream_id: str, text: str, more: bool) -> None:
-        """More text for a stream; raises `InputError` where there is none of that name, or it takes no more."""
+        """More text; raises `UnknownStreamError` for a stream that is not live, `InputError` where it takes no more."""
         with self._changed:
             stream = self._named.get(stream_id)
             if stream is None:
-                raise InputError(
-                    f"stream {stream_id!r} is not live here: it is over, or its first request went to another server"
-                )
+                raise UnknownStreamError(stream_id)
             stream.check_part(text, self._max_characters)
             stream.take_part(text, more=more)
             self._scheduler.append(stream.job, text, more=more)

@@ -1,6 +1,8 @@
 """Errors of a served stream, beside those of `csm_model.errors`.
 
 CsmError
+├── InputError
+│   └── UnknownStreamError  more text for a stream that is not live
 └── ServingError          the server failed; the request itself was sound
     ├── BusyError         no room for one more stream: try again, or try another server
     ├── DeadlineError     the stream was not over by the deadline that its caller gave
@@ -9,7 +11,7 @@ CsmError
 
 from __future__ import annotations
 
-from csm_model.errors import CsmError
+from csm_model.errors import CsmError, InputError
 
 
 class ServingError(CsmError):
@@ -31,3 +33,12 @@ class DeadlineError(ServingError):
 
 class UnavailableError(ServingError):
     """No server answers, it is stopping, or the connection broke."""
+
+
+class UnknownStreamError(InputError):
+    """More text for a stream that is not live here."""
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(
+            f"stream {stream_id!r} is not live here: it is over, or its first request went to another server"
+        )

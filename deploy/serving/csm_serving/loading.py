@@ -11,8 +11,8 @@ from csm_model.bundle import load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.batch import PREFIX_BYTES, SpeechBatch
 from csm_model.inference.decoding import Prompt, Rows
+from csm_model.inference.jobs import Policy
 from csm_model.inference.prefixes import PrefixCache
-from csm_model.inference.scheduler import Policy
 from csm_model.verdict import check_int4
 from csm_model.watermark import SlotMarker, open_watermark
 from csm_serving import metrics as names

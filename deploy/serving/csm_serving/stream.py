@@ -11,8 +11,8 @@ from typing import Protocol
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
+from csm_model.inference.jobs import Job, Late
 from csm_model.inference.safety import Reason
-from csm_model.inference.scheduler import Job, Late
 from csm_serving import metrics as names
 from csm_serving.errors import BusyError, DeadlineError, ServingError
 from csm_serving.metrics import Metrics
