@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ import triton_python_backend_utils as pb_utils
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_serving import tensors, wire
 from csm_serving.encodings import encoder_of
-from csm_serving.errors import BusyError, DeadlineError, UnavailableError
+from csm_serving.errors import BusyError, DeadlineError, UnavailableError, UnknownStreamError
 from csm_serving.metrics import TritonMetrics
 from csm_serving.protocol import Chunk, End, SpeechRequest, TextPart
 from csm_serving.repository import read_version_settings
+from csm_serving.siblings import Siblings
 from csm_serving.threads import set_threads, threads_for
 from csm_serving.watch import PortWatch
 
@@ -55,26 +57,39 @@ def _response_of(outputs: dict[str, tensors.Array]) -> Any:
 
 
 class _Answer:
-    """The way back to the caller of one request."""
+    """The way back to the caller of one request.
+
+    The server dies of a sender that is asked for anything once its last response is out (Triton 2.51, seen). The last
+    response may come from another thread than the one that asks, so they take turns.
+    """
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self._turn = threading.Lock()
+        self._over = False
 
     def send(self, outputs: dict[str, tensors.Array]) -> None:
-        self._sender.send(_response_of(outputs))
+        response = _response_of(outputs)
+        with self._turn:
+            if not self._over:
+                self._sender.send(response)
 
     def finish(self, outputs: dict[str, tensors.Array] | None = None) -> None:
         """The last response; an empty one without `outputs`."""
-        if outputs is None:
-            self._sender.send(flags=_FINAL)
-        else:
-            self._sender.send(_response_of(outputs), flags=_FINAL)
+        self._last(*(() if outputs is None else (_response_of(outputs),)))
 
     def fail(self, error: Exception) -> None:
-        self._sender.send(pb_utils.InferenceResponse(error=_error_of(error)), flags=_FINAL)
+        self._last(pb_utils.InferenceResponse(error=_error_of(error)))
 
     def cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        with self._turn:
+            return not self._over and bool(self._sender.is_cancelled())
+
+    def _last(self, *response: Any) -> None:
+        with self._turn:
+            if not self._over:
+                self._over = True
+                self._sender.send(*response, flags=_FINAL)
 
 
 class _Sink:
@@ -119,6 +134,7 @@ class TritonPythonModel:
     _engine: Engine | None = None
     _watch: PortWatch | None = None
     _metrics: TritonMetrics | None = None
+    _siblings: Siblings | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Checks the configuration, loads the bundle, speaks once."""
@@ -136,6 +152,11 @@ class TritonPythonModel:
             self._settings = settings
             self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
             self._engine = engine = load_engine(settings, self._metrics)
+            self._siblings = Siblings(
+                Path(args["model_repository"]),
+                args["model_version"],
+                lambda part: engine.append(part.stream_id, part.text, part.more),
+            )
             self._watch = PortWatch(
                 settings.host,
                 settings.http_port,
@@ -166,7 +187,7 @@ class TritonPythonModel:
         try:
             asked = wire.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
             if isinstance(asked, TextPart):
-                self._engine.append(asked.stream_id, asked.text, asked.more)
+                self._append(asked)
         except Exception:
             self._engine.refuse("invalid_input")
             raise
@@ -175,6 +196,16 @@ class TritonPythonModel:
         else:
             self._engine.submit(asked, _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate))
 
+    def _append(self, part: TextPart) -> None:
+        """Adds to the text of a stream: of this version, or of one that is being replaced."""
+        assert self._engine is not None
+        try:
+            self._engine.append(part.stream_id, part.text, part.more)
+        except UnknownStreamError:
+            if self._siblings is None:
+                raise
+            self._siblings.hand_on(part)
+
     def finalize(self) -> None:
         """Ends the engine. Triton calls this when no stream is left, also where another version took this one's place.
 
@@ -182,6 +213,8 @@ class TritonPythonModel:
         """
         if self._watch is not None:
             self._watch.stop()
+        if self._siblings is not None:
+            self._siblings.close()
         if self._engine is not None:
             self._engine.close(grace_s=max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
         if self._metrics is not None:
