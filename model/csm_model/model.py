@@ -10,7 +10,6 @@ A row is `[K + 1]` ids: K audio columns, then one text column. `mask` says which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +35,8 @@ class CsmModel(nn.Module):
         self.projection = nn.Linear(dim, depth_dim, bias=False)
         self.codebook0_head = nn.Linear(dim, vocab, bias=False)
         self.audio_head = nn.Parameter(torch.empty(config.num_codebooks - 1, depth_dim, vocab))
+        self.code_heads: nn.ModuleList | None = None
+        """Heads of codebooks 1 to K - 1 that stand in for `audio_head`: rounded or packed."""
         self.register_buffer("offsets", torch.empty(config.num_codebooks, dtype=torch.long), persistent=False)
         if not self.offsets.is_meta:
             self.reset_tables()
@@ -43,8 +44,6 @@ class CsmModel(nn.Module):
 
     offsets: Tensor
     """Of a codebook's ids in the one table: `[K]`."""
-    code_heads: Sequence[nn.Module] | None = None
-    """Heads of codebooks 1 to K - 1 that stand in for `audio_head` (`csm_model.inference.kernels`)."""
 
     def reset_tables(self) -> None:
         """Fills what no checkpoint carries; for a model that was built on the meta device and then given memory."""

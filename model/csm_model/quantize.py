@@ -150,10 +150,10 @@ def with_rounded_weights(model: CsmModel, state: dict[str, Tensor]) -> CsmModel:
             layer = RoundedLinear(state[key], state[key + _SCALE], in_features=module.in_features)
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer)
-    model.code_heads = [
+    model.code_heads = nn.ModuleList(
         RoundedLinear(rows, scale, in_features=rows.shape[1])
         for rows, scale in zip(state[_HEADS], state[_HEADS + _SCALE], strict=True)
-    ]
+    )
     model.audio_head = nn.Parameter(torch.empty(0), requires_grad=False)
     rounded = {name for name, module in model.named_modules() if isinstance(module, RoundedLinear)}
     missing, unexpected = model.load_state_dict({**rest, _HEADS: model.audio_head}, strict=False, assign=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import platform
 
 import pytest
 import torch
 import torch.nn.functional as F
+from llvmlite import binding
 from torch import Tensor
 
 from csm_model.config import debug_config
 from csm_model.inference.kernels import Machine, PackedLinear, attend_slots, pack, this_machine
-from csm_model.inference.kernels.products import Kind
+from csm_model.inference.kernels.attention import attention_ir
+from csm_model.inference.kernels.products import Kind, prepare_ir, product_ir
 from csm_model.model import CsmModel
 from csm_model.quantize import quantize_groups, quantize_rows, rounded_state, unpack_int4, with_rounded_weights
 
@@ -22,8 +25,11 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 2**-8, "int8": 2**-6, "int4": 2**-6}
 
 
 def machines() -> list[Machine]:
-    own = this_machine()
-    return [own, own.plain] if own.wide else [own]
+    """This one, and the least of its family, whose instructions it has too."""
+    found = [this_machine()]
+    if platform.machine() in ("x86_64", "AMD64"):
+        found.append(Machine(name="x86-64", features="", wide=False, dot_bfloat16=False, dot_int8=False))
+    return found
 
 
 def layer_of(kind: Kind, weight: Tensor, machine: Machine) -> tuple[PackedLinear, Tensor]:
@@ -42,7 +48,7 @@ def layer_of(kind: Kind, weight: Tensor, machine: Machine) -> tuple[PackedLinear
     return PackedLinear(kind, steps, scales, in_features=columns, machine=machine), real[:, :columns]
 
 
-@pytest.mark.parametrize("machine", machines(), ids=lambda machine: "wide" if machine.wide else "plain")
+@pytest.mark.parametrize("machine", machines(), ids=lambda machine: machine.name)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 2), (7, 64), (33, 130), (2051, 192)])
 def test_a_product_is_exact_but_for_rounding_and_the_same_in_any_company(
@@ -64,7 +70,7 @@ def test_a_product_is_exact_but_for_rounding_and_the_same_in_any_company(
     assert torch.equal(layer(x.view(19, 1, inputs))[:, 0], out)
 
 
-@pytest.mark.parametrize("machine", machines(), ids=lambda machine: "wide" if machine.wide else "plain")
+@pytest.mark.parametrize("machine", machines(), ids=lambda machine: machine.name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_input_meets_its_own_weight(kind: Kind, machine: Machine) -> None:
     """One input alone gives its column: no two are confused in the packing."""
@@ -175,6 +181,17 @@ def test_attention_reads_what_the_slots_hold_and_nothing_else(
         for row in range(rows):  # row by row
             one = attend_slots(q[:, :, row : row + 1], keys, values, slots, lengths + row)
             assert torch.equal(one[:, :, 0], out[:, :, row])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_text_is_of_no_machine(kind: Kind) -> None:
+    """What an ARM is given compiles for it."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = Machine(name="neoverse-n1", features="", wide=False, dot_bfloat16=False, dot_int8=False)
+    target = binding.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu=machine.name)
+    for text in (product_ir(kind, "fp32", machine), prepare_ir("bf16", 8), attention_ir(64, 4, "bf16", "fp32")):
+        assert target.emit_object(binding.parse_assembly(text))
 
 
 def test_attention_of_very_unlike_scores() -> None:

@@ -56,6 +56,10 @@ def test_a_rounded_bundle_is_the_float_one_rounded_on_loading(
     stored = load_bundle(tmp_path / "b").model
     rounded = load_bundle(bundle_folder, weights=precision).model
     plain = load_bundle(tmp_path / "b", packed=False).model
+    assert stored.code_heads is not None
+    assert {type(head) for head in stored.code_heads} == {PackedLinear}
+    assert plain.to("meta").code_logits(torch.empty(1, plain.config.depth.dim, device="meta"), 1).is_meta, "all move"
+    plain = load_bundle(tmp_path / "b", packed=False).model
     kinds = {module.kind for module in stored.backbone.modules() if isinstance(module, PackedLinear)}
     assert kinds == {precision}
     assert isinstance(stored.projection, PackedLinear)

@@ -40,11 +40,6 @@ class Machine:
     dot_int8: bool
     """Adds products of four int8 in one instruction (AVX512-VNNI)."""
 
-    @property
-    def plain(self) -> Machine:
-        """The same machine without the instructions that not every one has."""
-        return Machine(name=self.name, features=self.features, wide=False, dot_bfloat16=False, dot_int8=False)
-
 
 @functools.cache
 def this_machine() -> Machine:

@@ -32,11 +32,9 @@ def pack(model: CsmModel) -> CsmModel:
         if isinstance(module, nn.Linear | RoundedLinear):
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, packed(module))
-    if model.code_heads is not None:
-        model.code_heads = [packed(head) for head in model.code_heads]  # type: ignore[arg-type]
-    else:
+    if model.code_heads is None:
         kind: Kind = "bf16" if model.audio_head.dtype == torch.bfloat16 else "fp32"
-        model.code_heads = [PackedLinear(kind, head.T) for head in model.audio_head.detach()]
+        model.code_heads = nn.ModuleList(PackedLinear(kind, head.T) for head in model.audio_head.detach())
         model.audio_head = nn.Parameter(torch.empty(0, dtype=model.audio_head.dtype), requires_grad=False)
     for stack in (model.backbone, model.decoder):
         if PackedStack.fits(stack.config):
