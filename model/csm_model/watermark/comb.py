@@ -98,22 +98,28 @@ def residue(spectra: Tensor) -> Array:
 
 def read(residues: Array, key: bytes = PUBLIC_KEY, *, speeds: tuple[float, ...] = (1.0,)) -> list[Reading]:
     """The best payload for each of `residues` [W, bins] at the best of the speeds."""
-    bins = np.arange(residues.shape[1], dtype=np.float64) + FIRST_BIN - _EDGE
-    place = FIRST_BIN + np.arange(TEETH * TOOTH_BINS)
     readings = []
     for row in residues:
-        teeth = np.stack(
-            [np.interp(place * speed, bins, row).reshape(TEETH, TOOTH_BINS).mean(1) for speed in speeds], axis=1
-        ).astype(np.float32)
-        spread = 3 * teeth.std(axis=0)
-        teeth = teeth.clip(-spread, spread)
-        fit = signs(key) @ teeth / (np.linalg.norm(teeth, axis=0) + 1e-12)  # [P, V], in standard deviations
-        payloads = fit.argmax(axis=0)
-        tries = np.array([2.0 if speed == 1 else 2.0 * len(speeds) for speed in speeds])  # half the chance to speed 1
-        chances = PAYLOADS * tries * np.exp(-(fit.max(axis=0).astype(np.float64) ** 2) / 2)
-        best = int(chances.argmin())
-        readings.append(Reading(int(payloads[best]), min(1.0, float(chances[best])), speeds[best]))
+        reading = _best(row, key, (1.0,), tried=speeds)
+        readings.append(reading if reading.found else _best(row, key, speeds, tried=speeds))
     return readings
+
+
+def _best(row: Array, key: bytes, speeds: tuple[float, ...], *, tried: tuple[float, ...]) -> Reading:
+    """The payload that fits best at `speeds`, where all of `tried` may be tried."""
+    bins = np.arange(len(row), dtype=np.float64) + FIRST_BIN - _EDGE
+    place = FIRST_BIN + np.arange(TEETH * TOOTH_BINS)
+    teeth = np.stack(
+        [np.interp(place * speed, bins, row).reshape(TEETH, TOOTH_BINS).mean(1) for speed in speeds], axis=1
+    ).astype(np.float32)
+    spread = 3 * teeth.std(axis=0)
+    teeth = teeth.clip(-spread, spread)
+    fit = signs(key) @ teeth / (np.linalg.norm(teeth, axis=0) + 1e-12)  # [P, V], in standard deviations
+    payloads = fit.argmax(axis=0)
+    tries = np.array([2.0 if speed == 1 else 2.0 * len(tried) for speed in speeds])  # half the chance to speed 1
+    chances = PAYLOADS * tries * np.exp(-(fit.max(axis=0).astype(np.float64) ** 2) / 2)
+    best = int(chances.argmin())
+    return Reading(int(payloads[best]), min(1.0, float(chances[best])), speeds[best])
 
 
 def _smooth(level: Tensor) -> Tensor:
