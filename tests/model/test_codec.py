@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_batch_gives_what_each_gives_alone(codec: RvqCodec) -> None:
     codes = codec.encode(both)
     assert torch.equal(codes[1:], codec.encode(both[1:]))
     assert torch.equal(codec.decode(codes)[1:], codec.decode(codes[1:]))
+
+
+def test_encoding_and_decoding_in_several_threads(codec: RvqCodec) -> None:
+    sounds = [speech(9600, seed) for seed in range(4)]
+    codes = [codec.encode(sound) for sound in sounds]
+    decoded = [codec.decode(one) for one in codes]
+    with ThreadPoolExecutor(4) as pool:
+        again = list(pool.map(codec.encode, sounds * 4))
+        assert all(torch.equal(one, codes[index % 4]) for index, one in enumerate(again))
+        heard = list(pool.map(codec.decode, codes * 4))
+        assert all(torch.equal(one, decoded[index % 4]) for index, one in enumerate(heard))
 
 
 def test_fewer_codebooks_still_decode(codec: RvqCodec) -> None:

@@ -111,13 +111,14 @@ def test_streams_do_not_disturb_each_other(codec: MimiCodec) -> None:
     codes = [random_codes(4, seed=seed) for seed in (1, 2)]
     alone = [codec.decode(code) for code in codes]
     heard: dict[int, torch.Tensor] = {}
+    expected, encoded = codec.encode(sound(1)), []
 
     def listen(stream: int) -> None:
         decoder = codec.streaming_decoder()
         parts = []
         for frame in range(4):
             parts.append(decoder.step(codes[stream][..., frame : frame + 1]))
-            codec.encode(sound(1))
+            encoded.append(codec.encode(sound(1)))
         heard[stream] = torch.cat(parts, dim=2)
 
     threads = [threading.Thread(target=listen, args=(stream,)) for stream in (0, 1)]
@@ -127,6 +128,8 @@ def test_streams_do_not_disturb_each_other(codec: MimiCodec) -> None:
         thread.join()
     for stream in (0, 1):
         assert torch.equal(heard[stream], alone[stream])
+    assert len(encoded) == 8
+    assert all(torch.equal(codes, expected) for codes in encoded)
 
 
 @pytest.mark.parametrize("reserved", [-1, 2048, 2049, 2050])
