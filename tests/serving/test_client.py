@@ -557,6 +557,39 @@ def test_closing_from_another_task_ends_the_iteration(server: StandIn) -> None:
     assert asyncio.run(main()) == 2
 
 
+def test_a_stream_that_is_left_is_cancelled(server: StandIn) -> None:
+    server.faults = [Fault(silent_before=2), Fault(silent_before=2)]
+    with SpeechClient(server.url) as client:
+        for _ in client.stream(TEXT):
+            break
+        eventually(lambda: len(server.over) == 1)
+
+    async def main() -> None:
+        async with AsyncSpeechClient(server.url) as client:
+            async for _ in client.stream(TEXT):
+                break
+            while len(server.over) < 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+@pytest.mark.parametrize(("fault", "code"), [(Fault(), "OK"), (Fault(silent_before=2), "CANCELLED")])
+def test_a_stream_is_only_cancelled_while_there_is_something_to_cancel(
+    server: StandIn, fault: Fault, code: str
+) -> None:
+    """A Triton does not forget a call that is cancelled at its last response; here all has come and one was read."""
+    server.faults = [fault]
+    with SpeechClient(server.url) as client:
+        stream = client.stream(TEXT)
+        next(stream)
+        speaking = stream._cancel.__self__  # type: ignore[attr-defined]
+        if code == "OK":
+            eventually(lambda: speaking._ends)
+        stream.close()
+        assert speaking._call.code() is grpc.StatusCode[code]
+
+
 def test_a_closed_client_says_so(server: StandIn) -> None:
     client = SpeechClient(server.url, retry=SOON)
     stream = client.stream(TEXT)
