@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from rich.progress import track
 from scipy.signal import resample_poly
+from torch import Tensor
 
 from csm_components.evaluate.figures import wilson_interval
 from csm_components.evaluate.judges import Mos, Recogniser
@@ -107,12 +108,15 @@ CHANGES: dict[str, Change] = {
 }
 
 
+def spectrum_of(sound: Sound) -> Tensor:
+    return torch.stft(torch.from_numpy(sound), WINDOW, 240, window=torch.hann_window(WINDOW), return_complex=True)
+
+
 def perths_own(sound: Sound, network: perth.PerthNetwork) -> Sound:
     """Marked as resemble-perth marks it: by its encoder, over the whole sound."""
-    window = torch.hann_window(WINDOW)
-    spectrum = torch.stft(torch.from_numpy(sound), WINDOW, 240, window=window, return_complex=True)
+    spectrum = spectrum_of(sound)
     spectrum[: perth.BAND] *= 10 ** (network.added(spectrum.abs()[None])[0] / 20)
-    return torch.istft(spectrum, WINDOW, 240, window=window, length=len(sound)).numpy()
+    return torch.istft(spectrum, WINDOW, 240, window=torch.hann_window(WINDOW), length=len(sound)).numpy()
 
 
 def made(bundle: Path, codec: Path, count: int) -> list[tuple[Sound, str]]:
@@ -159,14 +163,14 @@ def found(name: str, sounds: Sequence[Sound], mark: FixedMark, detector: FixedDe
     )
     for change, apply in CHANGES.items():
         here = [detector.find(torch.from_numpy(apply(sound))) for sound in ours]
-        there = [detector.find(torch.from_numpy(apply(sound))) for sound in theirs]
+        there = [float(network.presence(spectrum_of(apply(sound)).abs()[None])) for sound in theirs]
         total = len(sounds)
         print(
             f"| {change} | {share(sum(report.marked for report in here), total)} "
             f"| {sum(report.whole.presence > 0.5 for report in here)} "
             f"| {sum(report.payload == PAYLOAD for report in here)} "
             f"| {sum(report.payload not in (None, PAYLOAD) for report in here)} "
-            f"| {sum(report.whole.presence > 0.5 for report in there)} |",
+            f"| {sum(presence > 0.5 for presence in there)} |",
             flush=True,
         )
 
