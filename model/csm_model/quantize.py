@@ -26,7 +26,7 @@ GROUP = 64
 """Inputs that share a scale of int4."""
 _SCALE = ".scale"
 _HEADS = "audio_head"
-_BLOCK = 1 << 16
+_BLOCK = 1 << 12
 """Groups that are rounded at a time."""
 _SHRUNK = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
 """What is tried of the scale at which the farthest weight of a group becomes -8."""

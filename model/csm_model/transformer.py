@@ -289,6 +289,8 @@ class Transformer(nn.Module):
         self.rotary = RotaryTable(config, max_rows)
         self.stepped: Callable[[Tensor, CacheItems], Tensor] | None = None
         """Does the passes over a cache in place of what follows (`csm_model.inference.kernels.stack`)."""
+        self.cache_dtype: torch.dtype | None = None
+        """Of the keys and values to be kept, where it is not that of the rows; `stepped` then takes it."""
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`; without an `attend`, each item is one sequence."""

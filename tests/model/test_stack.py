@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from csm_model.config import debug_config, demo_config
+from csm_model.inference.decoding import FrameDecoder
 from csm_model.inference.kernels import pack
 from csm_model.inference.kernels.products import Kind
 from csm_model.model import CsmModel
@@ -81,6 +82,22 @@ def test_a_sequence_is_bitwise_the_same_in_any_company_slot_and_cut(kind: Kind) 
     for number in (0, 7, 12):
         for cuts in ([40], [1] * 40, [7, 1, 32]):
             assert torch.equal(alone(x[number], cuts), together[number]), cuts
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@torch.inference_mode()
+def test_rounded_models_keep_keys_and_values_in_bfloat16_and_are_hardly_the_worse_for_it(kind: Kind) -> None:
+    model = model_of("demo_config", kind)
+    stack, slots = model.backbone, torch.tensor([1, 0])
+    assert stack.cache_dtype == model.decoder.cache_dtype == torch.bfloat16
+    assert model_of("demo_config", "fp32").backbone.cache_dtype is None
+    assert FrameDecoder(model, slots=2, rows=20).copy(0, 0).keys[0].dtype == torch.bfloat16
+    wide, narrow = cache_of(stack, torch.float32, 2), cache_of(stack, torch.bfloat16, 2)
+    for each in (40, 1, 1):
+        x = torch.randn(2, each, stack.config.dim)
+        exact, out = stack(x, wide.at(slots)), stack(x, narrow.at(slots))
+        assert out.dtype == torch.float32
+        assert (out - exact).norm() < 0.02 * exact.norm()
 
 
 @torch.inference_mode()

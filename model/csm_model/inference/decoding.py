@@ -111,9 +111,10 @@ class FrameDecoder:
         config, device = model.config, weight.device
         self.model, self.config, self.slots, self.guided = model, config, slots, guided
         sequences = slots * (2 if guided else 1)
-        self._cache = KVCache(config.backbone, batch_size=sequences, rows=rows, dtype=weight.dtype, device=device)
+        kept = model.backbone.cache_dtype or weight.dtype
+        self._cache = KVCache(config.backbone, batch_size=sequences, rows=rows, dtype=kept, device=device)
         self._depth_cache = KVCache(
-            config.depth, batch_size=slots, rows=config.num_codebooks, dtype=weight.dtype, device=device
+            config.depth, batch_size=slots, rows=config.num_codebooks, dtype=kept, device=device
         )
         if isinstance(model.projection, PackedLinear):
             self._cache.attend = self._depth_cache.attend = attend_slots

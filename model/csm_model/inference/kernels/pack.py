@@ -39,4 +39,11 @@ def pack(model: CsmModel) -> CsmModel:
     for stack in (model.backbone, model.decoder):
         if PackedStack.fits(stack.config):
             stack.stepped = PackedStack(stack, this_machine())
+    if _rounded(model) and model.backbone.stepped and model.decoder.stepped:
+        # With eight streams keys and values are much of what a step reads; weights of 8 bits lose more.
+        model.backbone.cache_dtype = model.decoder.cache_dtype = torch.bfloat16
     return model
+
+
+def _rounded(model: CsmModel) -> bool:
+    return any(isinstance(module, PackedLinear) and module.kind in ("int8", "int4") for module in model.modules())
