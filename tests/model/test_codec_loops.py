@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from csm_model.codec.loops import loops
 from csm_model.codec.packed import PackedConv, PackedLinear
 from csm_model.codec.slots import Past, elu_, rows_of
+from csm_model.codec.source import harmonics
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,16 @@ def test_taps_are_a_depthwise_convolution_and_a_norm(channels: int) -> None:
     loops().taps(window.numpy(), *(constant.detach().numpy() for constant in constants), out.numpy())
     expected = norm(convolution(window.transpose(1, 2)).transpose(1, 2))
     torch.testing.assert_close(out, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_pulses_are_the_harmonics() -> None:
+    hertz = torch.empty(20_000).uniform_(50, 500, generator=torch.Generator().manual_seed(0)).sort().values
+    cycles = (hertz.double() / 24_000).cumsum(0)
+    cycles[:4] = torch.tensor([0.0, 0.5, -0.5, 1e-7])
+    out = torch.empty(20_000)
+    loops().pulses(cycles.numpy(), hertz.numpy(), np.float32(12_000), out.numpy())
+    # 240 half turns in float32 are known to 3e-5 of one.
+    torch.testing.assert_close(out, harmonics(cycles, hertz), rtol=1e-3, atol=1e-3)
 
 
 def test_dot_is_a_convolution_to_one_channel() -> None:

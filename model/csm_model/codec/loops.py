@@ -38,6 +38,9 @@ class Loops(NamedTuple):
     oldest first, and LayerNorm with the epsilon 1e-5."""
     dot: Loop
     """`(window [M, (P + T) * C], C, weight [(P + 1) * C], bias [1], out [M, T])`: a convolution to one channel."""
+    pulses: Loop
+    """`(cycles [N] of float64, hertz [N], half the sampling rate, out [N])`: harmonics up to half the sampling rate, in
+    phase, of unit power."""
 
 
 @functools.cache
@@ -149,4 +152,31 @@ def loops() -> Loops:
                     total += heard[i] * weight[i]
                 out[m, t] = total + bias[0]
 
-    return Loops(window=window, elu=elu, taps=taps, dot=dot)
+    # sin(r) for |r| < pi / 2, by its series; pi in three parts, the first two with few bits (Cephes, sinf.c).
+    s1, s2, s3 = np.float32(-1 / 6), np.float32(1 / 120), np.float32(-1 / 5040)
+    s4, s5 = np.float32(1 / 362880), np.float32(-1 / 39916800)
+    pi1, pi2, pi3 = np.float32(3.140625), np.float32(9.67502593994140625e-4), np.float32(1.509957990978376e-7)
+    per_pi, sign = np.float32(1 / math.pi), np.int32(31)
+    half_turn, small = np.float32(math.pi), np.float32(1e-4)
+    half, two = np.float32(0.5), np.float32(2)
+
+    @numba.njit(fastmath=exact, inline="always")
+    def sine(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        rounded = x * per_pi + magic
+        n = rounded - magic
+        r = ((x - n * pi1) - n * pi2) - n * pi3
+        q = r * r
+        value = r + r * q * ((((s5 * q + s4) * q + s3) * q + s2) * q + s1)
+        return to_float(np.int32(bits(value) ^ (bits(rounded) << sign)))
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def pulses(cycles, hertz, top, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for i in range(out.shape[0]):
+            angle = np.float32(cycles[i] - np.rint(cycles[i])) * half_turn  # half the phase, the pulse at 0
+            count = np.floor(np.float32(top / hertz[i]))
+            below = sine(angle)
+            near = abs(below) < small
+            kernel = sine((two * count + one) * angle) / (one if near else two * below)
+            out[i] = ((count + half if near else kernel) - half) * np.sqrt(two / count)
+
+    return Loops(window=window, elu=elu, taps=taps, dot=dot, pulses=pulses)

@@ -16,11 +16,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_model.codec.blocks import mel_filters
+from csm_model.codec.loops import loops
 from csm_model.codec.pitch import HOP
 from csm_model.frames import SAMPLE_RATE
 
@@ -133,17 +135,27 @@ class HarmonicNoise(nn.Module):
         hertz = (ends[:, :-1, None] + (ends[:, 1:] - ends[:, :-1])[..., None] * ramp).flatten(1)
         cycles = state.phase[:, None] + (hertz.double() / SAMPLE_RATE).cumsum(-1)
         state.pitch, state.phase = pitch[:, -1], cycles[:, -1].remainder(1.0)
-        half = math.pi * (cycles - cycles.round()).float()  # half the phase, the pulse at 0
-        count = torch.floor(SAMPLE_RATE / 2 / hertz)
-        below = torch.sin(half)
-        near = below.abs() < 1e-4
-        kernel = torch.sin((2 * count + 1) * half) / torch.where(near, torch.ones_like(below), 2 * below)
-        return (torch.where(near, count + 0.5, kernel) - 0.5) * torch.sqrt(2 / count)
+        if pitch.device.type != "cpu":
+            return harmonics(cycles, hertz)
+        made = torch.empty(hertz.shape)
+        flat = cycles.view(-1).numpy(), hertz.contiguous().view(-1).numpy()
+        loops().pulses(*flat, np.float32(SAMPLE_RATE / 2), made.view(-1).numpy())
+        return made
 
     def _noise(self, samples: int, state: SourceState) -> Tensor:
         index = state.position[:, None] + torch.arange(samples, device=self.table.device)
         state.position = state.position + samples
         return self.table[index & (NOISE_SAMPLES - 1)]
+
+
+def harmonics(cycles: Tensor, hertz: Tensor) -> Tensor:
+    """Cosines of the multiples of a frequency up to half the sampling rate, in phase, of unit power: `Loops.pulses`."""
+    half = math.pi * (cycles - cycles.round()).float()  # half the phase, the pulse at 0
+    count = torch.floor(SAMPLE_RATE / 2 / hertz)
+    below = torch.sin(half)
+    near = below.abs() < 1e-4
+    kernel = torch.sin((2 * count + 1) * half) / torch.where(near, torch.ones_like(below), 2 * below)
+    return (torch.where(near, count + 0.5, kernel) - 0.5) * torch.sqrt(2 / count)
 
 
 def minimum_phase(log_gain: Tensor) -> Tensor:
