@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from csm_serving.swap import ServerState, swap_bundle
 from csm_serving.triton import LocalTriton
 
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
-TEXT = "The train to Boston leaves at half past nine."
+TEXT = "Good morning. The train to Boston leaves at half past nine."
 GREEDY = SamplingOptions(temperature=0.0)
 FRAMES = 400
 
@@ -42,9 +43,23 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         yield running
 
 
+def rows_of(triton: LocalTriton) -> list[str]:
+    """The metrics of our own, as they stand there."""
+    with urllib.request.urlopen(triton.metrics_url, timeout=10) as page:
+        return [row for row in page.read().decode().splitlines() if row.startswith("csm_")]
+
+
 def codes_of(chunks: list[Chunk]) -> np.ndarray:
     assert [chunk.frame_index for chunk in chunks] == list(range(len(chunks)))
     return np.stack([chunk.codes for chunk in chunks], axis=1)
+
+
+def in_parts(text: str, more: threading.Event) -> Iterator[str]:
+    """The text in two parts, the second one when it is asked for."""
+    half = text.index(" ", len(text) // 2)
+    yield text[:half]
+    more.wait()
+    yield text[half:]
 
 
 def spoken(client: SpeechClient, text: str, seed: int, **more: object) -> tuple[np.ndarray, End | None]:
@@ -56,36 +71,42 @@ def test_live_and_waiting_streams_end_on_the_old_version(served: LocalTriton, bu
     with SpeechClient(served.url) as client:
         wanted = [spoken(client, LONG, seed, max_frames=FRAMES)[0] for seed in range(3)]
         short = spoken(client, TEXT, 9, max_frames=20)[0]
+        more = threading.Event()
+        undisturbed = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60)
+        first = next(undisturbed)
+        more.set()
+        parted = codes_of([first, *undisturbed])
+        more.clear()
         live = [client.stream(LONG, seed=seed, sampling=GREEDY, max_frames=FRAMES) for seed in range(3)]
-        heard = [[next(stream)] for stream in live]  # all slots are taken
-        waiting: list[np.ndarray] = []
-        waits = threading.Thread(
-            target=lambda: waiting.append(spoken(client, TEXT, 9, max_frames=20, max_wait_s=120.0)[0])
-        )
+        for stream in live:
+            next(stream)  # all slots are taken
+        held = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60, max_wait_s=120.0)
+        waits = threading.Thread(target=lambda: waited.extend(held))
+        waited: list[Chunk] = []
         waits.start()
-        ready: list[tuple[str, int]] = []
+        seen: list[np.ndarray] = []
 
         def new_streams(version: str) -> None:
-            """While the old version still speaks: it has not been read on."""
-            ready.append((version, len(heard[0])))
-            ready.append((version, spoken(client, TEXT, 9, max_frames=20)[0].shape[1]))
+            """While the old version still has streams."""
+            assert version == "2"
+            slots = [row for row in rows_of(served) if row.startswith("csm_stream_slots")]
+            assert sorted(slots) == ['csm_stream_slots{version="1"} 3', 'csm_stream_slots{version="2"} 3']
+            seen.append(spoken(client, TEXT, 9, max_frames=20)[0])
+            with pytest.raises(BusyError, match="another swap is under way"):
+                swap_bundle(served.folder, bundle)
 
-        for chunks, stream in zip(heard, live, strict=True):
-            chunks += [next(stream) for _ in range(5)]
-        swapped = served.swap(other_bundle, on_ready=new_streams)
-        assert ready == [("2", 6), ("2", 20)]
-        assert (swapped.version, swapped.replaced) == ("2", ("1",))
-        for seed, (chunks, stream) in enumerate(zip(heard, live, strict=True)):
-            chunks += list(stream)
-            np.testing.assert_array_equal(codes_of(chunks), wanted[seed])
+        with pytest.raises(ServingError, match="version 2 serves, but version 1 still speaks after 0 s"):
+            served.swap(other_bundle, on_ready=new_streams, drain_timeout_s=0)
+        more.set()
+        for seed, stream in enumerate(live):
+            rest = list(stream)
+            assert [chunk.frame_index for chunk in rest] == list(range(1, FRAMES))
+            np.testing.assert_array_equal(np.stack([chunk.codes for chunk in rest], axis=1), wanted[seed][:, 1:])
             assert stream.end == End(ended=False)
         waits.join()
-        np.testing.assert_array_equal(waiting[0], short)
-        fresh = spoken(client, TEXT, 9, max_frames=20)[0]
-        assert not np.array_equal(fresh, short), "the other bundle speaks otherwise"
-        assert versions_in(served.folder / "repository") == [2]
-        served.swap(bundle)  # and back
-        np.testing.assert_array_equal(spoken(client, TEXT, 9, max_frames=20)[0], short)
+        np.testing.assert_array_equal(codes_of(waited), parted)
+        assert not np.array_equal(seen[0], short), "the other bundle speaks otherwise"
+        np.testing.assert_array_equal(spoken(client, TEXT, 9, max_frames=20)[0], seen[0])
 
 
 def test_a_bundle_that_does_not_load_changes_nothing(served: LocalTriton, other_bundle: Path, tmp_path: Path) -> None:
@@ -107,39 +128,24 @@ def test_a_bundle_that_does_not_load_changes_nothing(served: LocalTriton, other_
     assert ServerState.read(served.folder) == before
 
 
-def test_a_drain_may_have_a_bound(
-    served: LocalTriton, bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path
-) -> None:
-    slow = make_bundle(tmp_path, layers=60)
-    with SpeechClient(served.url) as client:
-        served.swap(slow)
-        stream = client.stream(LONG, sampling=GREEDY, max_frames=FRAMES)
-        next(stream)
-        with pytest.raises(ServingError, match="still speaks after 0 s"):
-            served.swap(bundle, drain_timeout_s=0)
-        assert sum(1 for _ in stream) == FRAMES - 1
-
-
-def test_two_swaps_at_once_are_one(served: LocalTriton, bundle: Path) -> None:
-    refused: list[str] = []
-
-    def second(version: str) -> None:
-        with pytest.raises(BusyError, match="another swap is under way") as caught:
-            swap_bundle(served.folder, bundle)
-        refused.append(str(caught.value))
-
-    served.swap(bundle, on_ready=second)
-    assert len(refused) == 1
-
-
 def test_csm_swap_says_what_it_does(served: LocalTriton, bundle: Path) -> None:
     command = [str(Path(sys.executable).with_name("csm")), "swap", str(bundle), "--folder", str(served.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    ready, gone = done.stdout.splitlines()
-    assert "new streams go to it" in ready
-    assert "is gone" in gone
+    more = threading.Event()
+    with SpeechClient(served.url) as client:
+        live = client.stream(in_parts(TEXT, more), sampling=GREEDY)
+        next(live)  # it lives until its text is over
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as swapping:
+            assert swapping.stdout is not None
+            assert "new streams go to it" in swapping.stdout.readline()
+            assert swapping.poll() is None
+            more.set()
+            list(live)
+            assert "is gone" in swapping.stdout.readline()
+            assert swapping.wait(60) == 0
     assert json.loads((served.folder / "server.json").read_text())["bundle"] == str(bundle)
+    served_now = versions_in(served.folder / "repository")
+    assert len(served_now) == 1, "what nobody serves is not kept"
+    assert {row.partition('version="')[2][0] for row in rows_of(served)} == {str(served_now[0])}
 
 
 @pytest.mark.parametrize(
