@@ -132,6 +132,24 @@ def test_a_broken_stream_goes_on_from_any_frame_as_if_nothing_had_been(bundle: B
         assert same(alone(bundle, replace(utterance, heard=heard)), whole[count:]), f"after {count} of {len(whole)}"
 
 
+def test_a_long_resume_is_led_through_bit_by_bit_and_takes_text_meanwhile(bundle: Bundle) -> None:
+    whole = alone(bundle, asked(LONG, seed=2, sentences=True))
+    count = len(whole) - 2
+    heard = Heard(codes=codes_of(whole[:count]), sentences=tuple(frame.sentence for frame in whole[:count]))
+    batch = SpeechBatch(bundle, slots=1, bounds=OFF)
+    batch.open(0, asked(LONG[:-5], seed=2, more=True, heard=heard))
+    batch.add(0, LONG[-5:], more=False)
+    reads = 0
+    while batch.reads(0):
+        assert not batch.sounds(0)
+        assert not batch.waits(0)
+        assert batch.over(0) is None
+        batch.prefill(0)
+        reads += 1
+    assert reads >= count // 8, "no more than a few frames at once"
+    assert same(run(batch, [0])[0], whole[count:])
+
+
 def test_all_of_it_heard_is_only_over(bundle: Bundle) -> None:
     whole = alone(bundle, asked(seed=1, max_frames=6))
     batch = SpeechBatch(bundle, slots=1, bounds=OFF)

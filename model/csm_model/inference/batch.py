@@ -33,6 +33,8 @@ PREFILL_ROWS = 64
 """Rows of a prompt that are read at once, unless told otherwise."""
 PREFIX_BYTES = 1 << 30
 """Memory for voice prompts that were read, unless told otherwise."""
+_HEARD_FRAMES = 8
+"""Frames of a resumed stream that it is led through at once."""
 _SETTLED = 25
 """Frames (2 s) of silence after which a codec's code for silence is that of a long one."""
 
@@ -61,6 +63,8 @@ class _Stream:
     prompt: Prompt | None = None  # of the turn that is being spoken, or of the last one
     unread: Prompt | None = None  # what of it is still to be read
     error: CsmError | None = None  # why it cannot go on
+    heard: Heard | None = None  # what it is still to be led through
+    again: int = 0  # frames of that which it has been led through
 
 
 class Marker(Protocol):
@@ -125,9 +129,12 @@ class SpeechBatch:
         if self._marker is not None:
             self._marker.reset(slot)
         stream.narration.advance()
-        if asked.heard is not None:
-            self._hear_again(slot, stream.narration, asked.heard)
-        self._enter(slot, stream)
+        if asked.heard is not None and asked.heard.sentences:
+            check_codes(asked.heard.codes, self.bundle.model.config, "resumed frames")
+            stream.heard = asked.heard
+            self._hear_again(slot, stream)
+        else:
+            self._enter(slot, stream)
         self._streams[slot] = stream
 
     def close(self, slot: int) -> None:
@@ -141,7 +148,7 @@ class SpeechBatch:
     def over(self, slot: int) -> Reason | CsmError | None:
         """Why a stream is over, or cannot go on; None while it is not over."""
         stream = self._streams[slot]
-        return stream.error or stream.narration.reason
+        return stream.error or (stream.narration.reason if stream.heard is None else None)
 
     def dropped(self, slot: int) -> int:
         """Turns said before that a stream had no room for."""
@@ -149,7 +156,8 @@ class SpeechBatch:
 
     def waits(self, slot: int) -> bool:
         """Whether a stream can do nothing before more text is there."""
-        return self._streams[slot].narration.waiting
+        stream = self._streams[slot]
+        return stream.heard is None and stream.narration.waiting
 
     def add(self, slot: int, text: str, *, more: bool) -> None:
         """Takes the next part of a stream's text; raises `InputError` where it has ended, or says nothing at all."""
@@ -160,20 +168,31 @@ class SpeechBatch:
             if stream.narration.reason is not None and not stream.narration.sentences:
                 stream.error = error
             raise
-        self._take_up(slot, stream)
+        if stream.heard is None:
+            self._take_up(slot, stream)
 
     def reads(self, slot: int) -> bool:
-        """Whether a stream has rows to read before it can speak."""
-        return self._streams[slot].unread is not None
+        """Whether a stream has rows to read, or frames to be led through, before it can speak."""
+        stream = self._streams[slot]
+        return stream.heard is not None or stream.unread is not None
 
     def sounds(self, slot: int) -> bool:
         """Whether a stream's next frame can be made."""
         stream = self._streams[slot]
+        if stream.heard is not None:
+            return False
         return stream.narration.speaking is not None and (stream.narration.pause > 0 or stream.unread is None)
 
     def prefill(self, slot: int) -> None:
-        """Reads the next rows of a stream's prompt, `prefill_rows` at most."""
+        """Reads the next rows of a stream's prompt, `prefill_rows` at most, or leads it through the next frames heard.
+
+        Raises:
+            InputError: frames that do not fit the text.
+        """
         stream = self._streams[slot]
+        if stream.heard is not None:
+            self._hear_again(slot, stream)
+            return
         turn, unread, prompt = stream.narration.speaking, stream.unread, stream.prompt
         assert turn is not None
         assert unread is not None
@@ -261,14 +280,15 @@ class SpeechBatch:
             prompt = prompt.then(*audio_rows(narration.said, config, close=False))
         stream.unread = prompt.part(self._decoder.held(slot))
 
-    def _hear_again(self, slot: int, narration: Narration, heard: Heard) -> None:
-        """Takes a narration, the codec and the mark to where a stream broke off."""
-        check_codes(heard.codes, self.bundle.model.config, "resumed frames")
-        if not heard.sentences:
-            return
-        plain = self._codec.step(heard.codes[None].to(self._device), [slot])[:, 0]
+    def _hear_again(self, slot: int, stream: _Stream) -> None:
+        """Takes a narration, the codec and the mark some frames on, to where the stream broke off."""
+        heard, narration = stream.heard, stream.narration
+        assert heard is not None
+        begin, stream.again = stream.again, min(stream.again + _HEARD_FRAMES, len(heard.sentences))
+        frames = heard.codes[:, begin : stream.again]
+        plain = self._codec.step(frames[None].to(self._device), [slot])[:, 0]
         for number, (codes, sound) in enumerate(
-            zip(heard.codes.unbind(1), torch.split(plain, FRAME_SAMPLES, dim=1), strict=True)
+            zip(frames.unbind(1), torch.split(plain, FRAME_SAMPLES, dim=1), strict=True), begin
         ):
             if self._marker is not None:
                 self._marker.step(sound, [slot])
@@ -285,7 +305,10 @@ class SpeechBatch:
                 narration.passed()
             else:
                 narration.see(codes, sound[0].cpu().numpy())
-        narration.advance()
+        if stream.again == len(heard.sentences):
+            stream.heard = None
+            narration.advance()
+            self._enter(slot, stream)
 
     def _silent(self, frame: int) -> Tensor:
         """Codes `[K]` of a frame of a pause."""
