@@ -87,7 +87,10 @@ def test_a_wheel_holds_the_four_packages(tmp_path: Path) -> None:
 
 def test_a_client_carries_no_torch() -> None:
     """The base install is a client; what only extras bring must not be imported with it."""
-    program = "import csm_serving.client, csm_serving.aio, csm_serving.load_report, json, sys; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    program = (
+        "import csm_serving.client, csm_serving.aio, csm_serving.load_report, json, sys; "
+        "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     loaded = set(json.loads(done.stdout))
     assert loaded.isdisjoint(
