@@ -9,6 +9,8 @@ import torch
 
 from csm_model.codec import AudioCodec, RvqCodec, RvqConfig
 from csm_model.codec.mimi import MimiCodec
+from csm_model.codec.mimi_decoder import MimiDecoder, MimiShape, MimiSlotDecoder
+from csm_model.codec.slots import rows_of
 from csm_model.errors import InputError
 
 STREAMS, FRAMES, SLOTS = 6, 11, 9
@@ -113,3 +115,16 @@ def test_what_is_trained_is_heard_by_new_decoders_alone() -> None:
         codec.decoder.source.norm.weight.mul_(2)
     assert not torch.equal(codec.decode(codes), before)
     assert torch.equal(old.step(codes, [0]), before)
+
+
+def test_a_frame_elsewhere_than_on_a_cpu_never_looks_at_numbers() -> None:
+    """On the meta device, which has none, as on a GPU neither the loops nor oneDNN's products are there."""
+    meta = torch.device("meta")
+    rows = rows_of([2, 0], 2, 3, meta)
+    rvq = RvqCodec(RvqConfig.debug()).to(meta).slot_decoder(3)
+    assert rvq._frame(torch.empty(2, 1, 8, device=meta), rows).shape == (2, 1920)
+    model = MimiCodec.random(0, num_codebooks=4)._model
+    weights = {name: tensor.to(meta) for name, tensor in model.state_dict().items()}
+    decoder = MimiDecoder(weights, torch.empty(4, 2048, 256, device=meta), MimiShape())
+    mimi = MimiSlotDecoder(decoder, 3, lambda codes: None)
+    assert mimi.step(torch.zeros(2, 4, 3, dtype=torch.int64, device=meta), [2, 0]).shape == (2, 1, 3 * 1920)
