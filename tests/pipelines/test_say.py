@@ -22,7 +22,7 @@ TEXT = "Hello there. How are you? It is sunny today, and we go out to the lake."
 
 @pytest.fixture(scope="module")
 def url(bundle: Path) -> Iterator[str]:
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=2, ready_timeout_s=300)
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=2, frame_budget=0, ready_timeout_s=300)
     with LocalTriton(bundle, settings=settings) as triton:
         yield triton.url
 

@@ -208,7 +208,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments: list[str], environment: dic
 
 @pytest.fixture(scope="module")
 def eight(bundle: Path) -> Iterator[LocalTriton]:
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=8, ready_timeout_s=300)
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=8, frame_budget=0, ready_timeout_s=300)
     with LocalTriton(bundle, settings=settings) as triton:
         yield triton
 

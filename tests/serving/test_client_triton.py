@@ -26,7 +26,7 @@ from csm_serving.triton import LocalTriton
 TEXT = "The train to Boston leaves at half past nine. It is cold and windy today, take the red scarf. Good morning."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 12
 GREEDY = SamplingOptions(temperature=0.0)
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300}
+FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300, "frame_budget": 0}
 
 
 def codes_of(chunks: list[Chunk]) -> np.ndarray:
