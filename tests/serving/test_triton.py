@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,14 @@ CONTEXT_CODES = np.arange(12, dtype=np.int64).reshape(4, 3)
 @pytest.fixture(scope="module")
 def offline(bundle: Path) -> Bundle:
     return load_bundle(bundle)
+
+
+@pytest.fixture(scope="module")
+def impatient(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """Slow, and asks early whether a client is there."""
+    bundle = make_bundle(tmp_path_factory.mktemp("impatient"), layers=40)
+    with LocalTriton(bundle, settings=load_settings(**FREE_PORTS, slots=1, keepalive_s=1)) as running:
+        yield running
 
 
 def heard(service: SpeechService, *args: object, **kwargs: object) -> tuple[list[Chunk], bool]:
@@ -232,6 +240,28 @@ def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton:
         counted = metrics_of(triton)
         assert counted["csm_frames_total"] - before["csm_frames_total"] == 320
         assert sum(1 for answer in call if answer.infer_response.outputs) == 301, "all of it, and the end, had waited"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "freezes"])
+def test_a_client_that_is_gone_frees_its_slot(impatient: LocalTriton, how: signal.Signals) -> None:
+    code = (
+        "import sys, time; from csm_serving.client import SpeechClient\n"
+        "from csm_serving.protocol import SamplingOptions\n"
+        "stream = SpeechClient(sys.argv[1]).stream(sys.argv[2], sampling=SamplingOptions(temperature=0.0))\n"
+        "next(stream); print('heard', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, impatient.url, LONG]
+    before = metrics_of(impatient)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gone:
+        try:
+            assert gone.stdout is not None
+            assert gone.stdout.readline() == "heard\n"
+            gone.send_signal(how)
+            outcome = 'csm_streams_total{outcome="cancelled"}'
+            eventually(lambda: metrics_of(impatient)[outcome] == before[outcome] + 1)
+            assert metrics_of(impatient)["csm_live_streams"] == 0
+        finally:
+            gone.kill()
 
 
 def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(slow_bundle: Path) -> None:
