@@ -104,3 +104,23 @@ def test_a_row_of_a_packed_convolution_is_the_same_in_any_company() -> None:
     assert torch.equal(packed(x[2:3]), together[2:3])
     assert torch.equal(packed(x[:, :98]), together[:, :96])
     assert torch.equal(packed(x[1:4, 96:]), together[1:4, 96:])
+
+
+@pytest.mark.parametrize("newest", [1, 3, 9, 11, 13, 101])
+def test_attention_sees_its_context_and_no_more(newest: int) -> None:
+    """A context of 9 rows in a ring of 10, against torch's attention over all rows of the stream."""
+    heads, width, rows, context = 3, 16, 10, 9
+    keys, values = (torch.randn(newest + 1, heads, width) for _ in range(2))
+    queries = torch.randn(1, 2, heads, width)
+    ring = torch.full((2, 2, heads, rows, width), 7.0)
+    for position in range(newest + 1):
+        ring[1, 0, :, position % rows] = keys[position]
+        ring[1, 1, :, position % rows] = values[position]
+    out = torch.empty(1, 2, heads, width)
+    where = np.array([1]), np.array([newest])
+    loops().attend(queries.numpy(), ring.numpy(), *where, context, out.numpy())
+    for row, position in enumerate((newest - 1, newest)):
+        seen = slice(max(0, position - context + 1), position + 1)
+        scores = torch.einsum("hd,jhd->hj", queries[0, row], keys[seen]) / width**0.5
+        expected = torch.einsum("hj,jhd->hd", scores.softmax(-1), values[seen])
+        torch.testing.assert_close(out[0, row], expected, rtol=1e-5, atol=1e-6)

@@ -41,6 +41,10 @@ class Loops(NamedTuple):
     pulses: Loop
     """`(cycles [N] of float64, hertz [N], half the sampling rate, out [N])`: harmonics up to half the sampling rate, in
     phase, of unit power."""
+    attend: Loop
+    """`(queries [M, 2, H, D], ring [S, 2, H, rows, D], slots, newest [M] of int64, context, out [M, 2, H, D])`:
+    attention of two new rows over the last `context` of their slot up to themselves. The ring has keys and values, also
+    the new ones; position p is its row `p % rows`, and `newest` the position of the second new row."""
 
 
 @functools.cache
@@ -179,4 +183,60 @@ def loops() -> Loops:
             kernel = sine((two * count + one) * angle) / (one if near else two * below)
             out[i] = ((count + half if near else kernel) - half) * np.sqrt(two / count)
 
-    return Loops(window=window, elu=elu, taps=taps, dot=dot, pulses=pulses)
+    hidden = np.float32(-1e30)
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def exponentials(x, most):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for i in range(x.shape[0]):
+            x[i] = elu_of(x[i] - most) + one
+
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+    def weights_of(scores):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        most = scores[0]
+        for i in range(scores.shape[0]):
+            most = max(most, scores[i])
+        exponentials(scores, most)
+        total = np.float32(0)
+        for i in range(scores.shape[0]):
+            total += scores[i]
+        share = one / total
+        for i in range(scores.shape[0]):
+            scores[i] *= share
+
+    @numba.njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+    def attend(queries, ring, slots, newest, context, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        rows, width = ring.shape[3], ring.shape[4]
+        scale = one / np.sqrt(np.float32(width))
+        scores = np.empty((2, rows), np.float32)
+        for m in range(queries.shape[0]):
+            last = newest[m]
+            held = min(rows, last + 1)
+            first_scores, second_scores = scores[0, :held], scores[1, :held]
+            for h in range(queries.shape[2]):
+                keys, values = ring[slots[m], 0, h], ring[slots[m], 1, h]
+                first, second = queries[m, 0, h], queries[m, 1, h]
+                for j in range(held):
+                    key = keys[j]
+                    one_sum = other_sum = np.float32(0)
+                    for d in range(width):
+                        one_sum += first[d] * key[d]
+                        other_sum += second[d] * key[d]
+                    first_scores[j] = one_sum * scale
+                    second_scores[j] = other_sum * scale
+                first_scores[last % rows] = hidden
+                for p in range(max(0, last + 1 - rows), last - context + 1):
+                    second_scores[p % rows] = hidden
+                    if p < last - context:
+                        first_scores[p % rows] = hidden
+                weights_of(first_scores)
+                weights_of(second_scores)
+                heard, other = out[m, 0, h], out[m, 1, h]
+                heard[:] = 0
+                other[:] = 0
+                for j in range(held):
+                    value, a, b = values[j], first_scores[j], second_scores[j]
+                    for d in range(width):
+                        heard[d] += a * value[d]
+                        other[d] += b * value[d]
+
+    return Loops(window=window, elu=elu, taps=taps, dot=dot, pulses=pulses, attend=attend)

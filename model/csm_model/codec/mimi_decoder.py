@@ -22,11 +22,10 @@ from torch import Tensor
 
 from csm_model.codec.loops import loops
 from csm_model.codec.packed import PackedConv, PackedLinear
-from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, elu_, rows_of, runs_of
+from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, elu_, rows_of
 from csm_model.frames import FRAME_SAMPLES
 
 Weights = Mapping[str, Tensor]
-Runs = Sequence[tuple[slice, slice]]
 _MANY = 90  # rows
 _TOGETHER = 8  # frames in one product, of one stream or of several: as many as stay in the cache
 
@@ -111,40 +110,43 @@ class _Codebooks:
 class _Layer:
     """A layer of the transformer; the layer scales are within the weights."""
 
-    def __init__(self, weights: Weights, prefix: str, heads: int) -> None:
+    def __init__(self, weights: Weights, prefix: str, shape: MimiShape) -> None:
         def norm(name: str) -> tuple[Tensor, Tensor]:
             return weights[f"{prefix}.{name}.weight"].detach(), weights[f"{prefix}.{name}.bias"].detach()
 
         scales = [weights[f"{prefix}.layer_scale_{number}.scale"][:, None] for number in (1, 2)]
         self._norms = norm("norm1"), norm("norm2")
-        self._heads = heads
+        self._heads, self._context = shape.heads, shape.context
         self._enter = PackedLinear(weights[f"{prefix}.self_attn.in_projs.0.weight"])
         self._leave = PackedLinear(weights[f"{prefix}.self_attn.out_projs.0.weight"] * scales[0])
         self._up = PackedLinear(weights[f"{prefix}.linear1.weight"], gelu="erf")
         self._down = PackedLinear(weights[f"{prefix}.linear2.weight"] * scales[1])
 
-    def __call__(self, x: Tensor, ring: Tensor, places: Sequence[_Place], runs: Runs) -> Tensor:
+    def __call__(self, x: Tensor, ring: Tensor, places: Sequence[_Place], rows: Rows) -> Tensor:
         """`[M, 2 t, C]` to the same; `ring` `[slots, 2, H, rows, D]` gets the new keys and values, frame by frame."""
         width = x.shape[2]
         asked = self._enter(F.layer_norm(x, (width,), *self._norms[0]))
         asked = asked.view(len(x), -1, 3, self._heads, width // self._heads)
         heard = [
-            self._frame(asked[:, 2 * frame : 2 * frame + 2], ring, place, runs) for frame, place in enumerate(places)
+            self._frame(asked[:, 2 * frame : 2 * frame + 2], ring, place, rows) for frame, place in enumerate(places)
         ]
-        x = self._leave(torch.cat(heard, dim=2).transpose(1, 2).flatten(2), x)
+        x = self._leave(torch.cat(heard, dim=1).flatten(2), x)
         return self._down(self._up(F.layer_norm(x, (width,), *self._norms[1])), x)
 
-    def _frame(self, asked: Tensor, ring: Tensor, place: _Place, runs: Runs) -> Tensor:
-        """Queries, keys and values of a frame, `[M, 2, 3, H, D]`, to what is heard, `[M, H, 2, D]`."""
+    def _frame(self, asked: Tensor, ring: Tensor, place: _Place, rows: Rows) -> Tensor:
+        """Queries, keys and values of a frame, `[M, 2, 3, H, D]`, to what is heard, `[M, 2, H, D]`."""
         turned = torch.view_as_complex(asked[:, :, :2].view(len(asked), 2, 2, self._heads, -1, 2))
         torch.mul(turned, place.turn, out=turned)
         ring[place.streams, :, :, place.at] = asked[:, :, 1:]
-        queries = asked[:, :, 0].transpose(1, 2)
-        heard = [
-            F.scaled_dot_product_attention(queries[part], ring[rows, 0], ring[rows, 1], attn_mask=place.mask[part])
-            for part, rows in runs
-        ]
-        return heard[0] if len(heard) == 1 else torch.cat(heard)
+        queries = asked[:, :, 0]
+        if place.mask is None:
+            heard = torch.empty(queries.shape)
+            newest = place.newest.numpy()
+            loops().attend(queries.numpy(), ring.numpy(), rows.numbers, newest, self._context, heard.numpy())
+            return heard
+        keys, values = ring[rows.index].unbind(1)
+        heard = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=place.mask)
+        return heard.transpose(1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,8 @@ class _Place:
     """Where a frame's two rows stand, the same for every layer."""
 
     turn: Tensor  # complex [M, 2, 1, 1, D / 2]: the rotary angles
-    mask: Tensor  # [M, 1, 2, rows of the ring]: 0 where attention looks, minus infinity elsewhere
+    mask: Tensor | None  # [M, 1, 2, rows of the ring]: where attention looks; on a CPU its loop knows
+    newest: Tensor  # [M], positions of the second rows
     streams: Tensor  # [M, 1], slots
     at: Tensor  # [M, 2], rows of the ring
 
@@ -164,7 +167,7 @@ class _Transformer:
         prefix, depth = "decoder_transformer.transformer.layers", 0
         while f"{prefix}.{depth}.norm1.weight" in weights:
             depth += 1
-        self._layers = [_Layer(weights, f"{prefix}.{index}", shape.heads) for index in range(depth)]
+        self._layers = [_Layer(weights, f"{prefix}.{index}", shape) for index in range(depth)]
         self._context = shape.context
         # A step writes two rows before it reads: the first of them still sees `context` rows.
         self.ring_rows = 2 * math.ceil((shape.context + 1) / 2)
@@ -180,29 +183,31 @@ class _Transformer:
         size = (len(self._layers), slots, 2, self._heads, self.ring_rows, self.width // self._heads)
         return torch.zeros(size, device=self._rows.device)
 
-    def __call__(self, x: Tensor, rings: Tensor, slots: Sequence[int], steps: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rings: Tensor, rows: Rows, steps: Tensor) -> Tensor:
         """`[M, 2 t, C]` to the same, for streams that are `steps` `[M]` rows long so far."""
-        streams = torch.tensor(slots, device=x.device)[:, None]
+        streams = torch.tensor(rows.numbers, device=x.device)[:, None]
         places = [self._place(streams, steps + row) for row in range(0, x.shape[1], 2)]
-        runs = runs_of(slots)
         for layer, ring in zip(self._layers, rings, strict=True):
-            x = layer(x, ring, places, runs)
+            x = layer(x, ring, places, rows)
         return x
 
     def _place(self, streams: Tensor, steps: Tensor) -> _Place:
         asking = steps[:, None] + self._rows[:2]  # [M, 2]
         angles = asking[..., None].float() * self._frequencies
+        return _Place(
+            turn=torch.polar(torch.ones_like(angles), angles)[:, :, None, None],
+            mask=None if steps.device.type == "cpu" else self._mask(asking),
+            newest=steps + 1,
+            streams=streams,
+            at=asking % self.ring_rows,
+        )
+
+    def _mask(self, asking: Tensor) -> Tensor:
         # A row of the ring holds the newest position that falls on it.
         newest = asking[:, 1:]
         held = newest - (newest - self._rows) % self.ring_rows  # [M, rows]
         behind = asking[:, :, None] - held[:, None, :]
-        seen = (behind >= 0) & (behind < self._context) & (held >= 0)[:, None, :]
-        return _Place(
-            turn=torch.polar(torch.ones_like(angles), angles)[:, :, None, None],
-            mask=torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -math.inf)[:, None],
-            streams=streams,
-            at=asking % self.ring_rows,
-        )
+        return ((behind >= 0) & (behind < self._context) & (held >= 0)[:, None, :])[:, None]
 
 
 class _Upsampling:
@@ -299,23 +304,22 @@ class MimiSlotDecoder:
     def step(self, codes: Tensor, slots: Sequence[int]) -> Tensor:
         """Codes `[M, K, t]` of M different slots to sound `[M, 1, t * 1920]`."""
         self._check(codes)
-        slots = [int(slot) for slot in slots]
         rows = rows_of(slots, len(codes), self._slots, self._steps.device)
         sound = torch.empty(len(codes), codes.shape[2] * FRAME_SAMPLES, device=codes.device)
         together = max(1, _TOGETHER // max(1, len(codes)))
         for start in range(0, codes.shape[2] if len(codes) else 0, together):
             part = codes[..., start : start + together]
             where = slice(start * FRAME_SAMPLES, (start + part.shape[2]) * FRAME_SAMPLES)
-            sound[:, where] = self._frames(part, slots, rows)
+            sound[:, where] = self._frames(part, rows)
         return sound[:, None]
 
-    def _frames(self, codes: Tensor, slots: Sequence[int], rows: Rows) -> Tensor:
+    def _frames(self, codes: Tensor, rows: Rows) -> Tensor:
         """Codes `[M, K, t]` to sound `[M, t * 1920]`."""
         decoder = self._decoder
         x = decoder.upsampling(decoder.codebooks(codes), self._latent, rows)
         steps = self._steps[rows.index].clone()
         self._steps[rows.index] += x.shape[1]
-        x = decoder.transformer(x, self._rings, slots, steps)
+        x = decoder.transformer(x, self._rings, rows, steps)
         x = decoder.enter(self._enter.before(x, rows))
         for stage, pasts in zip(decoder.stages, self._stages, strict=True):
             x = stage(x, pasts, rows)

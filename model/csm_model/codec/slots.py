@@ -73,16 +73,6 @@ def elu_(x: Tensor) -> Tensor:
     return x
 
 
-def runs_of(slots: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Where in `slots` they follow one another: which of them, and the slots."""
-    runs, start = [], 0
-    for end in range(1, len(slots) + 1):
-        if end == len(slots) or slots[end] != slots[end - 1] + 1:
-            runs.append((slice(start, end), slice(slots[start], slots[end - 1] + 1)))
-            start = end
-    return runs
-
-
 def checked_slot(slot: int, room: int) -> int:
     """`slot`, or `InputError` where it is none."""
     if not 0 <= slot < room:
