@@ -36,6 +36,9 @@ _EXIT_MARGIN_S = 5.0
 _DEATHS = 3
 """So many deaths of Triton within `_DEATHS_S` seconds are no accident."""
 _DEATHS_S = 600.0
+_SHARED_BYTES = 96 * 2**20
+"""Of the memory in /dev/shm that Triton shares with each version's stub; the largest request takes 32 MB. Whenever it
+has to grow, Triton 2.51 may die of whatever else goes through it (seen: a metric; its issue 8882)."""
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
@@ -212,6 +215,7 @@ class LocalTriton:
             f"--model-repository={self.folder / 'repository'}",
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--backend-config=python,shm-default-byte-size={_SHARED_BYTES}",
             "--model-control-mode=explicit",
             f"--load-model={tensors.MODEL_NAME}",
             f"--exit-timeout-secs={round(settings.exit_timeout_s)}",
