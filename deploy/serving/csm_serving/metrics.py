@@ -6,6 +6,7 @@ model takes it, so they say nothing about live streams; these do.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -152,9 +153,12 @@ class TritonMetrics:
     Every metric has the label `version`: while a version is swapped for another, both are there. Without it the two
     would share their values, and the end of the old one would take the new one's away (Triton 2.51, seen).
     Servers whose Python backend has no histograms get the pair of counters `_sum` and `_count` instead.
+    One thread at a time: a metric writes each value into the same shared memory and lets other threads run while the
+    server reads it, which kills the server where another thread writes meanwhile (Triton 2.51, seen).
     """
 
     def __init__(self, pb_utils: Any, *, version: str) -> None:
+        self._turn = threading.Lock()
         families = pb_utils.MetricFamily
         self._families: list[Any] = []  # a family must outlive its metrics
         self._metrics: dict[tuple[str, str], Any] = {}
@@ -175,23 +179,27 @@ class TritonMetrics:
 
     def close(self) -> None:
         """Takes this version's metrics off the endpoint."""
-        self._metrics.clear()
-        self._families.clear()
+        with self._turn:
+            self._metrics.clear()
+            self._families.clear()
 
     def set(self, spec: MetricSpec, value: float) -> None:
         """Sets a gauge."""
-        if metric := self._metrics.get((spec.name, "")):
-            metric.set(value)
+        with self._turn:
+            if metric := self._metrics.get((spec.name, "")):
+                metric.set(value)
 
     def add(self, spec: MetricSpec, value: float = 1.0, label: str = "") -> None:
         """Adds to a counter."""
-        if metric := self._metrics.get((spec.name, label)):
-            metric.increment(value)
+        with self._turn:
+            if metric := self._metrics.get((spec.name, label)):
+                metric.increment(value)
 
     def observe(self, spec: MetricSpec, value: float) -> None:
         """Puts a value into a histogram, or into its sum and count."""
-        if metric := self._metrics.get((spec.name, "")):
-            metric.observe(value)
-        elif not self._histograms and self._metrics:
-            self._metrics[spec.name + "_sum", ""].increment(value)
-            self._metrics[spec.name + "_count", ""].increment(1)
+        with self._turn:
+            if metric := self._metrics.get((spec.name, "")):
+                metric.observe(value)
+            elif not self._histograms and self._metrics:
+                self._metrics[spec.name + "_sum", ""].increment(value)
+                self._metrics[spec.name + "_count", ""].increment(1)
