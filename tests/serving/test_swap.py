@@ -37,7 +37,14 @@ def other_bundle(make_bundle: Callable[..., Path], tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     settings = load_settings(
-        grpc_port=0, http_port=0, metrics_port=0, slots=3, queue=4, frame_budget=0, ready_timeout_s=300
+        grpc_port=0,
+        http_port=0,
+        metrics_port=0,
+        slots=3,
+        queue=4,
+        frame_budget=0,
+        text_timeout_s=600,
+        ready_timeout_s=300,
     )
     with LocalTriton(bundle, settings=settings, folder=tmp_path_factory.mktemp("swap")) as running:
         yield running
