@@ -37,8 +37,8 @@ _DEATHS = 3
 """So many deaths of Triton within `_DEATHS_S` seconds are no accident."""
 _DEATHS_S = 600.0
 _SHARED_BYTES = 96 * 2**20
-"""Of the memory in /dev/shm that Triton shares with each version's stub. The largest request takes 32 MB, so it need not
-grow; servers are reported to die while it does (Triton's issue 8882)."""
+"""Of the memory in /dev/shm that Triton shares with each version's stub. The largest request takes 32 MB, so it need
+not grow; servers are reported to die while it does (Triton's issue 8882)."""
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
