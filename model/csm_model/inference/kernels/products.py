@@ -44,7 +44,7 @@ GROUP = 64
 """Inputs that share a scale: activations of int8 and int4, weights of int4."""
 UNROLL = 4
 """Words of float kinds in one turn of the loop."""
-AHEAD = 1024
+AHEAD = 2048
 """Bytes by which weights are fetched before they are needed."""
 _STEP_BYTES: dict[Kind, int] = {
     "fp32": UNROLL * CHANNELS * 4,
@@ -192,20 +192,28 @@ def _group_step(code: Code, sums: Sums, places: Places, held: Held, xs: list[str
     rows = [code.at(x, code.times(step, GROUP)) for x in xs]
     tails = [code.at(code.at(x, "%tail"), code.times(step, 8)) for x in xs]
     starts = [code.splat("i32", code.load("i32", tail, 4)) for tail in tails]
-    totals = {(row, tile): starts[row] for row, tile in places}
-    for word in range(words):
-        for tile in range(TILES):
-            _prefetch(code, weights, (word * TILES + tile) * 64)
-        vectors = [code.load(WORDS, weights, (word * TILES + tile) * 64, 64) for tile in range(TILES)]
-        parts = [(vectors, word)]
-        if small:
-            low = [code.whole("and", vector, 0x0F0F0F0F) for vector in vectors]
-            high = [code.whole("and", code.whole("lshr", vector, 4), 0x0F0F0F0F) for vector in vectors]
-            parts = [(low, word), (high, word + words)]
-        for part, place in parts:
-            operands = [sums.activations(row, 4 * place) for row in rows]
-            ready = [sums.weights(vector) for vector in part]
-            totals = {(row, tile): sums.add(totals[row, tile], ready[tile], operands[row]) for row, tile in places}
+    names = {(row, tile): f"whole{row}_{tile}" for row, tile in places}
+    first = {names[row, tile]: (WORDS, starts[row]) for row, tile in places}
+    # A loop, though a short one: unrolled, the compiler gathers what is to be fetched at the beginning of the group.
+    with code.loop("0", str(words // UNROLL), first) as turn:
+        some = code.at(weights, code.times(turn, UNROLL * TILES * 64))
+        mine = [code.at(row, code.times(turn, UNROLL * 4)) for row in rows]
+        totals = {place: code.carried[names[place]] for place in places}
+        for word in range(UNROLL):
+            for tile in range(TILES):
+                _prefetch(code, some, (word * TILES + tile) * 64)
+            vectors = [code.load(WORDS, some, (word * TILES + tile) * 64, 64) for tile in range(TILES)]
+            parts = [(vectors, word)]
+            if small:
+                low = [code.whole("and", vector, 0x0F0F0F0F) for vector in vectors]
+                high = [code.whole("and", code.whole("lshr", vector, 4), 0x0F0F0F0F) for vector in vectors]
+                parts = [(low, word), (high, word + words)]
+            for part, place in parts:
+                operands = [sums.activations(row, 4 * place) for row in mine]
+                ready = [sums.weights(vector) for vector in part]
+                totals = {(row, tile): sums.add(totals[row, tile], ready[tile], operands[row]) for row, tile in places}
+        code.carry(**{names[place]: totals[place] for place in places})
+    totals = {place: code.carried[names[place]] for place in places}
     scales = [code.splat("float", code.load("float", tail)) for tail in tails]
     end = words * TILES * 64
     channel = [code.load_row(weights, end + 2 * LANES * tile, "bf16") for tile in range(TILES)] if small else []
