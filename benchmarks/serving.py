@@ -1,7 +1,7 @@
 """What a served model must stand, on a real Triton on this machine, with the demo's model.
 
     python benchmarks/serving.py [all | streams | overload | hostile | drain | swap | soak ...] [--quick] [--hours 1]
-                                 [--requests 10000] [--budget 0]
+                                 [--requests 10000] [--lead SECONDS] [--budget 0]
 
 Each prints a table and says of each target whether it was met; the exit status is 1 where one was missed.
 
@@ -34,7 +34,7 @@ SLOTS = 8
 
 
 def run_streams(asked: argparse.Namespace) -> list[Row]:
-    with served(slots=SLOTS, frame_budget=asked.budget) as triton:
+    with served(slots=SLOTS, frame_budget=asked.budget, lead_s=asked.lead) as triton:
         return streams.measure(triton, rounds=2 if asked.quick else 6, seconds=5 if asked.quick else 12)
 
 
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="some minutes in all instead of half an hour")
     parser.add_argument("--hours", type=float, default=1.0, help="of listening, of the soak")
     parser.add_argument("--requests", type=int, default=10_000, help="hostile ones")
+    parser.add_argument("--lead", type=float, help="CSM_SERVING_LEAD_S of the server of `streams`")
     parser.add_argument("--budget", type=float, default=0.0, help="CSM_SERVING_FRAME_BUDGET of the server")
     asked = parser.parse_args(arguments)
     missed = 0
