@@ -37,7 +37,7 @@ class ServingSettings(BaseSettings):
     """Share of a frame's 80 ms that a step may take before new streams are refused; 0: no bound."""
     prefill_rows: int = Field(default=64, ge=1, le=4096)
     """Rows of a prompt that are read in one step; more of them stall live streams, fewer delay the first audio."""
-    lead_s: float = Field(default=2.0, ge=0)
+    lead_s: float = Field(default=1.0, ge=0)
     """Seconds that a stream may be ahead of its player where it is not alone; 0: as far as there is time for."""
     text_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for more of its text before it ends."""

@@ -25,7 +25,7 @@ class Policy:
     """Streams that may wait for a slot; 0 refuses all that find none."""
     frame_budget: float = 0.9
     """Share of a frame's 80 ms that a step may take with one stream more; above it that one is refused. 0: no bound."""
-    lead_s: float | None = 2.0
+    lead_s: float | None = 1.0
     """Seconds of sound that a stream may be ahead of its player where it is not alone; None: as many as there is time
     for. What is made further ahead delays others' first sound, and is thrown away when its listener interrupts."""
     text_timeout_s: float = 30.0
