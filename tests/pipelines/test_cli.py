@@ -41,7 +41,7 @@ def refused(outcome: Any, words: str) -> None:
         ),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "train.nodes=2"], "must be AGENTSxWORKERS"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "judge.recogniser=huge"], "'huge' is not one of"),
-        (["run", "--preset", "debug", "--corpus", ".", "--set", "release.precision=int4"], "'int4' is not one of"),
+        (["run", "--preset", "debug", "--corpus", ".", "--set", "release.precision=int3"], "'int3' is not one of"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "release.say=..."], "has nothing to say"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "data.tokenizer=bpe:512"], "needs a prompt format"),
         (["run", "--preset", "debug", "--corpus", ".", "--set", "data.tokenizer=x.json"], "x.json: no such file"),
