@@ -43,6 +43,7 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         slots=3,
         queue=4,
         frame_budget=0,
+        max_wait_s=600,
         text_timeout_s=600,
         ready_timeout_s=300,
     )
@@ -87,7 +88,7 @@ def test_live_and_waiting_streams_end_on_the_old_version(served: LocalTriton, bu
         live = [client.stream(LONG, seed=seed, sampling=GREEDY, max_frames=FRAMES) for seed in range(3)]
         for stream in live:
             next(stream)  # all slots are taken
-        held = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60, max_wait_s=120.0)
+        held = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60, max_wait_s=300.0)
         waits = threading.Thread(target=lambda: waited.extend(held))
         waited: list[Chunk] = []
         waits.start()
