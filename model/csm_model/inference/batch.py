@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from csm_model.inference.narration import Heard, Narration, Utterance
 from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.safety import Audio, Bounds, Reason
+from csm_model.watermark import SlotMarker
 
 PREFILL_ROWS = 64
 """Rows of a prompt that are read at once, unless told otherwise."""
@@ -67,18 +67,6 @@ class _Stream:
     again: int = 0  # frames of that which it has been led through
 
 
-class Marker(Protocol):
-    """What marks the sound of streams in slots."""
-
-    def reset(self, slot: int) -> None:
-        """A new stream begins in a slot."""
-        ...
-
-    def step(self, audio: Tensor, slots: Sequence[int]) -> Tensor:
-        """The next sound `[M, 1920]` of some slots, marked."""
-        ...
-
-
 class SpeechBatch:
     """The streams in the slots.
 
@@ -101,7 +89,7 @@ class SpeechBatch:
         slots: int,
         rows: int | None = None,
         bounds: Bounds | None = None,
-        marker: Marker | None = None,
+        marker: SlotMarker | None = None,
         prefill_rows: int = PREFILL_ROWS,
         prefixes: PrefixCache | None = None,
         guided: bool = True,

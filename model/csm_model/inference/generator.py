@@ -18,7 +18,7 @@ from torch import Tensor
 
 from csm_model.bundle import Bundle
 from csm_model.errors import CsmError
-from csm_model.inference.batch import Frame, Marker, SpeechBatch
+from csm_model.inference.batch import Frame, SpeechBatch
 from csm_model.inference.context import ContextTurn, VoicePrompt
 from csm_model.inference.narration import SpokenSentence, Utterance
 from csm_model.inference.prefixes import PrefixCache
@@ -110,7 +110,6 @@ class Generator:
         bundle: what speaks.
         sampling: how codes are drawn; what the bundle recommends without it.
         bounds: of the watches.
-        marker: makes what marks the sound of a stream; None leaves it unmarked.
     """
 
     def __init__(
@@ -119,14 +118,12 @@ class Generator:
         *,
         sampling: Sampling | None = None,
         bounds: Bounds | None = None,
-        marker: Marker | None = None,
     ) -> None:
         self.bundle = bundle
         self.model = bundle.model
         self.config = bundle.model.config
         self.sampling = sampling or bundle.sampling
         self.bounds = bounds or Bounds()
-        self._marker = marker
 
     def stream(
         self,
@@ -217,7 +214,6 @@ class Generator:
             self.bundle,
             slots=1,
             bounds=self.bounds,
-            marker=self._marker,
             guided=asked.sampling.guidance != 1.0,
             prefixes=PrefixCache(0),
         )
