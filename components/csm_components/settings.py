@@ -8,6 +8,11 @@
 | `CSM_S3_ACCESS_KEY`, `CSM_S3_SECRET_KEY` | its keys | none |
 | `CSM_S3_REGION` | its region | `us-east-1` |
 | `CSM_METRICS_PORT` | port for the training's Prometheus metrics; 0 serves none | 0 |
+| `CSM_PUSHGATEWAY` | address of a Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere | empty |
+| `CSM_CACHE_KEY` | digest of all that a step is made from; its result is then noted in the storage's ledger | empty |
+| `CSM_EXPERIMENT` | MLflow experiment that runs belong to | `csm-foundry` |
+| `CSM_TRAIN_TARGET` | where training processes run, as JSON (`csm_components.targets.TrainTarget`) | this machine |
+| `CSM_DEPLOY_TARGET` | what a release is rolled out by, as JSON (`csm_components.targets.DeployTarget`) | nothing |
 | `CSM_PARENT_PID` | process that a step must not outlive; `csm run` sets it | 0: none |
 | `MLFLOW_TRACKING_URI` | where runs are recorded; empty is sqlite in the run's folder | empty |
 | `MLFLOW_RUN_ID` | the run to write to; Kubeflow Pipelines sets it | none |
@@ -20,6 +25,7 @@ import os
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from csm_components.targets import DeployTarget, TrainTarget
 from csm_model.errors import InputError
 
 
@@ -48,6 +54,21 @@ class Settings(BaseSettings):
 
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port for the training's Prometheus metrics; 0 serves none."""
+
+    pushgateway: str = ""
+    """Address of a Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere."""
+
+    cache_key: str = ""
+    """Digest of all that a step is made from; its result is then noted in the storage's ledger."""
+
+    experiment: str = "csm-foundry"
+    """MLflow experiment that runs belong to."""
+
+    train_target: TrainTarget = TrainTarget()
+    """Where training processes run."""
+
+    deploy_target: DeployTarget = DeployTarget()
+    """What a release is rolled out by."""
 
     parent_pid: int = Field(default=0, ge=0)
     """Process that a step must not outlive; 0 is none."""
