@@ -8,7 +8,7 @@
 | `CSM_S3_ACCESS_KEY`, `CSM_S3_SECRET_KEY` | its keys | none |
 | `CSM_S3_REGION` | its region | `us-east-1` |
 | `CSM_METRICS_PORT` | port for the training's Prometheus metrics; 0 serves none | 0 |
-| `CSM_PUSHGATEWAY` | address of a Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere | empty |
+| `CSM_PUSHGATEWAY` | Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere | empty |
 | `CSM_CACHE_KEY` | digest of all that a step is made from; its result is then noted in the storage's ledger | empty |
 | `CSM_EXPERIMENT` | MLflow experiment that runs belong to | `csm-foundry` |
 | `CSM_TRAIN_TARGET` | where training processes run, as JSON (`csm_components.targets.TrainTarget`) | this machine |

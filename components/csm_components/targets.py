@@ -16,7 +16,7 @@ class TrainTarget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: Literal["local", "volcano", "trainjob"] = "local"
-    """`local`: as processes beside the step; `volcano`: torchx's Kubernetes scheduler; `trainjob`: Kubeflow Trainer v2."""
+    """`local`: processes beside the step; `volcano`: torchx's Kubernetes scheduler; `trainjob`: Kubeflow Trainer v2."""
     namespace: str = "default"
     """Namespace of the job."""
     image: str = ""
@@ -65,7 +65,7 @@ class DeployTarget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["none", "argocd"] = "none"
-    """`none`: the release is published, and whoever keeps the environment takes it; `argocd`: its Application is told."""
+    """`none`: the release is published, for whoever keeps the environment; `argocd`: its Application is told."""
     application: str = ""
     """Name of the Argo CD Application of csm-serving."""
     namespace: str = "argocd"
