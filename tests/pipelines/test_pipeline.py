@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from csm_components.image import IMAGE, TRAIN_IMAGE
 from csm_pipelines.pipeline import compile_to, csm_pipeline
 from csm_pipelines.steps import STEPS
 
@@ -38,10 +39,12 @@ def test_the_steps_run_in_their_order() -> None:
         assert all(STEPS.index(name.removesuffix("-component")) < STEPS.index(step) for name in before)
 
 
-def test_every_component_runs_from_one_image_and_installs_nothing() -> None:
-    executors = yaml.safe_load(compiled())["deploymentSpec"]["executors"].values()
-    assert len({executor["container"]["image"] for executor in executors}) == 1
-    assert not any("pip install" in " ".join(executor["container"]["command"]) for executor in executors)
+def test_training_has_an_image_of_its_own_and_nothing_is_installed_at_run_time() -> None:
+    executors = yaml.safe_load(compiled())["deploymentSpec"]["executors"]
+    images = {name: executor["container"]["image"] for name, executor in executors.items()}
+    assert images.pop("exec-train-component") == TRAIN_IMAGE
+    assert set(images.values()) == {IMAGE}
+    assert not any("pip install" in " ".join(executor["container"]["command"]) for executor in executors.values())
 
 
 def test_the_pipeline_has_only_what_the_runner_gives() -> None:

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from csm_components.image import IMAGE
+from csm_components.image import TRAIN_IMAGE
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def train_component(
     tokens: dsl.Input[dsl.Dataset],
     base: str,
