@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ GLOBAL = {
 def charts() -> list[Path]:
     """The folders of all charts, by name."""
     return sorted(path.parent for path in CHARTS.glob("*/Chart.yaml"))
+
+
+def version_of_package() -> str:
+    """The version that the images carry and every chart names as its `appVersion`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
 
 
 def schema_of(root: Value, title: str) -> dict[str, Any]:
