@@ -1,6 +1,6 @@
-"""Prometheus metrics of training; the only module here that imports prometheus_client.
+"""Prometheus metrics of training and of steps; the only module here that imports prometheus_client.
 
-The trainer writes one JSON object a line to `metrics.jsonl`; whoever follows the file hands its rows to
+**Training.** The trainer writes one JSON object a line to `metrics.jsonl`; whoever follows the file hands its rows to
 `TrainingMetrics`, which serves them on a port (`CSM_METRICS_PORT`) and writes them as text for node_exporter.
 
 | metric | meaning |
@@ -18,17 +18,31 @@ The trainer writes one JSON object a line to `metrics.jsonl`; whoever follows th
 | `csm_training_model_flops_utilization_ratio` | their share of what the devices could do, where that was told |
 | `csm_training_memory_bytes` | most memory that a worker has held |
 | `csm_training_last_update_timestamp_seconds` | time of the latest row, since 1970 |
+
+**Steps.** A step's pod is gone before Prometheus could ask it, so its figures are pushed to a pushgateway
+(`CSM_PUSHGATEWAY`), which keeps the latest of each group of the labels `job` (`csm_step`), `step`, `pipeline` and
+`model` (the last two where `CSM_PIPELINE` and `CSM_MODEL` name them):
+
+| metric | meaning |
+| --- | --- |
+| `csm_step_duration_seconds` | time that the step took when it last ended well |
+| `csm_step_last_success_timestamp_seconds` | when that was, since 1970 |
+| `csm_step_last_failure_timestamp_seconds` | when it last failed, since 1970 |
+| `csm_step_result{figure}` | numbers of its result: `wer_generated` of evaluate, `promoted` (0 or 1) of register, ... |
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway, start_http_server, write_to_textfile
 
+from csm_components.settings import load_settings
 from csm_model.errors import MissingDependencyError
 
 _GAUGES = {
@@ -54,6 +68,58 @@ _GAUGES = {
 }
 CODEBOOK = "loss_codebook_"
 """How the name of a codebook's own loss begins."""
+STEP_JOB = "csm_step"
+_PUSH_SECONDS = 10.0
+
+
+def push_metrics(registry: CollectorRegistry, job: str, grouping: Mapping[str, str]) -> None:
+    """Pushes the metrics of a registry to the pushgateway of the settings; does nothing where none is set.
+
+    Metrics of the same name and group are replaced, others of the group stay. A gateway that cannot be reached costs a
+    line on standard error, and nothing else.
+
+    Args:
+        registry: what to push.
+        job: label `job`.
+        grouping: more labels of the group; `pipeline` and `model` are added from the settings.
+    """
+    settings = load_settings()
+    if not settings.pushgateway:
+        return
+    labels = {"pipeline": settings.pipeline, "model": settings.model, **grouping}
+    try:
+        pushadd_to_gateway(
+            settings.pushgateway,
+            job=job,
+            registry=registry,
+            grouping_key={name: value for name, value in labels.items() if value},
+            timeout=_PUSH_SECONDS,
+        )
+    except (OSError, ValueError) as error:  # urllib's errors are OSErrors; ValueError: not an address
+        sys.stderr.write(f"warning: {settings.pushgateway}: figures of {job} were not pushed ({error})\n")
+
+
+def push_success(step: str, seconds: float, result: Mapping[str, Any]) -> None:
+    """Pushes that a step has ended well, what it took, and the numbers of its result."""
+    registry = CollectorRegistry()
+    Gauge("csm_step_duration_seconds", "Time that a step took.", registry=registry).set(seconds)
+    _now(registry, "csm_step_last_success_timestamp_seconds", "When a step last ended well, since 1970.")
+    figures = Gauge("csm_step_result", "Numbers of a step's result.", ["figure"], registry=registry)
+    for name, value in result.items():
+        if isinstance(value, int | float):
+            figures.labels(figure=name).set(value)
+    push_metrics(registry, STEP_JOB, {"step": step})
+
+
+def push_failure(step: str) -> None:
+    """Pushes that a step has failed."""
+    registry = CollectorRegistry()
+    _now(registry, "csm_step_last_failure_timestamp_seconds", "When a step last failed, since 1970.")
+    push_metrics(registry, STEP_JOB, {"step": step})
+
+
+def _now(registry: CollectorRegistry, name: str, text: str) -> None:
+    Gauge(name, text, registry=registry).set(time.time())
 
 
 class TrainingMetrics:

@@ -10,6 +10,7 @@
 | `CSM_METRICS_PORT` | port for the training's Prometheus metrics; 0 serves none | 0 |
 | `CSM_PUSHGATEWAY` | Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere | empty |
 | `CSM_CACHE_KEY` | digest of all that a step is made from; its result is then noted in the storage's ledger | empty |
+| `CSM_PIPELINE`, `CSM_MODEL` | pipeline and registered model: labels of the figures that are pushed | empty |
 | `CSM_EXPERIMENT` | MLflow experiment that runs belong to | `csm-foundry` |
 | `CSM_TRAIN_TARGET` | where training processes run, as JSON (`csm_components.targets.TrainTarget`) | this machine |
 | `CSM_DEPLOY_TARGET` | what a release is rolled out by, as JSON (`csm_components.targets.DeployTarget`) | nothing |
@@ -60,6 +61,12 @@ class Settings(BaseSettings):
 
     cache_key: str = ""
     """Digest of all that a step is made from; its result is then noted in the storage's ledger."""
+
+    pipeline: str = ""
+    """Name of the pipeline, a label of figures that are pushed."""
+
+    model: str = ""
+    """Name of the registered model, another."""
 
     experiment: str = "csm-foundry"
     """MLflow experiment that runs belong to."""

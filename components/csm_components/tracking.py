@@ -9,6 +9,10 @@ that was killed and started again goes on in the same record. Where the record i
 | set | not set | that server |
 | set | set (by Kubeflow Pipelines) | that run of that server, which the one that made it will also end |
 
+On a cluster the steps of a run are pods that share nothing but its name. Whichever comes first makes the run of the
+whole. MLflow has nothing that only one of two can make, so two that come at once each make one: both then wait until
+neither can still be hidden from the other, choose the same one, mark it as settled, and the other is deleted.
+
 Parameters can be written once (an MLflow rule). A retry that brings another value keeps the first as the parameter and
 writes the new one as a tag, `retry.NAME`.
 """
@@ -28,19 +32,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csm_components.settings import load_settings
-from csm_model.errors import MissingDependencyError
+from csm_model.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-EXPERIMENT = "csm-foundry"
 _MAX_PARAM = 6000
 _MAX_TAG = 5000
 _MAX_DATASET_DIGEST = 36
 _PARENT_TAG = "mlflow.parentRunId"
 _RUN_TAG = "csm.run"
 _STEP_TAG = "csm.step"
+_SETTLED_TAG = "csm.settled"
+_SETTLE_SECONDS = 1.0
+_PIPELINE = "pipeline"
 
 
 class RunLog:
@@ -125,9 +131,15 @@ class ModelVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
-    """The record of the pipeline run whose folder is `folder`."""
+    """The record of one pipeline run: of the one whose folder is `folder`, or on a cluster of the one called `run`."""
 
-    folder: Path
+    folder: Path = Path()
+    run: str = ""
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the pipeline run."""
+        return self.run or self.folder.resolve().name
 
     @cached_property
     def uri(self) -> str:
@@ -137,7 +149,8 @@ class Tracker:
     @cached_property
     def client(self) -> MlflowClient:
         """The MLflow client, quiet."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.uri.startswith("sqlite:"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
             mlflow = _quiet_mlflow()
@@ -152,25 +165,38 @@ class Tracker:
     @cached_property
     def experiment_id(self) -> str:
         """The experiment, made when it is not there."""
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        location = (self.folder.absolute() / "mlruns").as_uri() if self.uri.startswith("sqlite:") else None
-        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+        from mlflow.exceptions import MlflowException
+
+        name = load_settings().experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.folder.absolute() / "mlruns").as_uri() if self.uri.startswith("sqlite:") else None
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(name)  # another step was faster
+                if found is None:
+                    raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
+        if found.lifecycle_stage == "deleted":
+            raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
+        return str(found.experiment_id)
 
     def pipeline_run_id(self) -> str:
         """The MLflow run of the whole pipeline run, made when it is not there."""
-        name = self.folder.resolve().name
-        return self._find_or_create(name, {_RUN_TAG: name, _STEP_TAG: "pipeline"})
+        tags = {_RUN_TAG: self.name, _STEP_TAG: _PIPELINE}
+        return self._settled(tags) if self.run else self._find_or_create(self.name, tags)
 
     @contextmanager
     def pipeline(self) -> Iterator[RunLog]:
         """Writes to the run of the whole pipeline run; it stays open for the steps that follow."""
         yield RunLog(self.client, self.pipeline_run_id())
 
-    def end_pipeline(self, *, failed: bool) -> None:
-        """Marks the whole run as finished, well or not."""
-        self.client.set_terminated(self.pipeline_run_id(), "FAILED" if failed else "FINISHED")
+    def end_pipeline(self, *, failed: bool, tags: Mapping[str, str] | None = None) -> None:
+        """Marks the whole run as finished, well or not; nothing happens where no step has recorded anything."""
+        found = self._find({_RUN_TAG: self.name, _STEP_TAG: _PIPELINE})
+        if found:
+            RunLog(self.client, found[0]).tags(tags or {})
+            self.client.set_terminated(found[0], "FAILED" if failed else "FINISHED")
 
     @contextmanager
     def step(self, step: str, *, system_metrics: bool = False) -> Iterator[RunLog]:
@@ -200,20 +226,48 @@ class Tracker:
 
     def _step_run_id(self, step: str) -> str:
         parent = self.pipeline_run_id()
-        name = self.folder.resolve().name
-        return self._find_or_create(step, {_RUN_TAG: name, _STEP_TAG: step, _PARENT_TAG: parent})
+        return self._find_or_create(step, {_RUN_TAG: self.name, _STEP_TAG: step, _PARENT_TAG: parent})
+
+    def _find(self, tags: Mapping[str, str]) -> list[str]:
+        """Runs with all these tags, in one order for everyone who sees the same runs."""
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.client.search_runs([self.experiment_id], filter_string=query)
+        return [str(run.info.run_id) for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
 
     def _find_or_create(self, name: str, tags: Mapping[str, str]) -> str:
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], filter_string=query, max_results=1)
+        found = self._find(tags)
         if found:
-            return str(found[0].info.run_id)
+            return found[0]
         return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
 
+    def _settled(self, tags: Mapping[str, str]) -> str:
+        """The run that all who ask for it at once agree on."""
+        settled = {**tags, _SETTLED_TAG: "true"}
+        if known := self._find(settled):
+            return known[0]
+        began = time.monotonic()
+        self._find_or_create(self.name, tags)
+        # Whoever looked before this one was stored has stored its own by the end of the wait.
+        time.sleep(max(_SETTLE_SECONDS, 3 * (time.monotonic() - began)))
+        chosen = (self._find(settled) or self._find(tags))[0]
+        self.client.set_tag(chosen, _SETTLED_TAG, "true")
+        for other in self._find(tags):
+            if other != chosen and not self._find({_PARENT_TAG: other}):
+                self.client.delete_run(other)
+        return chosen
+
     def register(
-        self, name: str, *, source: Path, run_id: str | None, tags: Mapping[str, Any], description: str
+        self, name: str, *, source: str, run_id: str | None, tags: Mapping[str, Any], description: str
     ) -> ModelVersion:
-        """A version of the model `name` for the bundle in `source`; the same bundle digest gives the version it has."""
+        """A version of the model `name` for the bundle at `source`; the same bundle digest gives the version it has.
+
+        Args:
+            name: of the registered model.
+            source: folder or address of the bundle.
+            run_id: the MLflow run that registers it.
+            tags: of the version.
+            description: of the version.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -227,9 +281,7 @@ class Tracker:
                 for key, text in texts.items():
                     self.client.set_model_version_tag(name, version.version, key, text)
                 return _version(self.client.get_model_version(name, version.version))
-        made = self.client.create_model_version(
-            name, source=str(source.absolute()), run_id=run_id, tags=texts, description=description
-        )
+        made = self.client.create_model_version(name, source=source, run_id=run_id, tags=texts, description=description)
         return _version(made)
 
     def set_alias(self, name: str, alias: str, version: int) -> None:

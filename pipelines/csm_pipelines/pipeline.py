@@ -124,6 +124,7 @@ def csm_pipeline(
     )
     speak_component(
         version=registered.outputs["version"],
+        bundle=exported.outputs["bundle"],
         text=text,
         speaker=speaker,
         sentences=sentences,

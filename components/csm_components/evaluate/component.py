@@ -18,6 +18,7 @@ def evaluate_component(
     code_version: str,
     evaluation: dsl.Output[dsl.Metrics],
     work: str = "",
+    run: str = "",
 ) -> float:
     """Streams held-out sentences from Triton in every voice and has them judged beside recordings and the codec alone.
 
@@ -33,6 +34,7 @@ def evaluate_component(
         code_version: Version of the package; a new one makes the step run again.
         evaluation: The result: figures as metadata, the report and all clips in its folder.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
+        run: Name of the pipeline run on a cluster.
 
     Returns:
         Word error rate of the generated speech.
@@ -52,6 +54,8 @@ def evaluate_component(
             work,
             "evaluate",
             evaluate,
+            run=run,
+            keep=("report.html",),
             params={"settings": json.loads(settings)},
             bundle=Path(bundle.path),
             conversations=Path(conversations.path),

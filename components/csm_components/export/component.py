@@ -12,6 +12,7 @@ def export_component(
     code_version: str,
     bundle: dsl.Output[dsl.Model],
     work: str = "",
+    run: str = "",
 ) -> str:
     """Writes a bundle with quantised weights, its codec and its tokenizer, every file named by its digest.
 
@@ -21,6 +22,7 @@ def export_component(
         code_version: Version of the package; a new one makes the step run again.
         bundle: The result.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
+        run: Name of the pipeline run on a cluster.
 
     Returns:
         Digest of the bundle.
@@ -35,6 +37,7 @@ def export_component(
         work,
         "export",
         export,
+        run=run,
         params={"precision": precision},
         parent=Path(parent.path),
         out=place(bundle, work, "bundle"),

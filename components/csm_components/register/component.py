@@ -14,6 +14,7 @@ def register_component(
     code_version: str,
     version: dsl.Output[dsl.Artifact],
     work: str = "",
+    run: str = "",
 ) -> bool:
     """Makes the bundle a version of the registered model, and champion where the gate lets it.
 
@@ -25,6 +26,7 @@ def register_component(
         code_version: Version of the package, kept as a tag.
         version: The result.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
+        run: Name of the pipeline run on a cluster.
 
     Returns:
         Whether the version is now champion.
@@ -35,7 +37,7 @@ def register_component(
 
     from csm_components.register.gate import Gate
     from csm_components.register.step import register
-    from csm_components.steps import place, run_step
+    from csm_components.steps import place, run_step, tracker_of
     from csm_components.tracking import Tracker
 
     out = place(version, work, "register")
@@ -43,12 +45,14 @@ def register_component(
         work,
         "register",
         register,
+        run=run,
         record=False,
         bundle=Path(bundle.path),
         out=out,
         figures={name: evaluation.metadata.get(name) for name in Gate.FIGURES},
         gate=Gate(**json.loads(gate)),
-        tracker=Tracker(folder=Path(work) if work else out),
+        tracker=tracker_of(work, run) or Tracker(folder=out),
+        source="" if work else bundle.uri,
         model=model,
         code_version=code_version,
     )

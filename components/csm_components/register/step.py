@@ -1,12 +1,14 @@
 """The step register: makes a bundle a version of the registered model, and champion where the gate lets it.
 
 A gate not passed is no error: the version stays `candidate`, and the result says which figures missed and by how
-much. The alias `champion` then stays where it was. The verdict is left with the bundle (`csm_model.verdict`): a server
-asks for it before it takes weights of 4 bits.
+much. The alias `champion` then stays where it was. The verdict (`csm_model.verdict`) is left with the step's result
+and, where that folder can be written to, with the bundle: a server asks for it before it takes weights of 4 bits.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +54,7 @@ def register(
     tracker: Tracker,
     model: str = "csm-demo",
     code_version: str = "",
+    source: str = "",
 ) -> RegisterResult:
     """Registers `bundle` with tags for every digest, and moves the aliases.
 
@@ -63,6 +66,7 @@ def register(
         tracker: where the model is registered.
         model: name of the registered model.
         code_version: version of the program that made it.
+        source: address of the bundle for those who are not on this machine; its folder without it.
     """
     manifest = read_json(bundle / "manifest.json")
     asked = {"figures": dict(figures), "gate": asdict(gate), "model": model, "store": tracker.uri}
@@ -78,7 +82,7 @@ def register(
         log.metrics(dict(figures))
         version = tracker.register(
             model,
-            source=bundle,
+            source=source or str(bundle.absolute()),
             run_id=log.run_id,
             tags={
                 "bundle_digest": manifest["digest"],
@@ -112,8 +116,13 @@ def register(
 
 
 def _tell(bundle: Path, out: Path, digest: str, figures: Mapping[str, Any], gate: Gate) -> list[str]:
-    """Judges the figures; leaves the verdict with the bundle and with the step's result; returns the misses."""
+    """Judges the figures; leaves the verdict with the step's result and with the bundle; returns the misses."""
     misses = gate.misses(figures)
-    for folder in (bundle, out):
-        write_verdict(folder, bundle=digest, misses=misses, figures=figures, bounds=gate.thresholds())
+    write = functools.partial(write_verdict, bundle=digest, misses=misses, figures=figures, bounds=gate.thresholds())
+    write(out)
+    try:
+        write(bundle)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
     return misses

@@ -8,6 +8,7 @@ from csm_components.image import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def speak_component(
     version: dsl.Input[dsl.Artifact],
+    bundle: dsl.Input[dsl.Model],
     text: str,
     speaker: int,
     sentences: str,
@@ -15,11 +16,13 @@ def speak_component(
     code_version: str,
     speech: dsl.Output[dsl.Artifact],
     work: str = "",
+    run: str = "",
 ) -> float:
     """Serves the registered bundle from a Triton of its own and listens to it, one stream at a time.
 
     Args:
-        version: What register wrote: the version, and the folder of its bundle.
+        version: What register wrote: the version and the gate's verdict.
+        bundle: The bundle that it registered.
         text: What to say.
         speaker: Whose voice.
         sentences: More to say for the clock, a JSON list.
@@ -27,6 +30,7 @@ def speak_component(
         code_version: Version of the package; a new one makes the step run again.
         speech: The result.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
+        run: Name of the pipeline run on a cluster.
 
     Returns:
         Seconds of work for a second of sound.
@@ -42,7 +46,9 @@ def speak_component(
         work,
         "speak",
         speak,
-        bundle=Path(version.metadata["bundle"]),
+        run=run,
+        bundle=Path(bundle.path),
+        verdict=Path(version.path),
         out=place(speech, work, "speech"),
         text=text,
         speaker=speaker,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from csm_components.register.judged import judged_bundle
 from csm_model.errors import MissingDependencyError
 from csm_model.files import digest_of, read_json, write_json
 from csm_serving.speech import SpeechService, Spoken
@@ -60,6 +61,7 @@ def speak(
     *,
     text: str,
     speaker: int,
+    verdict: Path | None = None,
     sentences: Sequence[str] = (),
     seed: int = 0,
     max_frames: int | None = None,
@@ -72,6 +74,7 @@ def speak(
         out: folder for the result.
         text: what to say into a WAV file.
         speaker: whose voice.
+        verdict: folder in which register left the gate's verdict on the bundle, if that is not the bundle's own.
         sentences: more to be said, only for the clock.
         seed: of the sampling.
         max_frames: longest turn; None is the model's own bound.
@@ -89,14 +92,14 @@ def speak(
             return SpeakResult(**{**committed, "out": str(out), "reused": True})
     out.mkdir(parents=True, exist_ok=True)
     wav = out / f"{file_name_of(text)}.wav"
-    with service(bundle, say=say) as (speech, served):
+    with judged_bundle(bundle, verdict) as folder, service(folder, say=say) as (speech, served):
         speech.say(text, speaker, seed=seed, max_frames=max_frames)  # the first stream warms the model up
         timed: list[Spoken] = []
         for number, sentence in enumerate([text, *sentences]):
             path = wav if number == 0 else None
             timed.append(speech.say(sentence, speaker, path=path, seed=seed + number, max_frames=max_frames))
             say(f"{number + 1}/{1 + len(sentences)}  first audio {timed[-1].first_audio_ms:.0f} ms")
-        equal = _equals_offline(speech, bundle, text, speaker, seed=seed, max_frames=max_frames)
+        equal = _equals_offline(speech, folder, text, speaker, seed=seed, max_frames=max_frames)
     result = SpeakResult(
         out=str(out),
         speech=str(wav),

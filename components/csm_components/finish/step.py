@@ -1,0 +1,24 @@
+"""The end of a pipeline run: its record in MLflow is closed, whatever became of the tasks."""
+
+from __future__ import annotations
+
+from csm_components.steps import tracker_of
+
+_WELL = "SUCCEEDED"
+
+
+def end_run(run: str, *, state: str, failed_task: str = "", message: str = "") -> None:
+    """Marks the MLflow run of a pipeline run as finished, or as failed with the reason; does nothing without a server.
+
+    Args:
+        run: name of the pipeline run.
+        state: of its tasks, as Kubeflow says it: SUCCEEDED, FAILED, CANCELLED.
+        failed_task: the task that the state is of.
+        message: why it failed.
+    """
+    tracker = tracker_of("", run)
+    if tracker is None:
+        return
+    failed = state != _WELL
+    reason = {"csm.failed_task": failed_task, "csm.failure": message} if failed else {}
+    tracker.end_pipeline(failed=failed, tags={"csm.state": state, **reason})
