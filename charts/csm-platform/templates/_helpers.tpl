@@ -1,0 +1,169 @@
+{{/* Labels of every object. Takes a dict with root and component. */}}
+{{- define "csm-platform.labels" -}}
+{{ include "csm-platform.selector" . }}
+app.kubernetes.io/part-of: csm-foundry
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Beginning of every object's name; short enough for what Kubernetes puts behind a StatefulSet's. */}}
+{{- define "csm-platform.name" -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Labels that a component's pods are selected by. Takes a dict with root and component. */}}
+{{- define "csm-platform.selector" -}}
+app.kubernetes.io/name: csm-platform
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* An image by its digest. Takes a dict with image and name, the value's path. */}}
+{{- define "csm-platform.image" -}}
+{{- if not .image.digest -}}
+{{- fail (printf "%s.digest is empty: set it to the image's digest, sha256:...; a tag can change under a running release" .name) -}}
+{{- end -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- end }}
+
+{{/* What every pod has: no token, no root, no more rights than "restricted" allows. Takes root, user. */}}
+{{- define "csm-platform.pod" -}}
+automountServiceAccountToken: false
+serviceAccountName: {{ include "csm-platform.name" .root }}-platform
+enableServiceLinks: false
+{{- with .root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .user }}
+  runAsGroup: {{ .user }}
+  fsGroup: {{ .user }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* What every container has. */}}
+{{- define "csm-platform.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* Name of a service as other namespaces call it. Takes a dict with root and service. */}}
+{{- define "csm-platform.host" -}}
+{{ include "csm-platform.name" .root }}-{{ .service }}.{{ .root.Release.Namespace }}.svc
+{{- end }}
+
+{{/* Address of the S3 store. */}}
+{{- define "csm-platform.s3-endpoint" -}}
+{{- if .Values.seaweedfs.enabled -}}
+http://{{ include "csm-platform.host" (dict "root" . "service" "s3") }}:8333
+{{- else -}}
+{{ required "s3.endpoint is empty and seaweedfs.enabled is false: set s3.endpoint to the address of an S3 store, https://host:port" .Values.s3.endpoint }}
+{{- end -}}
+{{- end }}
+
+{{/* Address of the database for SQLAlchemy. It holds no password: libpq reads that from PGPASSWORD. */}}
+{{- define "csm-platform.database" -}}
+{{- $database := .Values.database -}}
+{{- $place := printf "%s:5432" (include "csm-platform.host" (dict "root" . "service" "postgresql")) -}}
+{{- if not .Values.postgresql.enabled -}}
+{{- $host := required "database.host is empty and postgresql.enabled is false: set database.host to the host of a PostgreSQL" $database.host -}}
+{{- $place = printf "%s:%v" $host $database.port -}}
+{{- end -}}
+postgresql+psycopg2://{{ $database.user }}@{{ $place }}/{{ $database.name }}
+{{- end }}
+
+{{/* The host of the S3 store as a network policy needs it: its port. */}}
+{{- define "csm-platform.external-s3-port" -}}
+{{- $address := urlParse .Values.s3.endpoint -}}
+{{- if contains ":" $address.host -}}
+{{ last (splitList ":" $address.host) }}
+{{- else -}}
+{{ ternary 443 80 (eq $address.scheme "https") }}
+{{- end -}}
+{{- end }}
+
+{{/* Every name by which MLflow may be called, as it stands in the Host header. */}}
+{{- define "csm-platform.allowed-hosts" -}}
+{{- $name := printf "%s-mlflow" (include "csm-platform.name" .) -}}
+{{- $ns := .Release.Namespace -}}
+{{- $names := list $name (printf "%s.%s" $name $ns) (printf "%s.%s.svc" $name $ns) (printf "%s.%s.svc.%s" $name $ns .Values.clusterDomain) -}}
+{{- $hosts := list -}}
+{{- range $names -}}
+{{- $hosts = concat $hosts (list . (printf "%s:%v" . $.Values.mlflow.port)) -}}
+{{- end -}}
+{{- $hosts = append $hosts (printf "localhost:%v" .Values.mlflow.port) -}}
+{{- if .Values.mlflow.ingress.enabled -}}
+{{- $hosts = append $hosts .Values.mlflow.ingress.host -}}
+{{- end -}}
+{{- join "," (concat $hosts .Values.mlflow.extraHosts) -}}
+{{- end }}
+
+{{/* What libpq reads from the environment. */}}
+{{- define "csm-platform.database-env" -}}
+{{- $database := .Values.database -}}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $database.secret }}, key: password}
+{{- if not .Values.postgresql.enabled }}
+- {name: PGSSLMODE, value: {{ $database.sslMode }}}
+{{- if hasPrefix "verify" $database.sslMode }}
+- {name: PGSSLROOTCERT, value: {{ ternary "/run/secrets/database/ca.crt" "system" (not (empty $database.caSecret)) }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the authority of a database elsewhere is mounted. */}}
+{{- define "csm-platform.database-ca" -}}
+{{- if and (not .Values.postgresql.enabled) .Values.database.caSecret (hasPrefix "verify" .Values.database.sslMode) }}true{{ end -}}
+{{- end }}
+
+{{- define "csm-platform.database-mounts" -}}
+{{- if include "csm-platform.database-ca" . -}}
+- {name: database-ca, mountPath: /run/secrets/database, readOnly: true}
+{{- end -}}
+{{- end }}
+
+{{- define "csm-platform.database-volumes" -}}
+{{- if include "csm-platform.database-ca" . -}}
+- name: database-ca
+  secret: {secretName: {{ .Values.database.caSecret }}}
+{{- end -}}
+{{- end }}
+
+{{/* Who may do what in the S3 store: the chart's own identities and one a tenant. JSON. */}}
+{{- define "csm-platform.identities" -}}
+{{- $all := list -}}
+{{- range .Values.seaweedfs.identities -}}
+{{- $all = append $all (pick . "name" "actions" "secret") -}}
+{{- end -}}
+{{- range .Values.tenants -}}
+{{- $place := trimPrefix "s3://" .storage -}}
+{{- $bucket := first (splitList "/" $place) -}}
+{{- $actions := list (printf "Read:%s/*" $place) (printf "Write:%s/*" $place) (printf "List:%s/*" $place) (printf "Tagging:%s/*" $place) -}}
+{{- $all = append $all (dict "name" .name "actions" $actions "secret" (printf "csm-s3-%s" .name)) -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $all -}}
+{{- if has .name $names -}}
+{{- fail (printf "two identities of the S3 store are named %s: rename the tenant, or the one in seaweedfs.identities" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{ toJson $all }}
+{{- end }}
