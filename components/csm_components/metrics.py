@@ -18,6 +18,9 @@
 | `csm_training_model_flops_utilization_ratio` | their share of what the devices could do, where that was told |
 | `csm_training_memory_bytes` | most memory that a worker has held |
 | `csm_training_last_update_timestamp_seconds` | time of the latest row, since 1970 |
+| `csm_training_saved_timestamp_seconds` | newest checkpoint, or start of the attempt: what is later is not safe |
+
+They are pushed too, as `job` `csm_training`, where there is a gateway (see below).
 
 **Steps.** A step's pod is gone before Prometheus could ask it, so its figures are pushed to a pushgateway
 (`CSM_PUSHGATEWAY`), which keeps the latest of each group of the labels `job` (`csm_step`), `step`, `pipeline` and
@@ -65,10 +68,15 @@ _GAUGES = {
     ),
     "memory_bytes": ("csm_training_memory_bytes", "Most memory that a worker has held."),
     "time": ("csm_training_last_update_timestamp_seconds", "Time of the latest row, since 1970."),
+    "saved": (
+        "csm_training_saved_timestamp_seconds",
+        "Time of the newest checkpoint, or of the attempt's start, since 1970.",
+    ),
 }
 CODEBOOK = "loss_codebook_"
 """How the name of a codebook's own loss begins."""
 STEP_JOB = "csm_step"
+TRAINING_JOB = "csm_training"
 _PUSH_SECONDS = 10.0
 
 
@@ -162,6 +170,10 @@ class TrainingMetrics:
         if self._textfile:
             self._textfile.parent.mkdir(parents=True, exist_ok=True)
             write_to_textfile(str(self._textfile), self.registry)
+
+    def push(self) -> None:
+        """Pushes them all to the gateway of the settings, where one is set."""
+        push_metrics(self.registry, TRAINING_JOB, {})
 
     def _gauge(self, key: str) -> Gauge | None:
         """The gauge of a key of the trainer's; None for one that has none."""

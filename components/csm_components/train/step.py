@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ from csm_model.files import digest_of, read_json, write_json
 TRAINER = "csm_components.train.worker"
 RESULT = "result.json"
 _LOOK_EVERY_SECONDS = 3.0
+_PUSH_EVERY_SECONDS = 30.0
 _NOT_A_METRIC = {"step", "steps", "time"}
 
 
@@ -192,13 +194,21 @@ class MetricsFollower:
         self._path, self._log, self._metrics, self._say = path, log, metrics, say
         self._sent: dict[str, int] = {}
         self._seen = (0, 0)
-        self._looked = 0.0
+        self._began = time.time()
+        self._looked = self._pushed = 0.0
 
     def tick(self, *, last: bool = False) -> None:
-        """Takes what is new, every few seconds."""
-        if not last and time.monotonic() - self._looked < _LOOK_EVERY_SECONDS:
+        """Takes what is new, every few seconds, and pushes it on less often."""
+        now = time.monotonic()
+        if not last and now - self._looked < _LOOK_EVERY_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._looked = now
+        self._take()
+        if self._seen != (0, 0) and (last or now - self._pushed >= _PUSH_EVERY_SECONDS):
+            self._pushed = now
+            self._metrics.push()
+
+    def _take(self) -> None:
         if not self._path.exists():
             return
         stat = self._path.stat()
@@ -208,10 +218,19 @@ class MetricsFollower:
         rows = read_rows(self._path)
         for row in rows[-2:]:
             self._metrics.update(row)
+        self._metrics.update({"saved": self._saved()})
         if self._log is not None:
             self._send(self._log, rows)
         if rows:
             self._say(_progress(rows))
+
+    def _saved(self) -> float:
+        """When the newest checkpoint was made; before the first of this attempt, when the attempt began."""
+        times = [self._began]
+        for folder in (self._path.parent / "checkpoints").glob("step-*"):
+            with suppress(FileNotFoundError):  # the oldest are removed meanwhile
+                times.append(folder.stat().st_mtime)
+        return max(times)
 
     def _send(self, log: RunLog, rows: list[dict[str, Any]]) -> None:
         for row in rows:
