@@ -22,6 +22,7 @@ from csm_pipelines.commands import (
     run,
     say,
     serve,
+    storage,
     swap,
     verify_audio,
     voice,
@@ -51,6 +52,8 @@ app.command(name="bench-serve")(bench_serve.bench_serve)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)
 app.command(name="verify-audio")(verify_audio.verify_audio)
+app.command(name="make-bucket")(storage.make_bucket)
+app.command(name="prepare-tenants")(storage.prepare_tenants)
 codec_app.command(name="train")(codec.train)
 app.add_typer(codec_app, name="codec")
 checkpoint_app.command(name="convert")(checkpoint.convert)
