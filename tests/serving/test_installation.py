@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from csm_model.errors import InputError, MissingDependencyError
 from csm_serving import installation, repository
+from csm_serving.client import SpeechClient
 from csm_serving.installation import find_installation, find_libpython, write_search_folders
 from csm_serving.settings import load_settings
 from csm_serving.triton import LocalTriton
@@ -38,6 +41,45 @@ def test_without_the_wheel_one_line_names_the_cure(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pytriton", None)
     with pytest.raises(MissingDependencyError, match=r"nvidia-pytriton.*csm say --local"), LocalTriton(bundle):
         pass
+
+
+def as_in_nvidias_image(root: Path, *, python: str = f"3.{sys.version_info.minor}") -> Path:
+    """The wheel's Triton, laid out as `/opt/tritonserver` is, with the stub of this version of Python."""
+    wheel = find_installation()
+    backend = root / "backends" / "python"
+    shutil.copytree(wheel.backend, backend)
+    shutil.copy2(wheel.stub.parents[1] / python / wheel.stub.name, backend)
+    (root / "bin").mkdir()
+    (root / "bin" / "tritonserver").symlink_to(wheel.server)
+    (root / "lib").symlink_to(wheel.libraries)
+    return root
+
+
+def test_a_triton_that_lies_elsewhere_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    root = as_in_nvidias_image(tmp_path / "tritonserver")
+    monkeypatch.setenv("CSM_SERVING_TRITON", str(root))
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, ready_timeout_s=300)
+    with (
+        LocalTriton(make_bundle(tmp_path), settings=settings) as triton,
+        SpeechClient(triton.url) as client,
+    ):
+        assert Path(f"/proc/{triton.pid}/cmdline").read_bytes().split(b"\0")[0].decode() == f"{root}/bin/tritonserver"
+        assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
+
+
+def test_a_triton_elsewhere_whose_part_is_missing_is_named(tmp_path: Path) -> None:
+    root = as_in_nvidias_image(tmp_path / "tritonserver")
+    (root / "lib").unlink()
+    with pytest.raises(MissingDependencyError, match=rf"libraries is not at {root}/lib: let CSM_SERVING_TRITON name"):
+        find_installation(root)
+
+
+def test_a_stub_of_another_python_is_refused(tmp_path: Path) -> None:
+    root = as_in_nvidias_image(tmp_path / "tritonserver", python="3.10")
+    with pytest.raises(MissingDependencyError, match=r"was not compiled for Python 3\.11 .*CSM_SERVING_TRITON"):
+        find_installation(root)
 
 
 def test_libpython_of_another_build_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

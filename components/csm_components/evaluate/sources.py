@@ -143,9 +143,10 @@ class FromTriton:
 def best_source(folder: Path) -> SpeechSource | None:
     """Triton where this machine has one; None, which is the offline generator, where it has none."""
     from csm_serving.installation import find_installation
+    from csm_serving.settings import load_settings
 
     try:
-        find_installation()
+        find_installation(load_settings().triton)
     except MissingDependencyError:
         return None
     return FromTriton(folder=folder)

@@ -127,8 +127,9 @@ def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tup
 
     try:
         from csm_serving.installation import find_installation
+        from csm_serving.settings import load_settings
 
-        find_installation()
+        find_installation(load_settings().triton)
     except MissingDependencyError as error:
         from csm_serving.local import LocalSpeech
 

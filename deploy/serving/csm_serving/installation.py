@@ -1,4 +1,7 @@
-"""Finding what a local Triton needs: the server of the `nvidia-pytriton` wheel, and this Python's shared library.
+"""Finding what a local Triton needs: a server, and this Python's shared library.
+
+The server is that of the `nvidia-pytriton` wheel, or one that lies elsewhere, as NVIDIA's image has it in
+`/opt/tritonserver` (setting `triton`).
 
 Triton's Python backend runs a model in a *stub*, a program that embeds Python: it needs `libpython3.X.so`, which many
 builds of Python leave out, and takes its packages from the `python3` that comes first on PATH.
@@ -19,6 +22,7 @@ from pathlib import Path
 from csm_model.errors import MissingDependencyError
 
 WITHOUT_TRITON = "or speak without Triton: csm say --local"
+_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,42 +41,65 @@ class Installation:
     """The shared library of this version of Python."""
 
 
-def find_installation() -> Installation:
-    """Finds every part; raises `MissingDependencyError` that names the first missing one and its cure."""
+def find_installation(triton: Path | None = None) -> Installation:
+    """Finds every part, of the Triton in the folder `triton` or of the wheel's.
+
+    Raises `MissingDependencyError` that names the first missing part and its cure.
+    """
+    parts, cure = _of_folder(triton) if triton else _of_wheel()
+    for name, path in parts.items():
+        if not path.exists():
+            raise MissingDependencyError(f"Triton's {name} is not at {path}: {cure}, {WITHOUT_TRITON}")
+    found = Installation(**parts, libpython=find_libpython())
+    if found.libpython.name.encode() not in found.stub.read_bytes():
+        raise MissingDependencyError(
+            f"{found.stub} was not compiled for Python {_VERSION} (it does not ask for {found.libpython.name}): "
+            f"{cure}, {WITHOUT_TRITON}"
+        )
+    return found
+
+
+def _of_wheel() -> tuple[dict[str, Path], str]:
+    """Where the wheel's parts should be, and what helps where they are not."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            "Triton is not installed (package nvidia-pytriton, Linux x86-64 only): install csm-foundry[serve], "
-            f"{WITHOUT_TRITON}"
+            "Triton is not installed (package nvidia-pytriton, Linux x86-64 only): install csm-foundry[serve], or name "
+            f"the folder of another Triton in CSM_SERVING_TRITON, {WITHOUT_TRITON}"
         )
     package = Path(spec.origin).parent
     root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     parts = {
         "server": root / "bin" / "tritonserver",
         "libraries": package.parent / "nvidia_pytriton.libs",
         "backend": root / "backends" / "python",
-        "stub": root / "python_backend_stubs" / version / "triton_python_backend_stub",
+        "stub": root / "python_backend_stubs" / _VERSION / "triton_python_backend_stub",
     }
-    for name, path in parts.items():
-        if not path.exists():
-            raise MissingDependencyError(
-                f"Triton's {name} is not at {path}: install nvidia-pytriton 0.7 for Python {version}, {WITHOUT_TRITON}"
-            )
-    return Installation(**parts, libpython=find_libpython())
+    return parts, f"install nvidia-pytriton 0.7 for Python {_VERSION}"
+
+
+def _of_folder(root: Path) -> tuple[dict[str, Path], str]:
+    """Where the parts of a Triton in `root` should be, as its own installation lays them out, and what helps."""
+    backend = root / "backends" / "python"
+    parts = {
+        "server": root / "bin" / "tritonserver",
+        "libraries": root / "lib",
+        "backend": backend,
+        "stub": backend / "triton_python_backend_stub",
+    }
+    return parts, f"let CSM_SERVING_TRITON name a whole Triton whose stub is compiled for Python {_VERSION}, or none"
 
 
 def find_libpython() -> Path:
     """The shared library of this version of Python: this interpreter's own, else the system's, else another build's."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    name = f"libpython{_VERSION}.so.1.0"
     for folder in _library_folders():
         path = folder / name
         if path.is_file():
             return path.resolve()
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     raise MissingDependencyError(
-        f"{name}, which Triton's Python backend embeds, was not found: `apt-get install libpython{version}` or "
-        f"`uv python install {version}` brings it; {WITHOUT_TRITON}"
+        f"{name}, which Triton's Python backend embeds, was not found: `apt-get install libpython{_VERSION}` or "
+        f"`uv python install {_VERSION}` brings it; {WITHOUT_TRITON}"
     )
 
 
@@ -80,13 +107,12 @@ def _library_folders() -> Iterator[Path]:
     """Folders that may hold libpython, the likeliest first."""
     yield Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     yield Path(sys.base_prefix) / "lib"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     ldconfig = shutil.which("ldconfig", path=os.pathsep.join([os.environ.get("PATH", ""), "/sbin", "/usr/sbin"]))
     if ldconfig:
         listed = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
         for line in listed.splitlines():
             name, _, path = line.partition(" => ")
-            if name.strip().startswith(f"libpython{version}.so") and "x86-64" in name:
+            if name.strip().startswith(f"libpython{_VERSION}.so") and "x86-64" in name:
                 yield Path(path.strip()).parent
     for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/local/lib", "/usr/lib"):
         yield Path(folder)
@@ -97,7 +123,7 @@ def _library_folders() -> Iterator[Path]:
     )
     for builds in pythons:
         if builds.is_dir():
-            yield from sorted(path / "lib" for path in builds.glob(f"*{version}*"))
+            yield from sorted(path / "lib" for path in builds.glob(f"*{_VERSION}*"))
 
 
 def write_search_folders(installation: Installation, folder: Path) -> tuple[Path, Path]:

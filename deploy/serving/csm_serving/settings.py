@@ -65,6 +65,8 @@ class ServingSettings(BaseSettings):
     """Where a line about every stream goes: `log`, a file, or `off`, which the log says."""
     audit_required: bool = True
     """Whether no stream begins while that line could not be written."""
+    triton: Path | None = None
+    """Folder of the Triton to start, as NVIDIA's image has it in /opt/tritonserver; None: the one of the wheel."""
     host: str = "127.0.0.1"
     """Address that the server binds and the client asks."""
     grpc_port: int = Field(default=8001, ge=0, le=65535)
@@ -93,7 +95,7 @@ class ServingSettings(BaseSettings):
 
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
-        left_out = {"grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
+        left_out = {"triton", "grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
         values = self.model_dump(mode="json", exclude=left_out | SECRETS, exclude_none=True)
         for name in ("bundle", "codec", "voices", "audit"):
             if values.get(name) not in (None, "log", "off"):

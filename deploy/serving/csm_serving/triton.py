@@ -109,7 +109,7 @@ class LocalTriton:
             raise InputError(
                 f"{self._bundle}: no bundle there (no manifest.json); give the folder of an exported bundle"
             )
-        installation = find_installation()
+        installation = find_installation(self._settings.triton)
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(InputError):
             other = ServerState.read(self.folder)
