@@ -76,6 +76,8 @@ def plain(schema: Any) -> Any:
             kept[key] = {name: plain(item) for name, item in value.items()}
         elif key == "$ref":
             kept[key] = value.replace("#/definitions/", "#/$defs/")
+        elif key == "pattern":
+            kept[key] = value.replace("^(?i)", "(?i)^")  # Go takes a flag anywhere, Python only in front
         elif key not in ("title", "description", "default"):
             kept[key] = plain(value)
     if "definitions" in kept:
