@@ -17,12 +17,18 @@ from csm_pipelines.commands import (
     bench_serve,
     checkpoint,
     codec,
+    compile,
     plan,
+    plan_run,
     report,
     run,
+    runs,
     say,
+    scale_sim,
+    schedule,
     serve,
     storage,
+    submit,
     swap,
     verify_audio,
     voice,
@@ -49,8 +55,12 @@ app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
 app.command(name="swap")(swap.swap)
 app.command(name="bench-serve")(bench_serve.bench_serve)
+app.command(name="scale-sim")(scale_sim.scale_sim)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)
+app.command(name="compile")(compile.compile_)
+app.command(name="plan-run")(plan_run.plan_run)
+app.command(name="submit")(submit.submit)
 app.command(name="verify-audio")(verify_audio.verify_audio)
 app.command(name="make-bucket")(storage.make_bucket)
 app.command(name="prepare-tenants")(storage.prepare_tenants)
@@ -66,6 +76,21 @@ voice_app.command(name="add")(voice.add)
 voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
 app.add_typer(voice_app, name="voice")
+
+runs_app = typer.Typer(help="Runs on a cluster: list, show, terminate, retry.", no_args_is_help=True)
+runs_app.command(name="list")(runs.list_)
+runs_app.command(name="show")(runs.show)
+runs_app.command(name="terminate")(runs.terminate)
+runs_app.command(name="retry")(runs.retry)
+app.add_typer(runs_app, name="runs")
+
+schedule_app = typer.Typer(help="Recurring runs of nightly: create, list, pause, resume, delete.", no_args_is_help=True)
+schedule_app.command(name="create")(schedule.create)
+schedule_app.command(name="list")(schedule.list_)
+schedule_app.command(name="pause")(schedule.pause)
+schedule_app.command(name="resume")(schedule.resume)
+schedule_app.command(name="delete")(schedule.delete)
+app.add_typer(schedule_app, name="schedule")
 
 
 def _version(value: bool) -> None:
