@@ -2,7 +2,7 @@
 # Other Python: make PYTHON=/path/to/python3.11 ...      More options to the program behind a target: make test ARGS="-k mimi"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean lock env
+.PHONY: help run test check charts bench clean lock env
 
 PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
@@ -21,6 +21,10 @@ check: env  ## lint, format, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+charts: env  ## schemas and pages of the charts, and their tests: lint, render, validate, policies, rules
+	$(BIN)/python tools/charts.py --check
+	$(BIN)/python -m pytest tests/charts $(ARGS)
 
 bench: env  ## measure again what the documents say of speed
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
