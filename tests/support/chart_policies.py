@@ -17,7 +17,7 @@ BY_DIGEST = re.compile(r"^[\w.:-]+(/[\w.-]+)+@sha256:[0-9a-f]{64}$")
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
 SERVERS = ("Deployment", "StatefulSet", "DaemonSet")
 TOKEN_REASON = "csm.foundry/api-access"
-"""Annotation of a pod that is given its service account's token: what it needs the Kubernetes API for."""
+"""Annotation of a pod, or of a service account, that is given a token: what it needs the Kubernetes API for."""
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SET_AFTER_NAME = 11
 """Characters that a controller adds to a pod's name: a hyphen, ten of a hash, as StatefulSets and CronJobs do."""
@@ -107,8 +107,9 @@ def pods_carry_no_token(things: list[Thing]) -> Iterator[str]:
         if not template["spec"].get("serviceAccountName"):
             yield f"{title(thing)}: its pods run under the namespace's default service account"
     for account in of_kind(things, "ServiceAccount"):
-        if account.get("automountServiceAccountToken") is not False:
-            yield f"{title(account)}: mounts its token by itself"
+        reason = account["metadata"].get("annotations", {}).get(TOKEN_REASON)
+        if account.get("automountServiceAccountToken") is not False and not reason:
+            yield f"{title(account)}: mounts its token by itself, without the annotation {TOKEN_REASON}"
 
 
 def autoscalers_own_the_replicas(things: list[Thing]) -> Iterator[str]:

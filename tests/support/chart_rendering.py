@@ -127,5 +127,6 @@ def _labels(thing: dict[str, Any]) -> dict[str, str]:
 
 
 def title(thing: dict[str, Any]) -> str:
-    """Kind and name of an object, as a person writes them."""
-    return f"{thing['kind']} {thing['metadata']['name']}"
+    """Kind and name of an object, with its namespace where it names one, as a person writes them."""
+    namespace = thing["metadata"].get("namespace")
+    return f"{thing['kind']} {namespace + '/' if namespace else ''}{thing['metadata']['name']}"
