@@ -66,7 +66,7 @@ def type_of(schema: dict[str, Any]) -> str:
     kinds = schema.get("type", "any")
     if kinds == "array":
         items = schema.get("items")
-        return f"list of {type_of(items)}" if isinstance(items, dict) and "type" in items else "list"
+        return f"list of {type_of(items)}" if isinstance(items, dict) and {"type", "enum"} & items.keys() else "list"
     return kinds if isinstance(kinds, str) else " or ".join(kinds)
 
 
