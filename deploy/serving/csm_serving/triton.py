@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -110,14 +110,16 @@ class LocalTriton:
                 f"{self._bundle}: no bundle there (no manifest.json); give the folder of an exported bundle"
             )
         installation = find_installation(self._settings.triton)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with _leave_to_write():
+            self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(InputError):
             other = ServerState.read(self.folder)
             raise MissingDependencyError(
                 f"{self.folder} is used by a server already, process {other.pid}: stop it, or give another --folder"
             )
         self.ports = _claim_ports(self._settings, self.ports)
-        command, environment = self._assemble(installation)
+        with _leave_to_write():
+            command, environment = self._assemble(installation)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -315,6 +317,15 @@ def serve(
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _leave_to_write() -> Iterator[None]:
+    """A folder that may not be written is the caller's to change."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(f"{error.filename}: no leave to write there; give another --folder") from None
 
 
 def _claim_ports(settings: ServingSettings, before: dict[str, int]) -> dict[str, int]:

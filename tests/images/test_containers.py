@@ -1,0 +1,215 @@
+"""The images, built and run as a restricted pod runs them: no root, nothing writable but what is mounted."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import containers
+import pytest
+from bills import complaints
+from containers import Running, run_as_pod, writable
+from image_requirements import canonical
+from kfp_container import step_command
+
+BUILT = ("tracking", "data", "serve")
+"""Images that the tests build; the one for training has the same layers as `data`, and fewer packages."""
+
+LOOK = """
+import importlib.metadata, json, os, shutil
+from pathlib import Path
+weights = {".safetensors", ".pt", ".pth", ".bin", ".onnx", ".ckpt", ".gguf"}
+owned = {str(f.locate()) for d in importlib.metadata.distributions() for f in d.files or ()}
+tops = ("/opt", "/models", "/run/csm", "/usr/share/csm", "/srv", "/home")
+found = [str(p) for top in tops for p in Path(top).rglob("*") if p.suffix in weights]
+places = ("/x", "/opt/csm/x", "/usr/share/csm/x", "/etc/x", "/var/cache/uv/x")
+def refused(path):
+    try: Path(path).write_text("x")
+    except OSError as error: return error.errno
+print(json.dumps({
+    "user": [os.getuid(), os.getgid()],
+    "installed": sorted(d.metadata["Name"] for d in importlib.metadata.distributions()),
+    "compilers": [name for name in ("cc", "gcc", "g++", "clang", "ld", "make", "cmake", "uv") if shutil.which(name)],
+    "loose": [path for path in found if path not in owned],
+    "safetensors": [path for path in found if path.endswith(".safetensors")],
+    "written": [path for path in places if not refused(path)],
+    "tmp": refused("/tmp/x"),
+    "caches": [str(p) for top in ("/var/cache/uv", "/tmp/.cache") for p in Path(top).rglob("*")],
+}))
+"""
+
+
+@pytest.fixture(params=BUILT)
+def image(request: pytest.FixtureRequest, image_of: Callable[[str], str]) -> tuple[str, str]:
+    return request.param, image_of(request.param)
+
+
+def test_an_image_holds_the_lock_s_cut_and_nothing_else(image: tuple[str, str]) -> None:
+    name = image[1]
+    seen = json.loads(run_as_pod(name, "python3", "-c", LOOK))
+    cut = run_as_pod(name, "cat", "/usr/share/csm/requirements.txt")
+    locked = {canonical(found) for found in re.findall(r"^([A-Za-z0-9._-]+)==", cut, re.MULTILINE)}
+    assert {canonical(found) for found in seen["installed"]} == locked | {"csm-foundry"}
+    assert seen["user"] == [10001, 10001]
+    assert seen["compilers"] == []
+    assert seen["written"] == []
+    assert seen["tmp"] is None
+    assert seen["caches"] == []
+
+
+def test_no_image_carries_weights_of_a_model(image: tuple[str, str]) -> None:
+    """Packages of judges bring their own weights; nothing else does, and no bundle is in any image."""
+    seen = json.loads(run_as_pod(image[1], "python3", "-c", LOOK))
+    assert seen["loose"] == []
+    assert seen["safetensors"] == []
+
+
+def test_an_image_says_what_it_is(image: tuple[str, str]) -> None:
+    target, name = image
+    config = json.loads(containers.output("podman", "image", "inspect", name))[0]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"csm-foundry {target}"
+    assert labels["org.opencontainers.image.version"] == containers.version()
+    assert re.fullmatch(r"[0-9a-f]{40}(-changed)?", labels["org.opencontainers.image.revision"])
+    created = labels["org.opencontainers.image.created"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
+    assert config["Created"].startswith(created.removesuffix("Z"))
+    assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
+    assert config["Config"]["User"] == "10001:10001"
+    assert "PIP_" not in json.dumps(config["Config"])
+    assert "UV_INDEX" not in json.dumps(config["History"])
+
+
+def test_an_image_s_bill_is_valid_and_lies_beside_it(image: tuple[str, str], out: Path) -> None:
+    target, name = image
+    beside = (out / f"{target}.cdx.json").read_text(encoding="utf-8")
+    assert beside == run_as_pod(name, "cat", "/usr/share/csm/sbom.cdx.json")
+    bill = json.loads(beside)
+    assert complaints(bill) == []
+    purls = {one.get("purl", "").partition("@")[0] for one in bill["components"]}
+    assert {"pkg:pypi/csm-foundry", "pkg:pypi/numpy", "pkg:deb/debian/libc6", "pkg:deb/debian/libpython3.11"} <= purls
+
+
+def test_the_values_that_were_written_name_the_image(image_of: Callable[[str], str], out: Path) -> None:
+    repository, _, digest = image_of("tracking").partition("@")
+    assert (out / "csm-platform.yaml").read_text() == f"image:\n  repository: {repository}\n  digest: {digest}\n"
+
+
+def test_the_tracking_server_answers(image_of: Callable[[str], str], run_container: Callable[..., Running]) -> None:
+    with socket.socket() as claim:
+        claim.bind(("127.0.0.1", 0))
+        port = claim.getsockname()[1]
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
+    server = run_container(image_of("tracking"), *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"})
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5) as answer:
+                assert answer.read().decode().startswith("3.")
+                break
+        except OSError:
+            assert time.monotonic() < deadline, server.logs()
+            assert server.state()["Running"], server.logs()
+            time.sleep(0.5)
+    assert run_as_pod(image_of("tracking"), "python3", "-c", "import boto3, psycopg2").strip() == ""
+    assert containers.version() in run_as_pod(image_of("tracking"), "csm", "--version")
+
+
+def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
+    image_of: Callable[[str], str], tmp_path: Path
+) -> None:
+    from csm_components.ingest.component import ingest_component
+    from csm_components.ingest.step import ingest
+    from csm_components.tokenise.component import tokenise_component
+    from csm_components.tokenise.step import tokenise
+
+    demo = containers.ROOT / "deploy" / "demo"
+    here = ingest(corpus=demo / "corpus", out=tmp_path / "here", default_license=None, max_conversations=12, workers=1)
+    tokens_here = tokenise(
+        conversations=tmp_path / "here",
+        codec=demo / "codec",
+        tokenizer_from=None,
+        out=tmp_path / "tokens-here",
+        min_energy_correlation=-1.0,
+        workers=1,
+    )
+    step = Path("/step")
+    there = writable(tmp_path / "there")
+    folders = {demo: "/demo:ro", there: str(step)}
+    common = {"workers": 1, "code_version": "test"}
+    digests = {}
+    for name, component, given in (
+        ("ingest", ingest_component, {"corpus": "/demo/corpus", "default_license": "", "max_conversations": 12}),
+        (
+            "tokenise",
+            tokenise_component,
+            {
+                "conversations": step / "ingest" / "conversations",
+                "codec": "/demo/codec",
+                "tokenizer_from": "",
+                "min_energy_correlation": -1.0,
+            },
+        ),
+    ):
+        command = step_command(component, step / name, **common, **given)
+        run_as_pod(image_of("data"), *command, folders=folders)
+        said = json.loads((there / name / "executor_output.json").read_text(encoding="utf-8"))
+        digests[name] = said["parameterValues"]["Output"]
+    assert digests == {"ingest": here.digest, "tokenise": tokens_here.digest}
+
+
+def test_the_server_answers_a_stream_and_stops_within_its_grace(
+    image_of: Callable[[str], str],
+    run_container: Callable[..., Running],
+    bundle: Path,
+    tmp_path: Path,
+) -> None:
+    from csm_serving.client import SpeechClient
+
+    ports = [socket.socket() for _ in range(3)]
+    for port in ports:
+        port.bind(("127.0.0.1", 0))
+    grpc, http, metrics = (port.getsockname()[1] for port in ports)
+    for port in ports:
+        port.close()
+    server = run_container(
+        image_of("serve"),
+        folders={bundle: "/models/bundle:ro", writable(tmp_path / "run"): "/run/csm"},
+        env={
+            "CSM_SERVING_GRPC_PORT": str(grpc),
+            "CSM_SERVING_HTTP_PORT": str(http),
+            "CSM_SERVING_METRICS_PORT": str(metrics),
+            "CSM_SERVING_READY_TIMEOUT_S": "300",
+            "CSM_SERVING_EXIT_TIMEOUT_S": "20",
+        },
+        options=("--shm-size", "512m"),
+    )
+    wait_until_ready(server, http)
+    with SpeechClient(f"127.0.0.1:{grpc}") as client:
+        assert sum(1 for _ in client.stream("Good morning.", max_frames=25)) == 25
+        stream = client.stream("How are you today?", max_frames=50)
+        next(stream)
+        before = time.monotonic()
+        containers.output("podman", "kill", "--signal", "TERM", server.name)
+        assert sum(1 for _ in stream) == 49, "the stream that was live is spoken to its end"
+    status = int(containers.output("podman", "wait", server.name))
+    assert status == 0, server.logs()
+    assert time.monotonic() - before < 25
+
+
+def wait_until_ready(server: Running, port: int) -> None:
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/csm/ready", timeout=5):
+                return
+        except OSError:
+            assert time.monotonic() < deadline, server.logs()
+            assert server.state()["Running"], server.logs()
+            time.sleep(0.5)
