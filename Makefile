@@ -2,7 +2,7 @@
 # Other Python: make PYTHON=/path/to/python3.11 ...      More options to the program behind a target: make test ARGS="-k mimi"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check charts bench clean lock env
+.PHONY: help run test check charts images bench clean lock env
 
 PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
@@ -25,6 +25,9 @@ check: env  ## lint, format, types and the direction of imports
 charts: env  ## schemas and pages of the charts, and their tests: lint, render, validate, policies, rules
 	$(BIN)/python tools/charts.py --check
 	$(BIN)/python -m pytest tests/charts $(ARGS)
+
+images: env  ## container images, by docker, podman or buildah: ARGS="--python-digest sha256:... [--push]", docs/images.md
+	$(BIN)/python tools/images.py $(ARGS)
 
 bench: env  ## measure again what the documents say of speed
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
