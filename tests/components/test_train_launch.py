@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from csm_components.failures import cause, error_from
+from csm_components.train.app import LaunchSpec, build_app
 from csm_components.train.guard import guarded_children
-from csm_components.train.launch import LaunchError, LaunchSpec, build_app, launch
+from csm_components.train.local import launch
+from csm_components.train.logs import LaunchError
 from csm_model.errors import DigestError, InputError
 from csm_model.training.config import TrainingConfig
 
@@ -132,7 +134,7 @@ def test_no_worker_outlives_its_starter(how: signal.Signals, tmp_path: Path, mon
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from csm_components.train.launch import *;"
+            "import sys; from pathlib import Path; from csm_components.train.local import *;"
             f"launch(LaunchSpec(module={name!r}, args=(sys.argv[1],), log_dir=Path(sys.argv[1]) / 'l'))",
             str(tmp_path),
         ]

@@ -13,7 +13,7 @@ import pytest
 
 from csm_components.metrics import TrainingMetrics
 from csm_components.tracking import Tracker
-from csm_components.train.launch import LaunchError
+from csm_components.train.logs import LaunchError
 from csm_components.train.step import (
     MetricsFollower,
     StoppedError,

@@ -15,6 +15,7 @@ def train_component(
     code_version: str,
     bundle: dsl.Output[dsl.Model],
     work: str = "",
+    run: str = "",
 ) -> str:
     """Fine-tunes a base bundle, or trains one from nothing, with torchx; a run that was killed goes on.
 
@@ -27,6 +28,7 @@ def train_component(
         code_version: Version of the package; a new one makes the step run again.
         bundle: The result.
         work: Folder of the run; empty leaves the place of the result to the pipeline.
+        run: Name of the pipeline run on a cluster.
 
     Returns:
         Digest of the bundle.
@@ -36,9 +38,8 @@ def train_component(
     from dataclasses import asdict
     from pathlib import Path
 
-    from csm_components.steps import place, run_step
+    from csm_components.steps import place, run_step, tracker_of
     from csm_components.storage import local_folder
-    from csm_components.tracking import Tracker
     from csm_components.train.step import TrainSettings, train
 
     with ExitStack() as stack:
@@ -46,12 +47,13 @@ def train_component(
             work,
             "train",
             train,
+            run=run,
             record=False,
             tokens=Path(tokens.path),
             out=place(bundle, work, "train"),
             base=stack.enter_context(local_folder(base)) if base else None,
             settings=TrainSettings(recipe=json.loads(recipe), nodes=nodes, threads=threads),
-            tracker=Tracker(folder=Path(work)) if work else None,
+            tracker=tracker_of(work, run),
         )
     bundle.uri = result.bundle
     bundle.metadata.update(asdict(result) | {"code_version": code_version})

@@ -160,7 +160,8 @@ def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
 
 
 def _run(out: Path, settings: TrainSettings, log: RunLog | None, say: Callable[[str], None]) -> None:
-    from csm_components.train.launch import LaunchSpec, launch
+    from csm_components.train.app import LaunchSpec
+    from csm_components.train.local import launch
 
     spec = LaunchSpec(
         module=settings.trainer,
