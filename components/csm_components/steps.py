@@ -78,7 +78,7 @@ class _Job:
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
     dataset: str
-    source: str
+    address: str
     params: Mapping[str, Any]
     keep: Sequence[str]
     record: bool
@@ -102,7 +102,7 @@ def run_step(
     run: str = "",
     part: str = "",
     dataset: str = "",
-    source: str = "",
+    address: str = "",
     params: Mapping[str, Any] | None = None,
     keep: Sequence[str] = (),
     record: bool = True,
@@ -117,7 +117,7 @@ def run_step(
         run: name of the pipeline run on a cluster.
         part: which of several tasks of this step it is; each is an MLflow run of its own.
         dataset: field of the result with the digest of the data, to be recorded as the dataset of the run.
-        source: address of that data.
+        address: where that data is.
         params: what MLflow gets as parameters.
         keep: files of the result's folder that MLflow gets on a cluster.
         record: False for a step that writes to its MLflow run itself.
@@ -132,7 +132,7 @@ def run_step(
         function=function,
         arguments=arguments,
         dataset=dataset,
-        source=source,
+        address=address,
         params=params or {},
         keep=keep,
         record=record,
@@ -195,7 +195,7 @@ def _record(log: RunLog, job: _Job, values: Mapping[str, Any], seconds: float, *
         log.dataset(
             name,
             digest=str(values[job.dataset]),
-            source=job.source or str(values["out"]),
+            source=job.address or str(values["out"]),
             profile={key: value for key, value in values.items() if isinstance(value, int | float)},
             context="dataset",
         )

@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TREE = ".tree.json"
 """Object that lists a tree's files; written last."""
+_TRANSFERS = 8
 
 
 class Storage(Protocol):
@@ -65,6 +68,14 @@ class Storage(Protocol):
         """Stores all files of a folder under `key/`, and returns their list; goes on where a killed one stopped."""
         ...
 
+    def read_tree(self, key: str) -> dict[str, Any]:
+        """The list of a tree: `files`, each with `sha256` and `size`; raises `InputError` where there is no tree."""
+        ...
+
+    def get_files(self, key: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+        """Fetches some files of a tree, rows of its list; what lies in the folder already is not fetched again."""
+        ...
+
     def get_tree(self, key: str, folder: Path) -> dict[str, Any]:
         """Fetches a tree into a folder that is there whole or not at all; raises `DigestError` for damaged bytes."""
         ...
@@ -81,7 +92,7 @@ class _Trees:
         """See `Storage.put_tree`."""
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; only a folder can be stored as a tree")
-        tree = _tree_of(folder)
+        tree = tree_of(folder)
         text = (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
         with _scratch_file(text) as listing:
             if self.digest(f"{key}/{TREE}") == digest_of_file(listing):
@@ -97,24 +108,37 @@ class _Trees:
             self.put_file(listing, f"{key}/{TREE}")
         return tree
 
-    def get_tree(self: Storage, key: str, folder: Path) -> dict[str, Any]:
-        """See `Storage.get_tree`."""
+    def read_tree(self: Storage, key: str) -> dict[str, Any]:
+        """See `Storage.read_tree`."""
         if not self.exists(f"{key}/{TREE}"):
             raise InputError(f"{key}: no such tree in the storage, or it is not whole; run the step that writes it")
-        partial = folder.with_name(f".{folder.name}.partial")
         with _scratch_file(b"") as listing:
             self.get_file(f"{key}/{TREE}", listing)
-            tree = _parse_tree(listing.read_bytes(), key)
-        if folder.is_dir() and _tree_of(folder)["digest"] == tree["digest"]:
-            return tree
-        for name, row in tree["files"].items():
-            path = partial / name
-            if path.is_file() and digest_of_file(path) == row["sha256"]:
-                continue
+            return _parse_tree(listing.read_bytes(), key)
+
+    def get_files(self: Storage, key: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+        """See `Storage.get_files`."""
+
+        def fetch(name: str) -> None:
+            path, sha256 = folder / name, files[name]["sha256"]
+            if path.is_file() and digest_of_file(path) == sha256:
+                return
             self.get_file(f"{key}/{name}", path)
-            if digest_of_file(path) != row["sha256"]:
+            if digest_of_file(path) != sha256:
                 path.unlink()
                 raise DigestError(f"{key}/{name}: its bytes are not those that the tree names; store the tree again")
+
+        with ThreadPoolExecutor(_TRANSFERS) as threads:
+            for _ in threads.map(fetch, files):
+                pass
+
+    def get_tree(self: Storage, key: str, folder: Path) -> dict[str, Any]:
+        """See `Storage.get_tree`."""
+        tree = self.read_tree(key)
+        if folder.is_dir() and tree_of(folder)["digest"] == tree["digest"]:
+            return tree
+        partial = folder.with_name(f".{folder.name}.partial")
+        self.get_files(key, tree["files"], partial)
         for path in [path for path in partial.rglob("*") if path.is_file()]:
             if path.relative_to(partial).as_posix() not in tree["files"]:
                 path.unlink()
@@ -179,17 +203,27 @@ class S3Storage(_Trees):
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def put_file(self, path: Path, key: str) -> None:
-        """See `Storage.put_file`; makes the bucket where there is none."""
-        sha256 = digest_of_file(path)
+        """See `Storage.put_file`; makes the bucket where there is none.
+
+        The bucket is not asked for first: keys that may write under a prefix need not be allowed to look at all of it.
+        """
+        from minio.error import S3Error
+
+        put = partial(
+            self._client.fput_object,
+            bucket_name=self.bucket,
+            object_name=self._key(key),
+            file_path=str(path),
+            metadata={"sha256": digest_of_file(path)},
+        )
         with _plain_errors(self, key):
-            if not self._client.bucket_exists(bucket_name=self.bucket):
+            try:
+                put()
+            except S3Error as error:
+                if error.code != "NoSuchBucket":
+                    raise
                 self._client.make_bucket(bucket_name=self.bucket)
-            self._client.fput_object(
-                bucket_name=self.bucket,
-                object_name=self._key(key),
-                file_path=str(path),
-                metadata={"sha256": sha256},
-            )
+                put()
 
     def get_file(self, key: str, path: Path) -> None:
         """See `Storage.get_file`."""
@@ -218,12 +252,17 @@ class S3Storage(_Trees):
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Storage.list`."""
+        from minio.error import S3Error
+
+        start = len(self.prefix) + 1 if self.prefix else 0
         with _plain_errors(self, prefix):
-            if not self._client.bucket_exists(bucket_name=self.bucket):
-                return []
             rows = self._client.list_objects(bucket_name=self.bucket, prefix=self._key(prefix), recursive=True)
-            start = len(self.prefix) + 1 if self.prefix else 0
-            return sorted(str(row.object_name)[start:] for row in rows)
+            try:
+                return sorted(str(row.object_name)[start:] for row in rows)
+            except S3Error as error:
+                if error.code != "NoSuchBucket":
+                    raise
+                return []
 
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
@@ -294,7 +333,7 @@ def _s3_client(settings: Settings, url: str) -> Minio:
         region=settings.s3_region,
         http_client=urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=300),
-            maxsize=8,
+            maxsize=_TRANSFERS,
             retries=urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         ),
     )
@@ -335,7 +374,7 @@ def _scratch_file(data: bytes) -> Iterator[Path]:
         yield path
 
 
-def _tree_of(folder: Path) -> dict[str, Any]:
+def tree_of(folder: Path) -> dict[str, Any]:
     """Digest and size of every file under `folder`, in order; halves of files are not part of it."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": digest_of_file(path), "size": path.stat().st_size}

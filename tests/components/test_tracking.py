@@ -91,7 +91,7 @@ def test_an_injected_run_is_written_to_and_not_ended(tracker: Tracker, monkeypat
 def test_a_bundle_is_registered_once_and_aliases_move(tracker: Tracker, tmp_path: Path) -> None:
     def register(digest: str) -> int:
         tags = {"bundle_digest": digest, "codec_digest": "c", "empty": ""}
-        return tracker.register("csm-demo", source=tmp_path, run_id=None, tags=tags, description="x").version
+        return tracker.register("csm-demo", source=str(tmp_path), run_id=None, tags=tags, description="x").version
 
     assert tracker.by_alias("csm-demo", "champion") is None
     assert [register("a"), register("a"), register("b")] == [1, 1, 2]

@@ -20,6 +20,11 @@ from csm_components.ingest.records import Corpus
 from csm_model.errors import InputError
 
 
+def is_sound(name: str) -> bool:
+    """Whether a file name is taken for sound."""
+    return Path(name).suffix.lower() in AUDIO_SUFFIXES
+
+
 def find_sounds(folder: Path, leave_out: Path | None = None) -> list[str]:
     """Paths of all sound files under `folder`, relative to it, sorted; but hidden ones and those under `leave_out`."""
     found = []
@@ -29,7 +34,7 @@ def find_sounds(folder: Path, leave_out: Path | None = None) -> list[str]:
         found += [
             (here / name).relative_to(folder).as_posix()
             for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES
+            if not name.startswith(".") and is_sound(name)
         ]
     return sorted(found)
 
@@ -45,7 +50,7 @@ def read_corpus(folder: Path, sounds: list[str]) -> Corpus:
         return read_lhotse(folder)
     transcripts = find_librispeech(folder)
     if transcripts:
-        return read_librispeech(folder, transcripts)
+        return read_librispeech(folder, transcripts, sounds)
     tables = find_jsonl(folder)
     if tables:
         return read_jsonl(folder, tables)

@@ -7,9 +7,10 @@ speaker. Subsets called `train-...`, `dev-...` and `test-...` give the split. (P
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from csm_components.ingest.audio import AUDIO_SUFFIXES
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.splits import given_split
 from csm_model.errors import InputError
@@ -48,25 +49,30 @@ def _speaker_names(folder: Path) -> dict[str, str]:
     return names
 
 
-def read_librispeech(folder: Path, transcripts: list[Path]) -> Corpus:
-    """Reads all `transcripts`; raises `InputError` for one that does not lie in a speaker's and a chapter's folder."""
+def read_librispeech(folder: Path, transcripts: list[Path], sounds: Sequence[str]) -> Corpus:
+    """Reads all `transcripts`; raises `InputError` for one that does not lie in a speaker's and a chapter's folder.
+
+    Args:
+        folder: the corpus.
+        transcripts: those in it.
+        sounds: paths of its sound files, relative to it.
+    """
+    beside: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in sorted(sounds):
+        beside[str(PurePosixPath(name).parent)][PurePosixPath(name).stem] = name
     conversations: dict[str, SourceConversation] = {}
     for path in transcripts:
         chapter = path.parent
         if len(chapter.relative_to(folder).parts) < 2:
             raise InputError(f"{path}: a transcript must lie in SPEAKER/CHAPTER/ under the corpus's folder")
         speaker = chapter.parent.name
-        sounds = {file.stem: file for file in sorted(chapter.iterdir()) if file.suffix.lower() in AUDIO_SUFFIXES}
+        here = chapter.relative_to(folder).as_posix()
         turns = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, text = line.strip().partition(" ")
             if name:
-                sound = sounds.get(name, chapter / f"{name}.flac")
-                turns.append(
-                    SourceTurn(
-                        id=name, text=sentence(text), speaker=speaker, audio=sound.relative_to(folder).as_posix()
-                    )
-                )
+                sound = beside[here].get(name, f"{here}/{name}.flac")
+                turns.append(SourceTurn(id=name, text=sentence(text), speaker=speaker, audio=sound))
         conversation = f"{speaker}-{chapter.name}"
         if conversation in conversations:
             raise InputError(f"{path}: chapter {conversation} is there twice; remove one of them")

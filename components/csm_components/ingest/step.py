@@ -13,8 +13,7 @@ The output folder:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,21 @@ from csm_components.ingest.catalogue import (
     Catalogue,
     catalogue,
     manifest_of,
-    thin_out,
-    with_default_license,
     write_cuts,
     write_rejected,
 )
 from csm_components.ingest.checks import Rules
-from csm_components.ingest.convert import Task, committed_part, convert, file_name, key_of, part_path
-from csm_components.ingest.layouts import find_sounds, read_corpus
-from csm_components.ingest.licenses import license_of_folder
-from csm_components.ingest.records import Corpus, Rejection
+from csm_components.ingest.convert import Task, committed_part, convert, file_name, part_path
+from csm_components.ingest.corpora import (
+    CorpusFiles,
+    Described,
+    corpus_in,
+    describe,
+    digests_of_sounds,
+    keys_of,
+    sounds_of,
+)
+from csm_components.ingest.records import SourceConversation
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
 from csm_components.workers import run_parallel
@@ -89,90 +93,99 @@ def ingest(
         InputError: no such folder, no sound or no text in it, nothing left after the checks, or splits that leak.
     """
     console = console or Console(stderr=True)
+    files = corpus_in(corpus, leave_out=out.absolute())
+    described = describe(files, default_license=default_license, max_conversations=max_conversations)
     rules = rules or Rules()
-    if not corpus.is_dir():
-        what = "is not a folder" if corpus.exists() else "no such folder"
-        raise InputError(f"{corpus}: {what}; a corpus is a folder of audio and text")
-    sounds = find_sounds(corpus, leave_out=out.absolute())
-    found = with_default_license(read_corpus(corpus, sounds), default_license or license_of_folder(corpus))
-    if max_conversations is not None:
-        found, sounds = thin_out(found, max_conversations), []
-    others = [*found.rejections, *_without_text(found, sounds)]
-    _refuse_twins(found)
+    keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
+    inputs = inputs_of(described, keys, speakers)
+    if (known := committed(out, inputs)) is not None:
+        return known
+    (out / MANIFEST).unlink(missing_ok=True)
+    convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
+    return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, console=console)
 
-    keys = _keys(corpus, found, rules)
-    inputs = digest_of(
+
+def inputs_of(described: Described, keys: Mapping[str, str], speakers: Mapping[str, int] | None = None) -> str:
+    """Digest of all that the conversations are made from.
+
+    Args:
+        described: the corpus.
+        keys: key of each of its conversations.
+        speakers: numbers given for its speaker labels.
+    """
+    return digest_of(
         {
             "format": FORMAT,
-            "keys": keys,
-            "splits": {source.id: source.split for source in found.conversations},
+            "keys": dict(keys),
+            "splits": {source.id: source.split for source in described.corpus.conversations},
             "speakers": dict(speakers) if speakers is not None else None,
-            "names": found.speaker_names,
-            "others": [asdict(row) for row in others],
+            "names": described.corpus.speaker_names,
+            "others": [asdict(row) for row in described.others],
         }
     )
-    committed = _committed(out, inputs)
-    if committed is not None:
-        return _result(out, committed, reused=True)
 
-    (out / MANIFEST).unlink(missing_ok=True)
+
+def convert_all(
+    files: CorpusFiles,
+    out: Path,
+    sources: Sequence[SourceConversation],
+    keys: Mapping[str, str],
+    rules: Rules,
+    *,
+    workers: int | None,
+    console: Console,
+    on_part: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> None:
+    """Converts the conversations that are not committed in `out` yet, with progress; hands each part to `on_part`."""
     tasks = [
-        Task(source=source, key=keys[source.id], corpus=corpus, out=out, rules=rules)
-        for source in found.conversations
+        Task(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
+        for source in sources
         if not committed_part(out, source, keys[source.id])
     ]
-    _convert(tasks, len(found.conversations), worker_count(workers), console)
-    parts = [read_json(part_path(out, source.id)) for source in found.conversations]
-    result = catalogue(found, parts, others, speakers)
+    files.fetch(sounds_of(task.source for task in tasks))
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("ingest", total=len(sources), completed=len(sources) - len(tasks))
+        for part in run_parallel(convert, tasks, workers=min(worker_count(workers), len(tasks))):
+            on_part(part)
+            progress.advance(bar)
+
+
+def finish(
+    name: str,
+    out: Path,
+    described: Described,
+    *,
+    inputs: str,
+    console: Console,
+    speakers: Mapping[str, int] | None = None,
+) -> IngestResult:
+    """Writes what goes beside the sound in `out`, where every conversation is committed; the manifest last.
+
+    Args:
+        name: what to call the corpus in an error.
+        out: folder for the result.
+        described: the corpus.
+        inputs: digest of all that the result is made from.
+        console: where tables go.
+        speakers: numbers given for the corpus's speaker labels.
+    """
+    corpus = described.corpus
+    parts = [read_json(part_path(out, source.id)) for source in corpus.conversations]
+    result = catalogue(corpus, parts, described.others, speakers)
     write_rejected(out, result.rejections)
-    _show_rejections(console, result)
-    _refuse_nothing(corpus, out, result)
+    if result.rejections:
+        console.print(rejection_table(result.rejections))
+    _refuse_nothing(name, out, result)
     write_cuts(out, result)
-    _prune(out, parts)
-    manifest = manifest_of(found, result, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
+    prune(out, parts)
+    manifest = manifest_of(corpus, result, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
     write_json(out / MANIFEST, manifest)
     console.print(kept_table(manifest))
     return _result(out, manifest, reused=False)
 
 
-def _without_text(corpus: Corpus, sounds: list[str]) -> list[Rejection]:
-    """Sound files that no record names."""
-    named = {turn.audio for source in corpus.conversations for turn in source.turns}
-    named |= {row.audio for row in corpus.rejections}
-    return [
-        Rejection(conversation="", turn="", audio=sound, reason="no text", detail="no record names this file")
-        for sound in sounds
-        if sound not in named
-    ]
-
-
-def _refuse_twins(corpus: Corpus) -> None:
-    """Raises when two turns have one id."""
-    seen: set[str] = set()
-    for source in corpus.conversations:
-        for turn in source.turns:
-            if turn.id in seen:
-                raise InputError(f"turn {turn.id} is there twice (again in conversation {source.id}); ids must differ")
-            seen.add(turn.id)
-
-
-def _keys(corpus: Path, found: Corpus, rules: Rules) -> dict[str, str]:
-    """The key of each conversation, which covers the bytes of its sound files."""
-
-    def digest(audio: str) -> str:
-        try:
-            return digest_of_file(corpus / audio)
-        except OSError:
-            return "missing"
-
-    audios = sorted({turn.audio for source in found.conversations for turn in source.turns})
-    with ThreadPoolExecutor(worker_count()) as threads:
-        digests = dict(zip(audios, threads.map(digest, audios), strict=True))
-    return {source.id: key_of(source, rules, digests) for source in found.conversations}
-
-
-def _committed(out: Path, inputs: str) -> dict[str, Any] | None:
-    """The manifest of an earlier run over the same inputs, where all it names is still there."""
+def committed(out: Path, inputs: str) -> IngestResult | None:
+    """The result of an earlier run over the same inputs, where all it names is still there."""
     if not (out / MANIFEST).exists():
         return None
     manifest: dict[str, Any] = read_json(out / MANIFEST)
@@ -182,23 +195,10 @@ def _committed(out: Path, inputs: str) -> dict[str, Any] | None:
         and digest_of_file(out / CUTS) == manifest["cuts_sha256"]
         and len(list((out / "audio").glob("*.flac"))) >= manifest["conversations"]
     )
-    return manifest if whole else None
+    return _result(out, manifest, reused=True) if whole else None
 
 
-def _convert(tasks: list[Task], total: int, workers: int, console: Console) -> None:
-    """Converts what is not committed yet, with progress."""
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("ingest", total=total, completed=total - len(tasks))
-        for _ in run_parallel(convert, tasks, workers=min(workers, len(tasks))):
-            progress.advance(bar)
-
-
-def _show_rejections(console: Console, result: Catalogue) -> None:
-    if result.rejections:
-        console.print(rejection_table(result.rejections))
-
-
-def _refuse_nothing(corpus: Path, out: Path, result: Catalogue) -> None:
+def _refuse_nothing(corpus: str, out: Path, result: Catalogue) -> None:
     """Raises when no training conversation is left."""
     splits = [part["split"] for part in result.conversations]
     if "train" in splits:
@@ -209,7 +209,7 @@ def _refuse_nothing(corpus: Path, out: Path, result: Catalogue) -> None:
     raise InputError(f"{corpus}: {what} ({len(result.rejections)} left out, see {out / 'rejected.jsonl'}){why}")
 
 
-def _prune(out: Path, parts: list[dict[str, Any]]) -> None:
+def prune(out: Path, parts: list[dict[str, Any]]) -> None:
     """Removes what belongs to no conversation of this corpus: older ones, and halves that a kill left behind."""
     keep = {part["file"] for part in parts} | {f"parts/{file_name(part['id'])}.json" for part in parts}
     for folder in ("audio", "parts"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,41 @@ from csm_model.training.shards import write_index
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+CODEC = "codec"
 SHARD_CONVERSATIONS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What decoding again is to show."""
+
+    turns: int = 16
+    """Turns that are decoded again."""
+    min_energy_correlation: float = 0.7
+    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
+
+    def __post_init__(self) -> None:
+        if self.turns < 1:
+            raise InputError(f"{self.turns} turns to check: at least 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Conversations to be tokenised, and with what."""
+
+    dataset: Mapping[str, Any]
+    """Manifest of the conversations."""
+    conversations: Sequence[Conversation]
+    codec: AudioCodec
+    codec_folder: Path
+    tokenizer: Tokenizer
+    tasks: Sequence[ShardTask]
+    out: Path
+
+    def inputs(self, check: Check) -> str:
+        """Digest of all that the tokens are made from."""
+        shards = [[task.name, task.key] for task in self.tasks]
+        return digest_of([FORMAT, self.dataset["digest"], shards, check.turns, check.min_energy_correlation])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,46 +137,115 @@ def tokenise(
         ArtifactError: the codec does not bring the sound back.
     """
     console = console or Console(stderr=True)
-    if shard_conversations < 1 or check_turns < 1:
-        raise InputError(f"{shard_conversations} conversations a shard, {check_turns} turns to check: at least 1 each")
-    dataset = read_manifest(conversations)
+    check = Check(turns=check_turns, min_energy_correlation=min_energy_correlation)
     everything = list(read_conversations(conversations))
+    the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
+    work = plan_work(conversations, everything, codec, the_tokenizer, out, shard_conversations)
+    if (known := made_before(work, check)) is not None:
+        return known
+    (out / MANIFEST).unlink(missing_ok=True)
+    put_tools(work, out)
+    speed = make_shards(work.tasks, tools=out, workers=worker_count(workers), console=console)
+    return finish(work, check, speed=speed, console=console)
+
+
+def plan_work(
+    folder: Path,
+    conversations: Sequence[Conversation],
+    codec: Path,
+    tokenizer: Tokenizer,
+    out: Path,
+    shard_conversations: int = SHARD_CONVERSATIONS,
+) -> Work:
+    """What is to be done: the shards are conversations of one split, in order, some to each.
+
+    Args:
+        folder: folder that ingest wrote.
+        conversations: all that are in it.
+        codec: folder of the codec.
+        tokenizer: the tokenizer.
+        out: folder for the result.
+        shard_conversations: conversations in a shard.
+
+    Raises:
+        InputError: a shard of no conversation.
+        ArtifactError: shards have no room for the codec's codes.
+    """
+    if shard_conversations < 1:
+        raise InputError(f"{shard_conversations} conversations a shard: at least 1 is needed")
     the_codec = load_codec(codec)
     if the_codec.codebook_size > 2**15:
         raise ArtifactError(f"{codec}: {the_codec.codebook_size} codes a codebook; shards hold at most {2**15}")
-    the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
-
-    tasks = _plan(everything, the_codec.digest, the_tokenizer.digest, out, shard_conversations)
-    inputs = digest_of(
-        [FORMAT, dataset["digest"], [[task.name, task.key] for task in tasks], check_turns, min_energy_correlation]
+    tasks = []
+    for split in SPLITS:
+        mine = [item for item in conversations if item.split == split]
+        for number, first in enumerate(range(0, len(mine), shard_conversations)):
+            chosen = tuple(mine[first : first + shard_conversations])
+            key = shard_key(chosen, the_codec.digest, tokenizer.digest)
+            tasks.append(ShardTask(name=f"{split}-{number:05}", key=key, conversations=chosen, out=out))
+    return Work(
+        dataset=read_manifest(folder),
+        conversations=conversations,
+        codec=the_codec,
+        codec_folder=codec,
+        tokenizer=tokenizer,
+        tasks=tasks,
+        out=out,
     )
-    if (out / MANIFEST).exists():
-        manifest = read_json(out / MANIFEST)
-        if manifest.get("inputs") == inputs and _whole(out, manifest) and all(committed(task) for task in tasks):
-            return _result(out, manifest, reused=True)
 
-    (out / MANIFEST).unlink(missing_ok=True)
+
+def made_before(work: Work, check: Check) -> TokeniseResult | None:
+    """The result of an earlier run over the same inputs, where all it names is still there."""
+    if not (work.out / MANIFEST).exists():
+        return None
+    manifest = read_json(work.out / MANIFEST)
+    if (
+        manifest.get("inputs") == work.inputs(check)
+        and _whole(work.out, manifest)
+        and all(committed(task) for task in work.tasks)
+    ):
+        return _result(work.out, manifest, reused=True)
+    return None
+
+
+def put_tools(work: Work, out: Path) -> None:
+    """Puts the tokenizer and the codec into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    the_tokenizer.save(out / TOKENIZER)
-    _copy_codec(codec, out / "codec", the_codec.digest)
-    speed = _run([task for task in tasks if not committed(task)], out, worker_count(workers), console)
-    parts = {task.name: read_json(task.part) for task in tasks}
+    work.tokenizer.save(out / TOKENIZER)
+    _copy_codec(work.codec_folder, out / CODEC, work.codec.digest)
 
-    check = decode_back(the_codec, everything, check_turns)
-    if check["energy_correlation"] < min_energy_correlation:
+
+def finish(work: Work, asked: Check, *, speed: float, console: Console) -> TokeniseResult:
+    """Checks a sample, and writes what goes beside the shards, where all are committed; the manifest last.
+
+    Args:
+        work: what was done.
+        asked: what decoding again is to show.
+        speed: seconds of sound that were tokenised in a second.
+        console: where the closing line goes.
+
+    Raises:
+        InputError: no training turn can be tokenised.
+        ArtifactError: the codec does not bring the sound back.
+    """
+    out = work.out
+    check = decode_back(work.codec, work.conversations, asked.turns)
+    if check["energy_correlation"] < asked.min_energy_correlation:
         raise ArtifactError(
-            f"{codec}: its output does not follow the sound: energy correlation {check['energy_correlation']:.2f}, "
-            f"at least {min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
+            f"{work.codec_folder}: its output does not follow the sound: energy correlation "
+            f"{check['energy_correlation']:.2f}, at least {asked.min_energy_correlation:.2f} is needed; "
+            "take a trained codec, or train it on this corpus"
         )
-    _prune(out, tasks)
-    manifest = _manifest(dataset, the_codec, the_tokenizer, tasks, parts)
-    manifest |= {"inputs": inputs, "check": check, "sound_seconds_per_second": round(speed, 1)}
+    prune(out, work.tasks)
+    parts = {task.name: read_json(task.part) for task in work.tasks}
+    manifest = _manifest(work.dataset, work.codec, work.tokenizer, work.tasks, parts)
+    manifest |= {"inputs": work.inputs(asked), "check": check, "sound_seconds_per_second": round(speed, 1)}
     manifest["indexes"] = {
         split: write_index(out, split, [row["file"] for row in rows]) for split, rows in manifest["splits"].items()
     }
     manifest["files"] = {
         path.relative_to(out).as_posix(): digest_of_file(path)
-        for path in [out / "tokenizer.json", *sorted((out / "codec").rglob("*"))]
+        for path in [out / TOKENIZER, *sorted((out / CODEC).rglob("*"))]
         if path.is_file()
     }
     write_json(out / MANIFEST, manifest)
@@ -153,26 +256,6 @@ def tokenise(
         f"log-mel distance {check['mel_distance_db']:.1f} dB"
     )
     return _result(out, manifest, reused=False)
-
-
-def _plan(
-    conversations: Sequence[Conversation], codec_digest: str, tokenizer_digest: str, out: Path, size: int
-) -> list[ShardTask]:
-    """The shards: conversations of one split, in order, some to each."""
-    tasks = []
-    for split in SPLITS:
-        mine = [item for item in conversations if item.split == split]
-        for number, first in enumerate(range(0, len(mine), size)):
-            chosen = tuple(mine[first : first + size])
-            tasks.append(
-                ShardTask(
-                    name=f"{split}-{number:05}",
-                    key=shard_key(chosen, codec_digest, tokenizer_digest),
-                    conversations=chosen,
-                    out=out,
-                )
-            )
-    return tasks
 
 
 def _copy_codec(source: Path, target: Path, digest: str) -> None:
@@ -186,8 +269,24 @@ def _copy_codec(source: Path, target: Path, digest: str) -> None:
     partial.rename(target)
 
 
-def _run(tasks: list[ShardTask], out: Path, workers: int, console: Console) -> float:
-    """Makes the shards that are not committed yet, with progress; returns seconds of sound tokenised in a second."""
+def make_shards(
+    tasks: Sequence[ShardTask],
+    *,
+    tools: Path,
+    workers: int,
+    console: Console,
+    on_shard: Callable[[ShardTask], None] = lambda _: None,
+) -> float:
+    """Makes the shards that are not committed yet, with progress; returns seconds of sound tokenised in a second.
+
+    Args:
+        tasks: the shards.
+        tools: folder with the tokenizer and the codec.
+        workers: processes.
+        console: where progress goes.
+        on_shard: called with each shard that is now committed.
+    """
+    todo = {task.key: task for task in tasks if not committed(task)}
     begun, done = time.perf_counter(), 0.0
     columns = (
         TextColumn("tokenise"),
@@ -196,9 +295,11 @@ def _run(tasks: list[ShardTask], out: Path, workers: int, console: Console) -> f
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("tokenise", total=sum(task.seconds for task in tasks), speed=0.0)
-        initializer = functools.partial(load_tools, out / "codec", out / TOKENIZER)
-        for part in run_parallel(make_shard, tasks, workers=min(workers, len(tasks)), initializer=initializer):
+        bar = progress.add_task("tokenise", total=sum(task.seconds for task in todo.values()), speed=0.0)
+        initializer = functools.partial(load_tools, tools / CODEC, tools / TOKENIZER)
+        made = run_parallel(make_shard, todo.values(), workers=min(workers, len(todo)), initializer=initializer)
+        for part in made:
+            on_shard(todo[part["key"]])
             done += part["seconds"]
             progress.update(bar, completed=done, speed=done / (time.perf_counter() - begun))
     return done / max(time.perf_counter() - begun, 1e-9)
@@ -210,7 +311,7 @@ def _whole(out: Path, manifest: Mapping[str, Any]) -> bool:
     return all((out / name).is_file() and digest_of_file(out / name) == sha256 for name, sha256 in files.items())
 
 
-def _prune(out: Path, tasks: Sequence[ShardTask]) -> None:
+def prune(out: Path, tasks: Sequence[ShardTask]) -> None:
     """Removes shards and parts that belong to no task: older ones, and halves that a kill left behind."""
     keep = {task.path for task in tasks} | {task.part for task in tasks}
     for path in [*out.glob("*.safetensors"), *out.glob(".*.partial"), *(out / "parts").iterdir()]:

@@ -1,0 +1,174 @@
+"""A corpus to be ingested: a folder, or a tree of the storage, of which the texts are fetched and some of the sound.
+
+with open_corpus("s3://bucket/corpora/calls") as files:
+    described = describe(files)                       # needs no sound
+    files.fetch({"audio/17.flac", "audio/18.flac"})   # now these two lie in files.folder
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csm_components.ingest.catalogue import thin_out, with_default_license
+from csm_components.ingest.checks import Rules
+from csm_components.ingest.convert import key_of
+from csm_components.ingest.layouts import find_sounds, is_sound, read_corpus
+from csm_components.ingest.licenses import license_of_folder
+from csm_components.ingest.records import Corpus, Rejection, SourceConversation
+from csm_components.settings import Settings, worker_count
+from csm_components.storage import Storage, open_storage
+from csm_model.errors import InputError
+from csm_model.files import digest_of_file
+
+MISSING = "missing"
+"""Stands for the digest of a file that is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFiles:
+    """A corpus in a folder."""
+
+    folder: Path
+    """Holds the texts, and the sound that has been fetched."""
+    sounds: Sequence[str]
+    """Paths of all sound files, relative to the folder, sorted."""
+
+    def digest(self, audio: str) -> str:
+        """SHA-256 of a sound file; `MISSING` where it is not there."""
+        try:
+            return digest_of_file(self.folder / audio)
+        except OSError:
+            return MISSING
+
+    def fetch(self, audios: Iterable[str]) -> None:
+        """Has these sound files in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCorpus(CorpusFiles):
+    """A corpus in the storage."""
+
+    storage: Storage
+    key: str
+    rows: Mapping[str, Mapping[str, Any]]
+    """The tree's list."""
+
+    def digest(self, audio: str) -> str:
+        """See `CorpusFiles.digest`; the tree's list names it, so that nothing is fetched."""
+        row = self.rows.get(posixpath.normpath(audio))
+        return str(row["sha256"]) if row else MISSING
+
+    def fetch(self, audios: Iterable[str]) -> None:
+        """See `CorpusFiles.fetch`; what is not in the storage is found missing by whoever reads it."""
+        names = sorted({posixpath.normpath(audio) for audio in audios} & self.rows.keys())
+        self.storage.get_files(self.key, {name: self.rows[name] for name in names}, self.folder)
+
+
+def corpus_in(folder: Path, *, leave_out: Path | None = None) -> CorpusFiles:
+    """A corpus that lies in a folder.
+
+    Args:
+        folder: the corpus.
+        leave_out: a folder that may lie in it and is not part of it.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; a corpus is a folder of audio and text")
+    return CorpusFiles(folder=folder, sounds=find_sounds(folder, leave_out=leave_out))
+
+
+@contextmanager
+def open_corpus(url: str, settings: Settings | None = None) -> Iterator[CorpusFiles]:
+    """A corpus in a folder, or in the storage; what was fetched of it is gone when the block ends.
+
+    Raises:
+        InputError: there is no such folder or tree.
+        DigestError: a file of the tree is damaged.
+    """
+    if "://" not in url:
+        yield corpus_in(Path(url))
+        return
+    parent, _, key = url.rstrip("/").rpartition("/")
+    storage = open_storage(parent, settings)
+    rows = storage.read_tree(key)["files"]
+    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
+        folder = Path(scratch) / key
+        folder.mkdir()
+        storage.get_files(key, {name: row for name, row in rows.items() if not is_sound(name)}, folder)
+        visible = (name for name in rows if not any(part.startswith(".") for part in name.split("/")))
+        yield StoredCorpus(folder=folder, sounds=sorted(filter(is_sound, visible)), storage=storage, key=key, rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A corpus as it is to be ingested, known from its texts and the names of its sound files."""
+
+    corpus: Corpus
+    others: tuple[Rejection, ...]
+    """Records left out before any sound was looked at."""
+
+
+def describe(
+    files: CorpusFiles, *, default_license: str | None = None, max_conversations: int | None = None
+) -> Described:
+    """Reads the texts of a corpus.
+
+    Args:
+        files: the corpus.
+        default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
+        max_conversations: take only so many, evenly spread over the corpus and over its splits.
+
+    Raises:
+        InputError: no sound or no text in it, or a turn is there twice.
+    """
+    license_name = default_license or license_of_folder(files.folder)
+    corpus, sounds = with_default_license(read_corpus(files.folder, list(files.sounds)), license_name), files.sounds
+    if max_conversations is not None:
+        corpus, sounds = thin_out(corpus, max_conversations), ()
+    _refuse_twins(corpus)
+    return Described(corpus=corpus, others=(*corpus.rejections, *_without_text(corpus, sounds)))
+
+
+def sounds_of(sources: Iterable[SourceConversation]) -> list[str]:
+    """The sound files that conversations need, sorted."""
+    return sorted({turn.audio for source in sources for turn in source.turns})
+
+
+def digests_of_sounds(files: CorpusFiles, sources: Iterable[SourceConversation]) -> dict[str, str]:
+    """The digest of each sound file of some conversations."""
+    audios = sounds_of(sources)
+    with ThreadPoolExecutor(worker_count()) as threads:
+        return dict(zip(audios, threads.map(files.digest, audios), strict=True))
+
+
+def keys_of(sources: Iterable[SourceConversation], rules: Rules, digests: Mapping[str, str]) -> dict[str, str]:
+    """The key of each conversation, which covers the bytes of its sound files."""
+    return {source.id: key_of(source, rules, digests) for source in sources}
+
+
+def _without_text(corpus: Corpus, sounds: Iterable[str]) -> list[Rejection]:
+    """Sound files that no record names."""
+    named = {turn.audio for source in corpus.conversations for turn in source.turns}
+    named |= {row.audio for row in corpus.rejections}
+    return [
+        Rejection(conversation="", turn="", audio=sound, reason="no text", detail="no record names this file")
+        for sound in sounds
+        if sound not in named
+    ]
+
+
+def _refuse_twins(corpus: Corpus) -> None:
+    """Raises when two turns have one id."""
+    seen: set[str] = set()
+    for source in corpus.conversations:
+        for turn in source.turns:
+            if turn.id in seen:
+                raise InputError(f"turn {turn.id} is there twice (again in conversation {source.id}); ids must differ")
+            seen.add(turn.id)

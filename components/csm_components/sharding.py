@@ -1,0 +1,85 @@
+"""Steps that are fanned out: which shard takes what, and what shards have made, kept in the storage by content.
+
+A shard is named `00002-of-00008`; which items are its own follows from the name and their number alone. Tasks of a
+Kubeflow loop share one cache key, so a shard looks up for itself whether another run has made it already.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from csm_components.settings import load_settings
+from csm_components.storage import Storage, open_storage
+from csm_model.errors import InputError
+from csm_model.files import digest_of_file
+
+_NAME = re.compile(r"(\d{5})-of-(\d{5})")
+MOST = 99_999
+"""Shards that names have room for."""
+
+
+def shard_names(shards: int, items: int) -> list[str]:
+    """Names of the shards of `items` items: `shards` of them, fewer where there are fewer items."""
+    if not 1 <= shards <= MOST:
+        raise InputError(f"{shards} shards: must be 1 to {MOST}")
+    count = max(1, min(shards, items))
+    return [f"{number:05}-of-{count:05}" for number in range(count)]
+
+
+def shard_span(name: str, items: int) -> slice:
+    """Which of `items` items in order are a shard's; all shards of a plan are of one size, or differ by one item."""
+    match = _NAME.fullmatch(name)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number >= count:
+        raise InputError(f"shard {name!r}: must be NUMBER-of-COUNT in five digits each, such as 00002-of-00008")
+    return slice(items * number // count, items * (number + 1) // count)
+
+
+class ShardStore:
+    """Files of one shard in the storage, under the key of all that the shard is made from.
+
+    Args:
+        step: name of the step.
+        key: digest of the shard's inputs.
+        folder: where the shard is made; its files have the same names in the storage.
+        storage: where to keep them; none keeps nothing, and then there is nothing to be found.
+    """
+
+    def __init__(self, step: str, key: str, folder: Path, storage: Storage | None) -> None:
+        self._prefix = f"shards/{step}/{key}"
+        self._folder = folder
+        self._storage = storage
+
+    def fetch(self) -> bool:
+        """Fetches the whole shard; False where no run has finished it."""
+        if self._storage is None or self._prefix not in self._storage.trees(self._prefix):
+            return False
+        self._storage.get_tree(self._prefix, self._folder)
+        return True
+
+    def resume(self) -> None:
+        """Fetches the files that a shard which was stopped has kept."""
+        if self._storage is None:
+            return
+        for key in self._storage.list(f"{self._prefix}/"):
+            path = self._folder / key.removeprefix(f"{self._prefix}/")
+            self._storage.get_file(key, path)
+            if self._storage.digest(key) != digest_of_file(path):
+                path.unlink()
+
+    def keep(self, *names: str) -> None:
+        """Keeps files of the folder, in this order, for one that goes on where this one is stopped."""
+        if self._storage is not None:
+            for name in names:
+                self._storage.put_file(self._folder / name, f"{self._prefix}/{name}")
+
+    def commit(self) -> None:
+        """Keeps the folder: from now on the shard is there whole."""
+        if self._storage is not None:
+            self._storage.put_tree(self._folder, self._prefix)
+
+
+def shard_store(step: str, key: str, folder: Path) -> ShardStore:
+    """The store of a shard in the storage of the settings, if there is one."""
+    return ShardStore(step, key, folder, open_storage() if load_settings().storage else None)
