@@ -15,6 +15,8 @@
 | `CSM_TRAIN_TARGET` | where training processes run, as JSON (`csm_components.targets.TrainTarget`) | this machine |
 | `CSM_DEPLOY_TARGET` | what a release is rolled out by, as JSON (`csm_components.targets.DeployTarget`) | nothing |
 | `CSM_PARENT_PID` | process that a step must not outlive; `csm run` sets it | 0: none |
+| `KUBECONFIG` | file that names the cluster, for a step outside of one | `~/.kube/config` |
+| `RANK` | number of a training process among all; torchrun sets it | 0 |
 | `MLFLOW_TRACKING_URI` | where runs are recorded; empty is sqlite in the run's folder | empty |
 | `MLFLOW_RUN_ID` | the run to write to; Kubeflow Pipelines sets it | none |
 """
@@ -79,6 +81,12 @@ class Settings(BaseSettings):
 
     parent_pid: int = Field(default=0, ge=0)
     """Process that a step must not outlive; 0 is none."""
+
+    kubeconfig: str | None = Field(default=None, validation_alias="KUBECONFIG")
+    """File that names the cluster, for a step outside of one."""
+
+    rank: int = Field(default=0, ge=0, validation_alias="RANK")
+    """Number of a training process among all."""
 
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     """Where runs are recorded; without it, sqlite in the run's folder."""

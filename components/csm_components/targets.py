@@ -26,7 +26,7 @@ class TrainTarget(BaseModel):
     queue: str = "default"
     """Volcano's queue, or Kueue's LocalQueue for a TrainJob."""
     priority_class: str = ""
-    """PriorityClass of the pods; empty takes the cluster's default."""
+    """PriorityClass of the pods (Kueue's WorkloadPriorityClass for a TrainJob); empty takes the cluster's default."""
     service_account: str = "default"
     """ServiceAccount of the agents; they need no rights."""
     runtime: str = "torch-distributed"
@@ -46,15 +46,21 @@ class TrainTarget(BaseModel):
     tolerations: list[dict[str, Any]] = []
     """Taints that the pods put up with, as Kubernetes writes them."""
     env_from_secrets: list[str] = []
-    """Secrets whose keys become environment variables of the agents: CSM_S3_ACCESS_KEY and the like."""
+    """Secrets with keys CSM_S3_ACCESS_KEY, CSM_S3_SECRET_KEY and the like, which become the agents' environment."""
     env: dict[str, str] = {}
     """More environment of the agents."""
     user: int = Field(default=10_001, ge=1)
     """User and group that the agents run as."""
     max_retries: int = Field(default=2, ge=0)
-    """How often a failed job is started again from its last checkpoint."""
+    """How often a failed job is started again, from its last checkpoint."""
     timeout_s: int = Field(default=7 * 86_400, ge=60)
     """Longest time of a job, seconds."""
+    start_timeout_s: int = Field(default=3_600, ge=1)
+    """Seconds that a pod may wait for a node, its image or its secrets."""
+    grace_s: int = Field(default=300, ge=1)
+    """Seconds that workers get to save when the job is stopped."""
+    rendezvous_port: int = Field(default=29_500, ge=1, le=65_535)
+    """Port of the first agent's pod at which the others meet it; Volcano only, for a TrainJob its runtime says."""
     ttl_s: int = Field(default=86_400, ge=0)
     """Seconds that an ended job stays for its logs."""
 
