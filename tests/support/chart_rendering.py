@@ -103,6 +103,12 @@ def refusal(chart: str, *values_files: Path, set: Mapping[str, Any] = {}, **opti
     raise AssertionError(f"helm renders {chart} with {dict(set)}, which it must refuse")
 
 
+def notes(chart: str, *values_files: Path, release: str = "csm", namespace: str = "csm") -> str:
+    """What helm says to a person after an install. Raises `RenderError`."""
+    verb = ("install", release, "--namespace", namespace, "--dry-run=client")
+    return _helm(_words(verb, chart, values_files), "{}").partition("\nNOTES:\n")[2]
+
+
 def of_kind(things: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The objects of one kind."""
     return [thing for thing in things if thing["kind"] == kind]
