@@ -30,7 +30,7 @@ QUERIES: Final[dict[str, Signal]] = {
     ),
 }
 """Of charts/csm-serving/templates/_autoscaling.tpl, without selectors and blanks."""
-NAMES: Final[dict[str, Signal]] = {"csm_stream_demand": "demand", "csm_first_audio_p95": "first audio"}
+NAMES: Final[dict[str, Signal]] = {"csm_demand_percent": "demand", "csm_first_audio_p95_milliseconds": "first audio"}
 """Metrics that prometheus-adapter's rules make of the same queries (deploy/monitoring)."""
 
 
@@ -48,7 +48,7 @@ def signal_of(query: str) -> Signal:
     if (found := QUERIES.get(bare(query))) is not None:
         return found
     raise InputError(
-        f"query {' '.join(query.split())!r}: must be one of the chart csm-serving, {' or '.join(QUERIES)}, with selectors"
+        f"{' '.join(query.split())!r}: must be one of the chart csm-serving: {' or '.join(QUERIES)}, with selectors"
     )
 
 
