@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -209,21 +208,20 @@ class S3Storage(_Trees):
         """
         from minio.error import S3Error
 
-        put = partial(
-            self._client.fput_object,
-            bucket_name=self.bucket,
-            object_name=self._key(key),
-            file_path=str(path),
-            metadata={"sha256": digest_of_file(path)},
-        )
+        put: dict[str, Any] = {
+            "bucket_name": self.bucket,
+            "object_name": self._key(key),
+            "file_path": str(path),
+            "metadata": {"sha256": digest_of_file(path)},
+        }
         with _plain_errors(self, key):
             try:
-                put()
+                self._client.fput_object(**put)
             except S3Error as error:
                 if error.code != "NoSuchBucket":
                     raise
                 self._client.make_bucket(bucket_name=self.bucket)
-                put()
+                self._client.fput_object(**put)
 
     def get_file(self, key: str, path: Path) -> None:
         """See `Storage.get_file`."""
