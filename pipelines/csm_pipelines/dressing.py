@@ -36,6 +36,8 @@ class Dressing:
     profile: ClusterProfile
     pipeline: str
     """Name of the pipeline; a label of every pod."""
+    model: str = ""
+    """Registered model that a run is for, a label of its figures."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Cache key of each step that may be reused; a step without one always runs."""
 
@@ -79,12 +81,15 @@ class Dressing:
             "CSM_STORAGE": profile.storage.url,
             "CSM_S3_ENDPOINT": profile.storage.endpoint,
             "CSM_S3_REGION": profile.storage.region,
+            "CSM_PIPELINE": self.pipeline,
             "CSM_EXPERIMENT": profile.tracking.experiment,
             "MLFLOW_TRACKING_URI": profile.tracking.url,
             "CSM_WORKERS": str(place.workers),  # a pod sees all cores of its node
             "HOME": "/tmp",  # noqa: S108  (the one folder that is always writable)
             "PYTHONUNBUFFERED": "1",
         }
+        if self.model:
+            variables["CSM_MODEL"] = self.model
         if profile.pushgateway:
             variables["CSM_PUSHGATEWAY"] = profile.pushgateway
         if place.scratch is not None:

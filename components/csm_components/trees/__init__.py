@@ -1,0 +1,1 @@
+"""Between the artefacts of a pipeline run and the storage that outlives it."""
