@@ -22,7 +22,14 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '(?P<task>[\w-]+)'")
 _ENDED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>\w+)")
 _NOISE = re.compile(r"^\s*(\[KFP Executor|[{}\]]|\"|---)")
-_STATES = {"waiting": "dim", "running": "bold cyan", "done": "green", "reused": "blue", "failed": "bold red"}
+_STATES = {
+    "waiting": "dim",
+    "running": "bold cyan",
+    "done": "green",
+    "reused": "blue",
+    "skipped": "blue",
+    "failed": "bold red",
+}
 _QUIET_SECONDS = 30.0
 
 
@@ -60,6 +67,10 @@ class StepBoard:
     def __post_init__(self) -> None:
         self.rows = {step: Row(name=step) for step in self.steps}
 
+    @property
+    def _width(self) -> int:
+        return max(10, *map(len, self.rows))
+
     def __enter__(self) -> StepBoard:
         if self.console.is_terminal:
             self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4, transient=False)
@@ -73,7 +84,7 @@ class StepBoard:
     def table(self) -> RenderableType:
         """The rows as they stand."""
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for width in (10, 8, 6):
+        for width in (self._width, 8, 6):
             table.add_column(width=width, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis")
         for row in self.rows.values():
@@ -103,10 +114,18 @@ class StepBoard:
         row.note = words
         self._event(row)
 
+    def put(self, step: str, *, state: str, seconds: float, note: str) -> None:
+        """A step as someone else reports it, who also says how long it has taken, seconds."""
+        row = self.rows.setdefault(step, Row(name=step))
+        changed = (row.state, row.note) != (state, note)
+        row.state, row.note, row.seconds, row.began = state, note, seconds, time.monotonic() - seconds
+        if changed and state != "waiting":
+            self._event(row)
+
     def _event(self, row: Row) -> None:
         self._spoke = time.monotonic()
         if self._live is None:
-            text = f"{row.name:<10} {row.state:<8} {row.clock:>6}  {row.note}"
+            text = f"{row.name:<{self._width}} {row.state:<8} {row.clock:>6}  {row.note}"
             self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
