@@ -24,7 +24,9 @@ def check_text(text: str) -> str:
 
 
 def check_config(config: RunConfig) -> RunConfig:
-    """The configuration with absolute paths, after checking its values and that what it names is there.
+    """The configuration with absolute paths, after checking its values and that the folders which it names are there.
+
+    Addresses of the storage stay as they are: whoever reads them says whether they are there.
 
     Raises:
         InputError: no such corpus, codec, base or tokenizer, another tokenizer than the base's, a path that Kubeflow's
@@ -59,21 +61,39 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _paths(config: RunConfig) -> dict[str, Any]:
+    """Absolute paths of what lies here; addresses of the storage as they are."""
     data = config.data
-    corpus = resolve(data.corpus).absolute()
-    if not corpus.is_dir():
-        what = "is not a folder" if corpus.exists() else "no such folder"
-        raise InputError(f"{data.corpus}: {what}; a corpus is a folder of audio and text")
-    paths = {"corpus": corpus}
-    for name, file in (("codec", "codec.json"), ("base", "manifest.json")):
+    found: dict[str, str] = {}
+    for name, file in (("corpus", None), ("codec", "codec.json"), ("base", "manifest.json")):
         value = getattr(data, name)
         if value is None or (name == "codec" and value == RANDOM_CODEC):
             continue
-        paths[name] = resolve(value).absolute()
-        if not (paths[name] / file).is_file():
-            raise InputError(f"{value}: no {name} there (no {file}); name another with --set data.{name}=FOLDER")
+        found[name] = value if _is_address(f"data.{name}", value) else str(_folder(name, value, file))
     if data.tokenizer and made_by_path(data.tokenizer):
-        paths["tokenizer"] = resolve(data.tokenizer).absolute()
-    found = {name: str(check_path(name, path)) for name, path in paths.items()}
-    given_tokenizer(found.get("tokenizer", data.tokenizer), data.prompt_format, paths.get("base"))
+        found["tokenizer"] = data.tokenizer
+        if not _is_address("data.tokenizer", data.tokenizer):
+            found["tokenizer"] = str(check_path("tokenizer", resolve(data.tokenizer).absolute()))
+    tokenizer, base = found.get("tokenizer", data.tokenizer), found.get("base")
+    if not any("://" in value for value in (tokenizer or "", base or "")):
+        given_tokenizer(tokenizer, data.prompt_format, Path(base) if base else None)
     return found
+
+
+def _is_address(name: str, value: str) -> bool:
+    """Whether a value names a tree of the storage."""
+    if "://" not in value:
+        return False
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[^/\s]+)+/?", value):
+        raise InputError(f"{name} {value!r}: an address is s3://bucket/prefix/key, of a tree in the storage")
+    return True
+
+
+def _folder(name: str, value: str, file: str | None) -> Path:
+    """A folder that is there, with the file that makes it what it should be."""
+    folder = resolve(value).absolute()
+    if name == "corpus" and not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{value}: {what}; a corpus is a folder of audio and text")
+    if file is not None and not (folder / file).is_file():
+        raise InputError(f"{value}: no {name} there (no {file}); name another with --set data.{name}=FOLDER")
+    return check_path(name, folder)

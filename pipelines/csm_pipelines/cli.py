@@ -17,7 +17,7 @@ from csm_pipelines.commands import (
     bench_serve,
     checkpoint,
     codec,
-    compile,
+    compile_pipeline,
     plan,
     plan_run,
     report,
@@ -58,7 +58,7 @@ app.command(name="bench-serve")(bench_serve.bench_serve)
 app.command(name="scale-sim")(scale_sim.scale_sim)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)
-app.command(name="compile")(compile.compile_)
+app.command(name="compile")(compile_pipeline.compile_)
 app.command(name="plan-run")(plan_run.plan_run)
 app.command(name="submit")(submit.submit)
 app.command(name="verify-audio")(verify_audio.verify_audio)

@@ -1,0 +1,57 @@
+"""How many shards of a corpus are in the storage already, before a run is submitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from csm_components.settings import Settings
+from csm_components.storage import TREE, Storage
+from csm_pipelines.presets import RunConfig
+from csm_pipelines.sources import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsInStorage:
+    """Shards of a fanned-out step."""
+
+    there: int
+    """Whole in the storage."""
+    planned: int
+    """That the run will have."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.there == self.planned
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.there} of {self.planned} shards are in the storage"
+
+
+def ingest_shards(
+    config: RunConfig, corpus: Source, storage: Storage, settings: Settings, *, shards: int, code_version: str
+) -> ShardsInStorage:
+    """Those of ingest; tokenise's are known only when ingest has ended, for they are made from its result.
+
+    Args:
+        config: the run.
+        corpus: its corpus, here or in the storage.
+        storage: the cluster's storage.
+        settings: how it is reached from here.
+        shards: parts that the corpus is cut into.
+        code_version: what the run will be given as such.
+    """
+    from csm_components.ingest.fanout import shard_keys
+
+    keys = shard_keys(
+        str(corpus.folder or corpus.address),
+        shards=shards,
+        default_license=config.data.license,
+        max_conversations=config.data.conversations,
+        code_version=code_version,
+        settings=settings,
+    )
+    there = sum(storage.exists(f"shards/ingest/{key}/{TREE}") for key in keys.values())
+    return ShardsInStorage(there=there, planned=len(keys))

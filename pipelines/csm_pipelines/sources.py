@@ -1,0 +1,101 @@
+"""What a run on a cluster is made from: corpus, codec, base and tokenizer, each by the digest of its content.
+
+What lies in a folder here is put into the cluster's storage under its digest, `inputs/DIGEST`; what is there already is
+not sent again. What is in the storage already is named by its address, and its digest is that of the tree's list.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from csm_components.settings import Settings
+from csm_components.settings import load_settings as load_component_settings
+from csm_components.storage import TREE, Storage, open_storage, tree_of
+from csm_pipelines.checks import RANDOM_CODEC
+from csm_pipelines.presets import RunConfig
+from csm_pipelines.profile import ClusterProfile
+
+INPUTS = "inputs"
+"""Where the storage keeps what was sent from here."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of the things that a run is made from."""
+
+    address: str
+    """Where a step finds it."""
+    digest: str
+    """Of its content."""
+    folder: Path | None = None
+    """Where it lies here; None for what is in the storage."""
+
+
+def storage_settings(profile: ClusterProfile) -> Settings:
+    """How the storage is reached from here: the environment's address and keys, else the profile's address."""
+    found = load_component_settings()
+    known = {"storage": profile.storage.url, "s3_endpoint": found.s3_endpoint or profile.storage.endpoint}
+    if "s3_region" not in found.model_fields_set:
+        known["s3_region"] = profile.storage.region
+    return found.model_copy(update=known)
+
+
+@contextmanager
+def find_sources(
+    config: RunConfig, profile: ClusterProfile, settings: Settings, *, bundle: str | None = None
+) -> Iterator[Mapping[str, Source]]:
+    """The digests of what a run is made from, by `corpus`, `codec`, `base`, `tokenizer` and `bundle`; sends nothing.
+
+    Args:
+        config: a run whose folders are absolute (`check_config`).
+        profile: the cluster.
+        settings: how its storage is reached from here.
+        bundle: a float bundle to release, a folder or an address.
+
+    Raises:
+        InputError: an address that is no tree of the storage.
+    """
+    data = config.data
+    given = {"corpus": data.corpus, "codec": data.codec, "base": data.base, "bundle": bundle}
+    if data.tokenizer and ("/" in data.tokenizer or "://" in data.tokenizer):
+        given["tokenizer"] = data.tokenizer
+    with tempfile.TemporaryDirectory(prefix="csm-inputs-") as scratch:
+        if data.codec == RANDOM_CODEC:
+            from csm_pipelines.tiny import random_codec
+
+            given["codec"] = str(random_codec(Path(scratch) / "codec"))
+        yield {name: _source(value, profile, settings, Path(scratch)) for name, value in given.items() if value}
+
+
+def _source(value: str, profile: ClusterProfile, settings: Settings, scratch: Path) -> Source:
+    if "://" in value:
+        parent, _, name = value.rstrip("/").rpartition("/")
+        return Source(address=value.rstrip("/"), digest=open_storage(parent, settings).read_tree(name)["digest"])
+    folder = Path(value)
+    if folder.is_file():  # a tokenizer.json; only a folder can be a tree
+        inside = scratch / f"file-{folder.name}"
+        inside.mkdir(exist_ok=True)
+        (inside / folder.name).write_bytes(folder.read_bytes())
+        folder = inside
+    digest = str(tree_of(folder)["digest"])
+    return Source(address=f"{profile.storage.url.rstrip('/')}/{INPUTS}/{digest}", digest=digest, folder=folder)
+
+
+def send(sources: Mapping[str, Source], storage: Storage, say: Say) -> None:
+    """Puts what lies here into the storage."""
+    for name, source in sources.items():
+        if source.folder is None:
+            continue
+        key = f"{INPUTS}/{source.digest}"
+        if storage.exists(f"{key}/{TREE}"):
+            say(f"{name}: in the storage already ({source.digest[:12]})")
+            continue
+        files = [path for path in source.folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        say(f"{name}: sending {len(files)} files, {size / 1e6:.1f} MB")
+        storage.put_tree(source.folder, key)

@@ -1,0 +1,124 @@
+"""A run on a cluster, from what was asked for to what is submitted; `csm plan-run` stops before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csm_components.settings import Settings
+from csm_components.storage import Storage, open_storage
+from csm_model.errors import InputError
+from csm_pipelines.arguments import cluster_arguments
+from csm_pipelines.checks import check_config
+from csm_pipelines.compiling import compile_pipeline
+from csm_pipelines.keys import StepKey, code_version, step_keys
+from csm_pipelines.presets import RunConfig, preset, resolve, with_settings
+from csm_pipelines.profile import ClusterProfile, load_profile
+from csm_pipelines.run_plan import RunPlan, make_plan
+from csm_pipelines.shards import ingest_shards
+from csm_pipelines.sources import Source, find_sources, send, storage_settings
+from csm_pipelines.steps import PIPELINE_STEPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for on the command line."""
+
+    pipeline: str
+    preset: str
+    profile: str
+    settings: Sequence[str] = ()
+    images: Mapping[str, str] | None = None
+    shards: int | None = None
+    bundle: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that can be submitted."""
+
+    pipeline: str
+    config: RunConfig
+    profile: ClusterProfile
+    sources: Mapping[str, Source]
+    keys: Mapping[str, StepKey]
+    arguments: Mapping[str, Any]
+    storage: Storage
+    access: Settings
+    """How the storage is reached from here."""
+
+    def plan(self) -> RunPlan:
+        """What will become of each step; reads the storage."""
+        shards = {}
+        if self.keys:
+            shards["ingest-shard"] = ingest_shards(
+                self.config,
+                self.sources["corpus"],
+                self.storage,
+                self.access,
+                shards=self.arguments["shards"],
+                code_version=self.arguments["code_version"],
+            )
+        return make_plan(self.pipeline, self.config.release.model, self.keys, self.storage, shards)
+
+    def send(self, say: Callable[[str], None]) -> None:
+        """Puts what lies here into the storage."""
+        send(self.sources, self.storage, say)
+
+    def compile(self) -> str:
+        """The IR, with the cache keys in it."""
+        return compile_pipeline(
+            self.pipeline,
+            self.profile,
+            keys={step: row.key for step, row in self.keys.items()},
+            model=self.config.release.model,
+        )
+
+
+@contextmanager
+def prepare(request: Request) -> Iterator[Prepared]:
+    """Checks all that was asked for, and finds the digests of what the run is made from; sends nothing.
+
+    Raises:
+        InputError: an unknown pipeline, preset, profile or setting, or a source that is not there.
+    """
+    if request.pipeline not in PIPELINE_STEPS:
+        raise InputError(f"pipeline {request.pipeline!r}: there are {', '.join(PIPELINE_STEPS)}")
+    profile = load_profile(request.profile, request.images)
+    config = check_config(with_settings(preset(request.preset), request.settings))
+    shards = profile.run.shards if request.shards is None else request.shards
+    if shards < 1:
+        raise InputError(f"shards {shards}: must be at least 1")
+    access = storage_settings(profile)
+    storage = open_storage(profile.storage.url, access)
+    with find_sources(config, profile, access, bundle=_bundle(request)) as sources:
+        yield Prepared(
+            pipeline=request.pipeline,
+            config=config,
+            profile=profile,
+            sources=sources,
+            arguments=cluster_arguments(request.pipeline, config, sources, shards=shards, code_version=code_version()),
+            keys=step_keys(request.pipeline, config, sources, profile, shards=shards),
+            storage=storage,
+            access=access,
+        )
+
+
+def _bundle(request: Request) -> str | None:
+    """The float bundle of a release, an address or an absolute folder."""
+    if request.bundle is None or "://" in request.bundle:
+        return request.bundle
+    folder: Path = resolve(request.bundle).absolute()
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{request.bundle}: not a bundle (no manifest.json)")
+    return str(folder)
+
+
+def run_name(prepared: Prepared) -> str:
+    """A name for a run: what it is of, for which model, and when it was asked for."""
+    import time
+
+    return f"{prepared.pipeline} {prepared.config.release.model} {time.strftime('%Y-%m-%d %H:%M:%S')}"
