@@ -94,6 +94,10 @@ class Cluster:
                 raise
         return found
 
+    def patch_status(self, kind: Kind, name: str, status: Thing) -> Thing:
+        """Merges `status` into that of an object."""
+        return self.patch(kind, f"{name}/status", {"status": status})
+
     def patch(self, kind: Kind, name: str, patch: Thing) -> Thing:
         """Merges `patch` into an object (RFC 7386)."""
         with plain_errors(f"{kind.plural}.{kind.group} {name}", self.namespace):

@@ -46,7 +46,7 @@ class TrainTarget(BaseModel):
     tolerations: list[dict[str, Any]] = []
     """Taints that the pods put up with, as Kubernetes writes them."""
     env_from_secrets: list[str] = []
-    """Secrets with keys CSM_S3_ACCESS_KEY, CSM_S3_SECRET_KEY and the like, which become the agents' environment."""
+    """Secrets whose keys become the agents' environment; for a TrainJob, S3's of the first and MLflow's of the last."""
     env: dict[str, str] = {}
     """More environment of the agents."""
     user: int = Field(default=10_001, ge=1)

@@ -138,7 +138,10 @@ class Volcano(Controller):
 
     def _action(self, job: Thing, event: str) -> str:
         policies = [policy for part in (job["spec"], *job["spec"]["tasks"]) for policy in part.get("policies", [])]
-        return next((policy["action"] for policy in policies if policy.get("event") == event), "")
+        for policy in policies:
+            if event in (policy.get("event"), *policy.get("events", [])):
+                return str(policy["action"])
+        return ""
 
     def _make_pods(self, job: Thing) -> None:
         name, tasks = job["metadata"]["name"], job["spec"]["tasks"]
