@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
-from threading import Thread
-from typing import ClassVar
 
 import pytest
+from pushgateway import Pushgateway
 
 from csm_components.metrics import TrainingMetrics
 from csm_components.tracking import Tracker
@@ -122,50 +121,31 @@ def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:
     assert said[0].startswith("step 2/9  loss 2.000  validation first 2.500")
 
 
-class Gateway(BaseHTTPRequestHandler):
-    """Keeps what is pushed, as a pushgateway does: of each group, the latest text."""
-
-    groups: ClassVar[dict[str, str]] = {}
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.groups[self.path] = body.decode()
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-
 def test_figures_are_pushed_with_the_time_of_the_newest_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway, TrainingMetrics() as metrics:
-        Thread(target=gateway.serve_forever, daemon=True).start()
-        monkeypatch.setenv("CSM_PUSHGATEWAY", f"http://127.0.0.1:{gateway.server_port}")
+    with Pushgateway() as gateway, TrainingMetrics() as metrics:
+        monkeypatch.setenv("CSM_PUSHGATEWAY", f"http://{gateway.netloc}")
         monkeypatch.setenv("CSM_PIPELINE", "csm-nightly")
         follower = MetricsFollower(path, log=None, metrics=metrics, say=lambda line: None)
         follower.tick(last=True)
-        assert Gateway.groups == {}, "nothing has been learnt yet: no figure is pushed as 0"
+        assert gateway.groups == {}, "nothing has been learnt yet: no figure is pushed as 0"
         path.write_text(json.dumps({"step": 1, "steps": 9, "time": 5.0, "loss": 3.0}) + "\n")
         follower.tick(last=True)
-        began = pushed(metrics)["csm_training_saved_timestamp_seconds"]
+        (group,) = gateway.groups
+        assert group == (("job", "csm_training"), ("pipeline", "csm-nightly"))
+        began = gateway.groups[group]["csm_training_saved_timestamp_seconds"][()]
+        assert time.time() - began < 60
         checkpoint = tmp_path / "checkpoints" / "step-00000002"
         checkpoint.mkdir(parents=True)
         os.utime(checkpoint, (began + 60, began + 60))
         path.write_text(json.dumps({"step": 2, "steps": 9, "time": 9.0, "loss": 2.0}) + "\n")
         follower.tick(last=True)
-        gateway.shutdown()
-    (group,) = Gateway.groups
-    assert group == "/metrics/job/csm_training/pipeline/csm-nightly"
-    assert "csm_training_step 2.0" in Gateway.groups[group]
-    assert 'csm_training_loss{kind="loss"} 2.0' in Gateway.groups[group]
-    assert pushed(metrics)["csm_training_saved_timestamp_seconds"] == pytest.approx(began + 60)
-
-
-def pushed(metrics: TrainingMetrics) -> dict[str, float]:
-    return {sample.name: sample.value for family in metrics.registry.collect() for sample in family.samples}
+    figures = gateway.groups[group]
+    assert figures["csm_training_step"] == {(): 2.0}
+    assert figures["csm_training_loss"] == {(("kind", "loss"),): 2.0}
+    assert figures["csm_training_saved_timestamp_seconds"] == {(): pytest.approx(began + 60)}
 
 
 def test_pauses_between_attempts_are_no_training_time() -> None:
