@@ -98,10 +98,10 @@ def index_settings(pip_config: str, cache: Path | None) -> tuple[dict[str, str],
         if name in settings:
             settings[pip_name] = settings[name].replace(",", " ") if name == "UV_FIND_LINKS" else settings[name]
     folders = {}
-    for word in " ".join(settings.values()).split():
+    for word in " ".join(settings.values()).replace(",", " ").split():
         path = Path(word.removeprefix("file://"))
         if path.is_absolute() and path.is_dir():
-            folders[path] = False
+            folders[path.parent if word.startswith("file://") else path] = False  # an index names files beside it
     if cache is not None:
         settings["UV_CACHE_DIR"] = str(cache)
         folders[cache] = True

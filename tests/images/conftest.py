@@ -11,6 +11,7 @@ from typing import Any
 import containers
 import pytest
 from containers import Running
+from random_bundles import random_bundle
 
 
 @pytest.fixture(scope="session")
@@ -61,33 +62,7 @@ def run_container() -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with random weights and two speakers, which anybody may read."""
-    import torch
-
-    from csm_model.bundle import write_bundle
-    from csm_model.codec import RvqCodec
-    from csm_model.config import debug_config
-    from csm_model.model import CsmModel
-    from csm_model.text import PhonemeTokenizer
-    from csm_pipelines.tiny import random_codec
-
-    folder = tmp_path_factory.mktemp("bundle")
-    codec = RvqCodec.load(random_codec(folder / "codec"))
-    tokenizer = PhonemeTokenizer()
-    config = debug_config(
-        text_vocab_size=tokenizer.vocab_size, num_codebooks=codec.num_codebooks, codebook_size=codec.codebook_size
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CsmModel(config).eval()
-    model.codebook0_head.weight.data[config.end_code] = 0.0  # never the likeliest: a stream is as long as it may be
-    write_bundle(
-        folder / "bundle",
-        model=model,
-        tokenizer=tokenizer,
-        codec_folder=folder / "codec",
-        precision="fp32",
-        info={"speakers": {"0": "heart", "1": "kumo"}},
-    )
-    for path in [folder, *folder.rglob("*")]:
+    folder = random_bundle(tmp_path_factory.mktemp("bundle"))
+    for path in [folder.parent, folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return folder / "bundle"
+    return folder

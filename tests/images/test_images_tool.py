@@ -84,18 +84,21 @@ def test_a_tree_without_history_is_told_what_to_give(
 
 
 def test_packages_come_from_where_pip_is_told(tmp_path: Path) -> None:
+    index, wheels = tmp_path / "mirror" / "simple", tmp_path / "wheels"
+    index.mkdir(parents=True)
+    wheels.mkdir()
     config = (
         "global.index-url='https://mirror.example/simple'\n"
-        f"global.extra-index-url='file://{tmp_path}'\n"
-        f"global.find-links='{tmp_path} /not/there'\n"
+        f"global.extra-index-url='file://{index}'\n"
+        f"global.find-links='{wheels} /not/there'\n"
         "global.cert='/etc/ssl/own.crt'\n"
     )
     cache = tmp_path / "cache"
     settings, folders = images.index_settings(config, cache)
     assert settings["UV_DEFAULT_INDEX"] == settings["PIP_INDEX_URL"] == "https://mirror.example/simple"
-    assert settings["PIP_FIND_LINKS"] == f"{tmp_path} /not/there"
+    assert settings["PIP_FIND_LINKS"] == f"{wheels} /not/there"
     assert settings["UV_CACHE_DIR"] == str(cache)
-    assert folders == {tmp_path: False, cache: True}
+    assert folders == {index.parent: False, wheels: False, cache: True}
     assert images.certificates(config) == Path("/etc/ssl/own.crt")
     assert images.index_settings("", None)[1] == {}
     assert images.certificates("") is None

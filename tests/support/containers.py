@@ -20,6 +20,7 @@ BASE = "localhost/csm-debian:bookworm"
 REGISTRY = "localhost/csm-foundry"
 PACKAGES = "python3.11,python3.11-venv,python3-distutils,libpython3.11,ca-certificates"
 MIRROR = "http://deb.debian.org/debian"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNUSED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt/archives", "var/lib/apt/lists")
 USER = 10001
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
@@ -60,7 +61,8 @@ def make_base() -> str | None:
         for path in UNUSED:
             shutil.rmtree(Path(folder) / path, ignore_errors=True)
         packed = subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(["podman", "import", "--quiet", "-", BASE], stdin=packed.stdout, check=True, capture_output=True)
+        take = ["podman", "import", "--quiet", "--change", f"ENV PATH={PATH}", "-", BASE]
+        subprocess.run(take, stdin=packed.stdout, check=True, capture_output=True)
         assert packed.wait() == 0
     return None
 
