@@ -116,7 +116,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     (f"{SERVER}.livenessProbe", None, "no livenessProbe"),
     ("PodDisruptionBudget.spec", {"minAvailable": 1, "selector": {"matchLabels": CHOSEN}}, "could never be drained"),
     ("PodDisruptionBudget.spec.maxUnavailable", 0, "could never be drained"),
-    (f"{POD}.terminationGracePeriodSeconds", 160, "sleeps and drains for 160.0 s of a grace of 160 s"),
+    (f"{POD}.terminationGracePeriodSeconds", 165, "takes 165.0 s to stop, of a grace of 165 s"),
     ("Service.metadata.name", "n" * 64, "64 characters of 63"),
     ("Service.metadata.labels.app.kubernetes.io/name", "n" * 64, "the label app.kubernetes.io/name has 64 characters"),
     ("Service.spec.selector", {"app.kubernetes.io/instance": "two"}, "selects no pod of the release"),

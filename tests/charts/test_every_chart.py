@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from chart_values import Value, read_values
 from jsonschema import Draft202012Validator
 from kubernetes_schemas import check
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 FEATURES = [(chart, file) for chart in all_charts() for file in ci_files(chart)]
 MISTYPED: dict[str, Any] = {"string": 7, "integer": "seven", "number": "seven", "boolean": "maybe", "array": "one"}
 SEEN: set[str] = set()
@@ -77,6 +77,14 @@ def test_a_chart_has_its_pages(chart: str) -> None:
     assert described["type"] == "application"
     assert described["appVersion"] == charts.version_of_package()
     assert f"## {described['version']}" in (CHARTS / chart / "UPGRADING.md").read_text(encoding="utf-8")
+
+
+@every_chart
+def test_links_of_a_page_lead_somewhere(chart: str) -> None:
+    for name in ("README.md", "UPGRADING.md"):
+        text = (CHARTS / chart / name).read_text(encoding="utf-8")
+        targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+        assert [target for target in targets if target and not (CHARTS / chart / target).exists()] == []
 
 
 @every_feature

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 from chart_rendering import CHARTS, ci_file, ci_files, notes, of_kind, only, read_yaml, refusal, render
 
@@ -328,6 +329,13 @@ def test_the_dashboard_is_what_lies_in_files() -> None:
 )
 def test_notes_say_how_to_reach_it(feature: str, said: str) -> None:
     assert said in notes(CHART, ci_file(CHART, feature))
+
+
+def test_the_values_that_make_images_writes_are_the_charts(tmp_path: Path) -> None:
+    digest = f"sha256:{'3' * 64}"
+    file = tmp_path / "csm-serving.yaml"
+    file.write_text(images.fragments({"serve": digest}, "registry.example/csm")["csm-serving.yaml"])
+    assert server(DEFAULT, file)["image"] == f"registry.example/csm/serve@{digest}"
 
 
 def test_helm_renders_the_same_twice() -> None:

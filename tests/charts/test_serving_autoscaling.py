@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_rendering import ci_file, of_kind, only, refusal, render
+from chart_rendering import ROOT, ci_file, of_kind, only, read_yaml, refusal, render
 
 CHART = "csm-serving"
 DEFAULT = ci_file(CHART, "default")
@@ -167,6 +167,18 @@ def test_a_horizontal_pod_autoscaler_is_asked_for_the_same() -> None:
     assert first_audio["target"] == {"type": "Value", "value": "400"}
     for metric, name in ((demand, "csm_demand_percent"), (first_audio, "csm_first_audio_p95_milliseconds")):
         assert metric["metric"] == {"name": name, "selector": {"matchLabels": {"release": "csm"}}}
+
+
+def test_the_adapter_asks_the_same() -> None:
+    rules = read_yaml(ROOT / "deploy" / "monitoring" / "prometheus-adapter.yaml")["rules"]["external"]
+    found = {rule["name"]["as"]: rule["metricsQuery"] for rule in rules}
+    assert found == {
+        "csm_demand_percent": DEMAND.replace(SELECTOR, "<<.LabelMatchers>>"),
+        "csm_first_audio_p95_milliseconds": FIRST_AUDIO.replace(SELECTOR, "<<.LabelMatchers>>"),
+    }
+    for rule in rules:
+        series = rule["seriesQuery"].partition("{")[0]
+        assert rule["name"]["matches"] == f"^{series}$"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ SET_AFTER_NAME = 11
 """Characters that a controller adds to a pod's name: a hyphen, ten of a hash, as StatefulSets and CronJobs do."""
 
 
+SERVER_MARGIN_S = 5
+"""Seconds after its exit timeout at which `csm serve` kills Triton itself."""
+
+
 def pod_template(thing: Thing) -> Thing | None:
     """The pod template of a workload, with `metadata` and `spec`; a Pod is its own; None for other kinds."""
     if thing["kind"] == "Pod":
@@ -143,7 +147,7 @@ def disruption_budgets_let_drains_go_on(things: list[Thing]) -> Iterator[str]:
 
 
 def sleeps_and_exits_fit_the_grace(things: list[Thing]) -> Iterator[str]:
-    """preStop and the server's exit timeout together are shorter than what Kubernetes waits before it kills."""
+    """preStop, the server's exit timeout and its own margin together are less than what Kubernetes waits."""
     for where, spec, container in _containers(things):
         sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         exits = [
@@ -152,9 +156,9 @@ def sleeps_and_exits_fit_the_grace(things: list[Thing]) -> Iterator[str]:
             if variable["name"] == "CSM_SERVING_EXIT_TIMEOUT_S"
         ]
         grace = spec.get("terminationGracePeriodSeconds", 30)
-        needed = sleep + (exits[0] if exits else 0)
+        needed = sleep + (exits[0] + SERVER_MARGIN_S if exits else 0)
         if (sleep or exits) and needed >= grace:
-            yield f"{where}: sleeps and drains for {needed} s of a grace of {grace} s"
+            yield f"{where}: takes {needed} s to stop, of a grace of {grace} s"
 
 
 def names_are_short_enough(things: list[Thing]) -> Iterator[str]:

@@ -20,7 +20,8 @@ import yaml
 from chart_values import StrictLoader
 from helm import find_helm
 
-CHARTS = Path(__file__).resolve().parent.parent.parent / "charts"
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHARTS = ROOT / "charts"
 
 
 class RenderError(Exception):
