@@ -205,7 +205,7 @@ def run(
         if triton.wait(0) is None:
             left = _until_empty(triton)
             memory.append((seen.done, memory_mb(triton)))
-    log = triton.log.read_text(errors="replace").splitlines()
+    log = triton.log.lines()
     words = ("Traceback", "a stream broke", "round broke", "could not be told", "Signal (", "terminate called", " in /")
     return Hostile(
         count=seen.done,

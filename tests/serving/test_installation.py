@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from csm_model.errors import InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_serving import installation, repository
 from csm_serving.client import SpeechClient
 from csm_serving.installation import find_installation, find_libpython, write_search_folders
@@ -67,6 +67,35 @@ def test_a_triton_that_lies_elsewhere_serves(
     ):
         assert Path(f"/proc/{triton.pid}/cmdline").read_bytes().split(b"\0")[0].decode() == f"{root}/bin/tritonserver"
         assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
+
+
+def test_a_log_that_is_passed_on_has_the_audit_and_the_reason_of_a_failure(
+    tmp_path: Path, make_bundle: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path)
+    folder = tmp_path / "serving"
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, ready_timeout_s=300, log="stderr")
+    with LocalTriton(bundle, settings=settings, folder=folder) as triton, SpeechClient(triton.url) as client:
+        assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
+    said = capfd.readouterr().err
+    assert "Started GRPCInferenceService" in said
+    assert 'audit {\\"time\\"' in said
+    assert not (folder / "triton.log").exists()
+    weights = next(bundle.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=weights.name), LocalTriton(bundle, settings=settings, folder=folder):
+        pass
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path
+) -> None:
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # root may write anywhere
+    with pytest.raises(InputError, match="serving: no leave to write there; give another --folder"):
+        LocalTriton(bundle, folder=tmp_path / "serving").start()
 
 
 def test_a_triton_elsewhere_whose_part_is_missing_is_named(tmp_path: Path) -> None:

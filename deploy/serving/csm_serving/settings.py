@@ -12,6 +12,11 @@ from csm_model.errors import InputError
 
 SECRETS: Final = {"turn_key", "watermark_key"}
 """Settings that are handed on in the environment, and never written down."""
+NOT_THE_MODELS: Final = {
+    *("triton", "log", "grpc_port", "metrics_port"),
+    *("ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"),
+}
+"""Settings of the program around Triton and of the client."""
 
 
 class ServingSettings(BaseSettings):
@@ -67,6 +72,8 @@ class ServingSettings(BaseSettings):
     """Whether no stream begins while that line could not be written."""
     triton: Path | None = None
     """Folder of the Triton to start, as NVIDIA's image has it in /opt/tritonserver; None: the one of the wheel."""
+    log: Literal["file", "stderr"] = "file"
+    """Where Triton's log goes, audit and all: a file in the server's folder, or standard error, as of a container."""
     host: str = "127.0.0.1"
     """Address that the server binds and the client asks."""
     grpc_port: int = Field(default=8001, ge=0, le=65535)
@@ -95,8 +102,7 @@ class ServingSettings(BaseSettings):
 
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
-        left_out = {"triton", "grpc_port", "metrics_port", "ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"}
-        values = self.model_dump(mode="json", exclude=left_out | SECRETS, exclude_none=True)
+        values = self.model_dump(mode="json", exclude=set(NOT_THE_MODELS | SECRETS), exclude_none=True)
         for name in ("bundle", "codec", "voices", "audit"):
             if values.get(name) not in (None, "log", "off"):
                 values[name] = str(Path(values[name]).absolute())

@@ -26,6 +26,7 @@ from csm_serving import tensors, wire
 from csm_serving.errors import ServingError
 from csm_serving.installation import Installation, find_installation, write_search_folders
 from csm_serving.repository import write_repository
+from csm_serving.server_log import ServerLog
 from csm_serving.settings import ServingSettings, load_settings
 from csm_serving.swap import STATE_NAME, ServerState, Swapped, swap_bundle
 
@@ -55,7 +56,7 @@ class LocalTriton:
         self._bundle = bundle.absolute()
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="csm-serving-")
         self.folder = (folder or Path(self._temporary.name if self._temporary else "")).absolute()
-        self.log = self.folder / "triton.log"
+        self.log = ServerLog(self.folder / "triton.log", self._settings.log)
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -120,10 +121,7 @@ class LocalTriton:
         self.ports = _claim_ports(self._settings, self.ports)
         with _leave_to_write():
             command, environment = self._assemble(installation)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        self._process = self.log.popen(command, environment)
         self._guard = _guard(self._process.pid, self._settings.exit_timeout_s + _EXIT_MARGIN_S)
         self._wait_ready()
         self._ready = True
@@ -257,7 +255,7 @@ class LocalTriton:
 
     def _death(self, status: int) -> Exception:
         """Why Triton died: the model's own error where it gave one, else the end of the log."""
-        said = self.log.read_text(errors="replace").splitlines()
+        said = self.log.lines()
         for line in sorted(said, key=lambda line: not line.startswith("error:")):  # these lines are not escaped
             if (error := wire.find_error(line)) is not None:
                 return error
@@ -271,7 +269,7 @@ class LocalTriton:
 
     def last_words(self, lines: int = 5) -> str:
         """Triton's errors, or the end of its log, in one line."""
-        said = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        said = [line.strip() for line in self.log.lines() if line.strip()]
         errors = [line for line in said if line.startswith("error:")]
         return " / ".join(errors or said[-lines:]) or "(none)"
 
