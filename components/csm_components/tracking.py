@@ -284,6 +284,11 @@ class Tracker:
         made = self.client.create_model_version(name, source=source, run_id=run_id, tags=texts, description=description)
         return _version(made)
 
+    def tag_version(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version of the model `name`."""
+        for key, text in tags.items():
+            self.client.set_model_version_tag(name, str(version), key, text)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Moves an alias to a version."""
         self.client.set_registered_model_alias(name, alias, str(version))

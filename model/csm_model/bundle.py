@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
-from csm_model.errors import ArtifactError, DigestError, InputError
+from csm_model.errors import ArtifactError, DigestError
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.kernels import pack
 from csm_model.inference.sampling import Sampling
+from csm_model.manifest import read_manifest as read_manifest
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
 from csm_model.text import Tokenizer, load_tokenizer
@@ -89,25 +90,6 @@ def write_bundle(
         }
         manifest = {"format": 1, **facts, "files": files, "digest": digest_of(files)}
         write_json(partial / "manifest.json", manifest)
-    return manifest
-
-
-def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
-    """A bundle's manifest; with `verify`, after every file was found to have the digest that the manifest names.
-
-    Raises:
-        InputError: there is no bundle.
-        DigestError: a file was changed or damaged.
-    """
-    if not (folder / "manifest.json").is_file():
-        raise InputError(f"{folder}: not a bundle (no manifest.json); give the folder that the export step wrote")
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
-    for name, expected in manifest["files"].items() if verify else ():
-        path = folder / name
-        if not path.is_file():
-            raise DigestError(f"{path}: named by the bundle's manifest but missing; copy the bundle again")
-        if digest_of_file(path) != expected:
-            raise DigestError(f"{path}: its digest is not the one in the bundle's manifest; copy the bundle again")
     return manifest
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from csm_model.bundle import read_manifest
 from csm_model.errors import ArtifactError
 from csm_model.files import read_json, write_json
+from csm_model.manifest import read_manifest
 
 VERDICT = "gate.json"
 AGAINST_PARENT = "wer_int8_delta"

@@ -1,0 +1,234 @@
+"""The record of a run whose steps are pods: a real MLflow server, its artefacts in a real S3, a client without keys."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from csm_components.finish.step import end_run
+from csm_components.register.gate import Gate
+from csm_components.register.step import register
+from csm_components.settings import Settings
+from csm_components.steps import run_step, tracker_of
+from csm_components.storage import open_storage
+from csm_components.tracking import Tracker
+from csm_model.errors import InputError
+from csm_model.files import write_json
+
+BUCKET = "mlflow-artifacts"
+
+
+@pytest.fixture(scope="module")
+def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an MLflow server that keeps artefacts in S3; only it has the keys."""
+    home = tmp_path_factory.mktemp("mlflow")
+    (home / "probe").write_text("")
+    open_storage(f"s3://{BUCKET}", s3).put_file(home / "probe", "probe")  # makes the bucket
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert s3.s3_access_key is not None
+    assert s3.s3_secret_key is not None
+    environment = os.environ | {
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{s3.s3_endpoint}",
+        "AWS_ACCESS_KEY_ID": s3.s3_access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.s3_secret_key.get_secret_value(),
+        "AWS_DEFAULT_REGION": s3.s3_region,
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
+        f"--backend-store-uri=sqlite:///{home / 'mlflow.db'}",
+        f"--artifacts-destination=s3://{BUCKET}/kept",
+    ]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _await(f"{address}/health", process, home / "log")
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    pytest.fail(f"the MLflow server did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def cluster(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment of a pod: it knows the server, and no keys of S3."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    return server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a step made."""
+
+    out: str
+    digest: str = "d" * 64
+    turns: int = 9
+    reused: bool = False
+
+
+def work(out: Path, text: str = "<p>a report</p>") -> Made:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.html").write_text(text)
+    return Made(out=str(out))
+
+
+def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_server(
+    cluster: str, s3: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSM_EXPERIMENT", "team-a")
+    options = {"dataset": "digest", "address": "s3://pipelines/evaluate", "params": {"judge": "base"}}
+    run_step("", "evaluate", work, run="run-1", keep=("report.html",), out=tmp_path / "one", **options)
+    run_step("", "evaluate", work, run="run-1", keep=("report.html",), out=tmp_path / "two", **options)
+    run_step("", "ingest-shard", work, run="run-1", part="00001-of-00004", out=tmp_path / "three")
+    tracker = Tracker(run="run-1")
+    parent = tracker.pipeline_run_id()
+    runs = {run.info.run_name: run for run in tracker.client.search_runs([tracker.experiment_id])}
+    assert set(runs) == {"run-1", "evaluate", "ingest-shard-00001-of-00004"}, "a retry writes to the same run"
+    assert tracker.client.get_experiment(tracker.experiment_id).name == "team-a"
+    step = runs["evaluate"]
+    assert step.data.tags["mlflow.parentRunId"] == parent == runs["run-1"].info.run_id
+    assert (step.info.status, runs["run-1"].info.status) == ("FINISHED", "RUNNING")
+    assert (step.data.params["judge"], step.data.metrics["turns"], step.data.tags["dataset_digest"]) == (
+        "base",
+        9,
+        "d" * 64,
+    )
+    assert "s3://pipelines/evaluate" in step.inputs.dataset_inputs[0].dataset.source
+
+    assert step.info.artifact_uri.startswith("mlflow-artifacts:")
+    got = tracker.client.download_artifacts(step.info.run_id, "report.html", str(tmp_path))
+    assert Path(got).read_text() == "<p>a report</p>"
+    stored = open_storage(f"s3://{BUCKET}/kept", s3).list()
+    assert [key for key in stored if key.endswith(f"{step.info.run_id}/artifacts/report.html")]
+
+
+def test_a_step_that_fails_is_a_failed_run_and_a_retry_mends_it(cluster: str, tmp_path: Path) -> None:
+    def fail() -> Made:
+        raise InputError("no such corpus")
+
+    with pytest.raises(InputError):
+        run_step("", "ingest", fail, run="run-2")
+    tracker = Tracker(run="run-2")
+    (step,) = tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'run-2' and run_name = 'ingest'")
+    assert step.info.status == "FAILED"
+    run_step("", "ingest", work, run="run-2", out=tmp_path)
+    assert tracker.client.get_run(step.info.run_id).info.status == "FINISHED"
+
+
+def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
+    program = (
+        "import sys; from csm_components.tracking import Tracker; tracker = Tracker(run='race'); "
+        "tracker.client; tracker.experiment_id; print('ready', flush=True); sys.stdin.readline(); "
+        "run = None\n"
+        "with tracker.step(sys.argv[1]) as log: run = log.run_id\n"
+        "print(tracker.client.get_run(run).data.tags['mlflow.parentRunId'])"
+    )
+    pods = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, f"step-{number}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for number in range(5)
+    ]  # fmt: skip
+    for pod in pods:
+        assert pod.stdout is not None
+        assert pod.stdout.readline() == "ready\n"
+    for pod in pods:
+        assert pod.stdin is not None
+        pod.stdin.write("go\n")
+        pod.stdin.flush()
+    parents = {pod.communicate(timeout=120)[0].strip() for pod in pods}
+    assert all(pod.returncode == 0 for pod in pods)
+    tracker = Tracker(run="race")
+    assert parents == {tracker.pipeline_run_id()}
+    runs = tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'race'")
+    assert sorted(run.info.run_name for run in runs) == ["race", *(f"step-{number}" for number in range(5))]
+    from mlflow.entities import ViewType
+
+    gone = tracker.client.search_runs(
+        [tracker.experiment_id], "tags.`csm.step` = 'pipeline' and tags.`csm.run` = 'race'", ViewType.DELETED_ONLY
+    )
+    assert gone, "they did start at once: some made a parent that is not the one they agreed on"
+
+
+def test_the_run_that_kubeflow_made_is_written_to_and_no_other_is_made(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(run="by-kubeflow")
+    injected = tracker.client.create_run(tracker.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", injected)
+    run_step("", "ingest", work, run="by-kubeflow", out=tmp_path)
+    run_step("", "ingest", work, out=tmp_path)
+    assert tracker.client.get_run(injected).data.metrics["turns"] == 9
+    assert not tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'by-kubeflow'")
+    end_run("by-kubeflow", state="SUCCEEDED")
+    assert tracker.client.get_run(injected).info.status == "RUNNING", "its maker ends it"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED"), ("CANCELLED", "FAILED")]
+)
+def test_the_end_of_a_pipeline_closes_its_run(cluster: str, tmp_path: Path, state: str, status: str) -> None:
+    run_step("", "ingest", work, run=f"ends-{state}", out=tmp_path)
+    end_run(f"ends-{state}", state=state, failed_task="train", message="out of memory")
+    tracker = Tracker(run=f"ends-{state}")
+    run = tracker.client.get_run(tracker.pipeline_run_id())
+    assert (run.info.status, run.data.tags["csm.state"]) == (status, state)
+    assert run.data.tags.get("csm.failed_task") == (None if status == "FINISHED" else "train")
+
+
+def test_a_bundle_is_registered_by_its_address_not_by_a_pods_path(cluster: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    write_json(bundle / "manifest.json", {"digest": "b" * 64, "precision": "int8"})
+    tracker = tracker_of("", "run-3")
+    assert tracker is not None
+    figures = {"wer": 0.1, "speaker_accuracy": 1.0, "wer_int8_delta": 0.0}
+    address = "s3://pipelines/csm-release/run-3/bundle"
+    result = register(
+        bundle, tmp_path / "out", figures=figures, gate=Gate(), tracker=tracker, model="on-cluster", source=address
+    )
+    assert (result.promoted, result.champion_bundle) == (True, address)
+    champion = tracker.by_alias("on-cluster", "champion")
+    assert champion is not None
+    assert champion.source == address
+    (run,) = tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'run-3' and run_name = 'register'")
+    assert run.data.tags["promoted"] == "True"
+
+
+def test_without_a_server_or_a_name_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracker_of("", "run-4") is None
+    assert run_step("", "ingest", work, run="run-4", out=tmp_path).turns == 9
+    end_run("run-4", state="SUCCEEDED")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert tracker_of("") is None
+    assert run_step("", "ingest", work, out=tmp_path).turns == 9
