@@ -252,6 +252,8 @@ def test_pods_are_replaced_for_what_they_serve_and_not_for_what_is_around_them()
         {"monitoring.intervalSeconds": 5},
     ):
         assert pod(set=values) == before
+    chart = read_yaml(CHARTS / CHART / "Chart.yaml")
+    assert not {chart["version"], f"csm-serving-{chart['version']}"} & set(before["metadata"]["labels"].values())
 
 
 def test_what_is_served_is_written_on_the_pods_whatever_its_name() -> None:

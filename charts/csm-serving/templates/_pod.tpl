@@ -52,9 +52,8 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Labels of a track's pods. Takes a dict with root and track. */}}
+{{/* Labels of a track. Not the chart's version: pods are not replaced for that. Takes a dict with root and track. */}}
 {{- define "csm-serving.track-labels" -}}
-{{ include "csm-serving.labels" .root }}
 app.kubernetes.io/component: server
 csm.foundry/track: {{ .track.track }}
 {{- with .track.release.model }}
@@ -84,6 +83,8 @@ csm.foundry/model-version: {{ toString . | quote }}
 {{- $image := printf "%s@%s" $values.image.repository .track.digest -}}
 metadata:
   labels:
+    {{- include "csm-serving.selector" $root | nindent 4 }}
+    app.kubernetes.io/part-of: csm-foundry
     {{- include "csm-serving.track-labels" . | nindent 4 }}
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
