@@ -18,7 +18,7 @@ DEFAULT = ci_file(CHART, "default")
 CANARY = ci_file(CHART, "canary")
 OF_THE_CHART = {
     "audit", "audit_required", "bundle", "connection_age_s", "exit_timeout_s", "grpc_port", "host", "http_port",
-    "metrics_port", "queue", "ready_timeout_s", "slots", "triton", "voice_use", "voices",
+    "log", "metrics_port", "queue", "ready_timeout_s", "slots", "triton", "voice_use", "voices",
 }  # fmt: skip
 """Settings that have values of their own, are fixed by the pod, or belong to the image."""
 OF_THE_CLIENT = {"connect_timeout_s", "chunk_timeout_s"}
@@ -75,6 +75,7 @@ def test_the_server_reads_every_setting_that_a_feature_gives(file: Path, monkeyp
         monkeypatch.setenv(name, value if isinstance(value, str) else "00" * 32)
     settings = load_settings()
     assert settings.host == "0.0.0.0"
+    assert settings.log == "stderr", "a pod's log, with the audit in it"
     values = read_yaml(file)
     for name, value in values.get("serving", {}).get("settings", {}).items():
         assert getattr(settings, name) == value

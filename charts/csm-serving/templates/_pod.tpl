@@ -17,6 +17,7 @@ securityContext:
 {{- $values := .Values -}}
 {{- $serving := $values.serving -}}
 {{ include "csm-serving.setting" (list "host" "0.0.0.0") }}
+{{ include "csm-serving.setting" (list "log" "stderr") }}
 {{ include "csm-serving.setting" (list "slots" $serving.slots) }}
 {{ include "csm-serving.setting" (list "queue" $serving.queue) }}
 {{ include "csm-serving.setting" (list "exit_timeout_s" $serving.exitTimeoutSeconds) }}
