@@ -10,7 +10,14 @@ from typing import Any
 import images
 import pytest
 from chart_rendering import CHARTS, ci_file, ci_files, notes, of_kind, only, read_yaml, refusal, render
+from random_bundles import random_bundle
 
+from csm_components.deploy.step import deploy
+from csm_components.register.step import RESULT as REGISTERED
+from csm_components.settings import Settings
+from csm_model.files import write_json
+from csm_model.manifest import read_manifest
+from csm_model.verdict import VERDICT
 from csm_serving.settings import SECRETS, ServingSettings, load_settings
 
 CHART = "csm-serving"
@@ -339,6 +346,22 @@ def test_the_values_that_make_images_writes_are_the_charts(tmp_path: Path) -> No
     file = tmp_path / "csm-serving.yaml"
     file.write_text(images.fragments({"serve": digest}, "registry.example/csm")["csm-serving.yaml"])
     assert server(DEFAULT, file)["image"] == f"registry.example/csm/serve@{digest}"
+
+
+def test_the_values_that_the_step_deploy_publishes_are_the_charts(tmp_path: Path) -> None:
+    bundle, version = random_bundle(tmp_path / "bundle"), tmp_path / "version"
+    digest = read_manifest(bundle)["digest"]
+    write_json(version / VERDICT, {"bundle": digest})
+    write_json(version / REGISTERED, {"model": "csm-demo", "version": 3, "promoted": True, "digest": digest})
+    settings = Settings(storage=str(tmp_path / "storage"))
+    deploy(bundle, version, tmp_path / "out", model="csm-demo", settings=settings, say=lambda line: None)
+    values = tmp_path / "storage" / "releases" / "csm-demo" / "values.yaml"
+    said = values.read_text(encoding="utf-8")
+    assert "/bundle/url" in refusal(CHART, DEFAULT, values), "pods do not reach a folder of this machine"
+    values.write_text(said.replace(str(tmp_path / "storage"), "s3://csm/demo"), encoding="utf-8")
+    noted = pod(DEFAULT, values)
+    assert noted["metadata"]["labels"]["csm.foundry/model-version"] == "3"
+    assert noted["spec"]["initContainers"][0]["args"][:3] == [f"s3://csm/demo/bundles/{digest}", "--digest", digest]
 
 
 def test_helm_renders_the_same_twice() -> None:
