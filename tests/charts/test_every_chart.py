@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import charts
 import pytest
 from chart_policies import broken_policies
-from chart_rendering import CHARTS, all_charts, ci_files, lint, nested, read_yaml, refusal, render, title
+from chart_rendering import CHARTS, all_charts, ci_files, lint, nested, package, read_yaml, refusal, render, title
 from chart_values import Value, read_values
 from jsonschema import Draft202012Validator
 from kubernetes_schemas import check
@@ -166,6 +167,17 @@ def test_a_chart_can_be_part_of_another(chart: str) -> None:
     """Helm hands `global` to every chart inside another one."""
     file = ci_files(chart)[0]
     assert render(chart, file, set={"global": {"anything": 1}}) == render(chart, file)
+
+
+@every_chart
+def test_a_packaged_chart_renders_what_its_folder_renders(chart: str, tmp_path: Path) -> None:
+    """`.helmignore` leaves out what only the repository needs, and nothing else."""
+    file = package(chart, tmp_path)
+    (values, *_) = ci_files(chart)
+    assert render(str(file), values) == render(chart, values)
+    names = subprocess.run(["tar", "-tzf", str(file)], capture_output=True, text=True, check=True).stdout
+    assert "/ci/" not in names
+    assert "README.md.in" not in names
 
 
 @pytest.mark.parametrize(("chart", "flag"), flags())

@@ -104,6 +104,16 @@ def refusal(chart: str, *values_files: Path, set: Mapping[str, Any] = {}, **opti
     raise AssertionError(f"helm renders {chart} with {dict(set)}, which it must refuse")
 
 
+def package(chart: str, folder: Path) -> Path:
+    """The chart as one file, as a registry would hold it. Raises `RenderError`."""
+    command = [str(find_helm()), "package", str(CHARTS / chart), "--destination", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RenderError(done.stderr.strip())
+    (file,) = folder.glob("*.tgz")
+    return file
+
+
 def notes(chart: str, *values_files: Path, release: str = "csm", namespace: str = "csm") -> str:
     """What helm says to a person after an install. Raises `RenderError`."""
     verb = ("install", release, "--namespace", namespace, "--dry-run=client")
