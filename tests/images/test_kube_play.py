@@ -36,6 +36,8 @@ def deployment_of(image: str, bundle_digest: str, endpoint: str) -> dict[str, An
 def played(image_of: Callable[[str], str], bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     from csm_components.storage import open_storage
 
+    if reason := containers.missing("catatonit", "slirp4netns"):
+        pytest.skip(reason)
     image = image_of("serve")
     digest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["digest"]
     with seaweedfs(tmp_path_factory.mktemp("store")) as settings:

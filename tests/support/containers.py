@@ -27,11 +27,15 @@ LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 """podman's own limits are above those that some machines let root set."""
 
 
-def missing() -> str | None:
-    """Why no image can be built and run here; None where it can."""
+PROGRAMS = ("buildah", "podman", "runc", "debootstrap")
+"""What building images and running containers takes here."""
+
+
+def missing(*more: str) -> str | None:
+    """Why no image can be built and run here, with `more` programs than that takes; None where it can."""
     if os.geteuid() != 0:
         return "building images here takes root"
-    for program in ("buildah", "podman", "runc", "debootstrap"):
+    for program in (*PROGRAMS, *more):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
             return f"{program} is not installed"
     return None
