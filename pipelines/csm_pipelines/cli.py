@@ -18,12 +18,14 @@ from csm_pipelines.commands import (
     checkpoint,
     codec,
     compile_pipeline,
+    fetch_bundle,
     plan,
     plan_run,
     report,
     run,
     runs,
     say,
+    scale_record,
     scale_sim,
     schedule,
     serve,
@@ -54,8 +56,10 @@ app.command(name="run")(run.run)
 app.command(name="say")(say.say)
 app.command(name="serve")(serve.serve)
 app.command(name="swap")(swap.swap)
+app.command(name="fetch-bundle")(fetch_bundle.fetch_bundle)
 app.command(name="bench-serve")(bench_serve.bench_serve)
 app.command(name="scale-sim")(scale_sim.scale_sim)
+app.command(name="scale-record")(scale_record.scale_record)
 app.command(name="report")(report.report)
 app.command(name="plan")(plan.plan)
 app.command(name="compile")(compile_pipeline.compile_)
