@@ -107,8 +107,8 @@ def push_metrics(registry: CollectorRegistry, job: str, grouping: Mapping[str, s
         sys.stderr.write(f"warning: {settings.pushgateway}: figures of {job} were not pushed ({error})\n")
 
 
-def push_success(step: str, seconds: float, result: Mapping[str, Any]) -> None:
-    """Pushes that a step has ended well, what it took, and the numbers of its result."""
+def success_figures(seconds: float, result: Mapping[str, Any]) -> CollectorRegistry:
+    """What is pushed of a step that has ended well: what it took, and the numbers of its result."""
     registry = CollectorRegistry()
     Gauge("csm_step_duration_seconds", "Time that a step took.", registry=registry).set(seconds)
     _now(registry, "csm_step_last_success_timestamp_seconds", "When a step last ended well, since 1970.")
@@ -116,14 +116,24 @@ def push_success(step: str, seconds: float, result: Mapping[str, Any]) -> None:
     for name, value in result.items():
         if isinstance(value, int | float):
             figures.labels(figure=name).set(value)
-    push_metrics(registry, STEP_JOB, {"step": step})
+    return registry
+
+
+def failure_figures() -> CollectorRegistry:
+    """What is pushed of a step that has failed."""
+    registry = CollectorRegistry()
+    _now(registry, "csm_step_last_failure_timestamp_seconds", "When a step last failed, since 1970.")
+    return registry
+
+
+def push_success(step: str, seconds: float, result: Mapping[str, Any]) -> None:
+    """Pushes that a step has ended well, what it took, and the numbers of its result."""
+    push_metrics(success_figures(seconds, result), STEP_JOB, {"step": step})
 
 
 def push_failure(step: str) -> None:
     """Pushes that a step has failed."""
-    registry = CollectorRegistry()
-    _now(registry, "csm_step_last_failure_timestamp_seconds", "When a step last failed, since 1970.")
-    push_metrics(registry, STEP_JOB, {"step": step})
+    push_metrics(failure_figures(), STEP_JOB, {"step": step})
 
 
 def _now(registry: CollectorRegistry, name: str, text: str) -> None:

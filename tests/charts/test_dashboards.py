@@ -37,7 +37,7 @@ def test_prometheus_takes_every_query(path: Path, tmp_path: Path) -> None:
     rules = [
         {"record": f"query:{place}:x", "expr": query.expression, "labels": {"panel": query.panel}}
         for place, query in enumerate(queries())
-        if query.chart == chart
+        if query.source == chart
     ]
     assert len(rules) > 20
     file = tmp_path / "queries.yaml"

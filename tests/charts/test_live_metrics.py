@@ -9,7 +9,7 @@ from dataclasses import fields
 from urllib.parse import urlsplit
 
 import pytest
-from monitoring import FILLED, FOREIGN, Query, Rule, queries, rules, unknown
+from monitoring import FILLED, FOREIGN, Query, Rule, queries, rules, runbook_queries, unknown
 from promql import read
 from pushgateway import Pushgateway
 from random_bundles import random_bundle
@@ -29,10 +29,12 @@ TRACKS = ({"track": "stable", "pod": "csm-serving-1"}, {"track": "canary", "pod"
 LINE = {
     "step": 10.0, "steps": 100.0, "skipped_steps": 0.0, "learning_rate": 1e-4, "gradient_norm": 1.0, "mfu": 0.4,
     "step_seconds": 1.0, "rows_per_second": 900.0, "frames_per_second": 150.0, "padding": 0.01, "memory_bytes": 2e9,
-    "flops_per_second": 1e12, "loss": 2.5, "loss_first": 2.4, "loss_depth": 2.6, "loss_text": 2.0, "loss_codebook_00": 2.4,
-    "accuracy_first": 0.3, "validation_first": 2.5, "validation_depth": 2.7, "validation_accuracy": 0.3,
+    "flops_per_second": 1e12, "loss": 2.5, "loss_first": 2.4, "loss_depth": 2.6, "loss_text": 2.0,
+    "accuracy_first": 0.3, "loss_codebook_00": 2.4, "validation_first": 2.5, "validation_depth": 2.7,
+    "validation_accuracy": 0.3,
 }  # fmt: skip
 """A line of figures as a trainer writes it."""
+ASKERS = [*rules(), *queries(), *runbook_queries()]
 LAST_OF_GROUPS = (
     "count(track:csm_streams_failed:ratio_rate10m) == 2",
     "count(track:csm_real_time_factor:ratio_rate5m) == 2",
@@ -94,7 +96,7 @@ def test_every_metric_of_serving_is_scraped_with_the_labels_of_its_track(known: 
         assert not spec.label or spec.label in labels, spec.name
 
 
-@pytest.mark.parametrize("asker", [*rules(), *queries()], ids=lambda asker: getattr(asker, "name", None) or asker.panel)
+@pytest.mark.parametrize("asker", ASKERS, ids=lambda asker: getattr(asker, "name", None) or asker.panel)
 def test_what_is_asked_for_is_there(asker: Rule | Query, prometheus: Prometheus, known: Mapping[str, set[str]]) -> None:
     assert unknown(asker.expression, known) == []
     for selector in read(asker.expression).selectors:
@@ -109,7 +111,7 @@ def test_prometheus_works_every_rule_out(prometheus: Prometheus) -> None:
     assert [rule for rule in worked if rule["health"] != "ok" or rule.get("lastError")] == []
 
 
-@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
+@pytest.mark.parametrize("query", [*queries(), *runbook_queries()], ids=lambda query: query.panel)
 def test_a_panel_shows_something(query: Query, prometheus: Prometheus) -> None:
     """Series that do not fit each other are an error only when they are there."""
     shown = prometheus.ask(query.expression)

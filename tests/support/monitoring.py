@@ -23,8 +23,14 @@ DASHBOARDS = sorted(ROOT.glob("charts/*/files/dashboard.json"))
 TESTS = sorted((MONITORING / "tests").glob("*.yaml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 FOREIGN: dict[str, dict[str, Any]] = yaml.safe_load((MONITORING / "foreign_metrics.yaml").read_text(encoding="utf-8"))
-FILLED = {"$__rate_interval": "5m", "$namespace": "speech", "$release": "csm", "$pipeline": "nightly", "$model": "csm"}
-"""What a dashboard's variables are filled with."""
+FILLED = {
+    "$__rate_interval": "5m",
+    "$namespace": "speech",
+    "$release": "csm",
+    "$pipeline": "csm-nightly",
+    "$model": "demo",
+}
+"""What a dashboard's variables are filled with; runbooks use the same names."""
 
 
 def promtool(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -61,9 +67,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Query:
-    """An expression of a panel, with the dashboard's variables filled in."""
+    """An expression of a panel, with the dashboard's variables filled in, or of a runbook."""
 
-    chart: str
+    source: str
+    """The chart, or the runbook."""
     panel: str
     expression: str
 
@@ -112,6 +119,18 @@ def _queries(path: Path) -> Iterator[Query]:
         if variable["type"] == "query":
             series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()
             yield Query(chart, f"${variable['name']}", f"count by ({label}) ({filled(series)})")
+
+
+@cache
+def runbook_queries() -> list[Query]:
+    """Every query of every runbook: the lines of its blocks of `promql`."""
+    blocks = re.compile(r"^```promql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [
+        Query(path.stem, path.stem, line)
+        for path in sorted(RUNBOOKS.glob("Csm*.md"))
+        for block in blocks.findall(path.read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    ]
 
 
 def filled(expression: str) -> str:
