@@ -2,10 +2,11 @@
 
 checkpoints/step-00000200/{.metadata, __0_0.distcp, ..., state.json}    appears by rename, every file named by digest
 
-Every process writes its share, so the folder must be one that all of them see. `state.json` is written last, and holds
-what is no tensor: the step, its validation loss, the packs consumed, what the guard remembers. A checkpoint that is
-damaged is reported and passed over for the one before it. A mirror keeps copies elsewhere, made by a thread of its own
-while training goes on; a machine that has no checkpoint, or an older one, fetches the newest that is whole there.
+Every process writes its share, into a folder that all of them see; where machines have disks of their own, rank 0
+writes the whole. `state.json` is written last, and holds what is no tensor: the step, its validation loss, the packs
+consumed, what the guard remembers. A checkpoint that is damaged is reported and passed over for the one before it. A
+mirror keeps copies elsewhere, made by a thread of its own while training goes on; a machine that has no checkpoint, or
+an older one, fetches the newest that is whole there.
 """
 
 from __future__ import annotations
@@ -67,12 +68,16 @@ class Checkpoints:
         world: the processes.
         keep: so many of the newest are kept, and the best.
         mirror: where copies go.
+        shared: whether all processes see `root`; without, `save` and `load` are the leading process's alone.
     """
 
-    def __init__(self, root: Path, world: World, *, keep: int, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self, root: Path, world: World, *, keep: int, mirror: Mirror | None = None, shared: bool = True
+    ) -> None:
         self.root, self.world, self.keep = root, world, keep
+        self.shared = shared or world.size == 1
         self.copies = Copies(root, mirror) if mirror is not None and world.leads else None
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._group = dist.new_group(backend="gloo") if world.size > 1 and self.shared else None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -86,11 +91,14 @@ class Checkpoints:
             validation: validation loss at this very step, where there is one.
         """
         self.wait()
+        if not (self.shared or self.world.leads):
+            return
         partial = self.root / f".{_name(step)}.partial"
         if self.world.leads:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        self.world.barrier()
+        if self.shared:
+            self.world.barrier()
         written = async_save(tensors, checkpoint_id=partial, process_group=self._group, no_dist=self._group is None)
         assert isinstance(written, Future)
         self._pending = self._writer.submit(self._commit, written, partial, step, facts, validation)
@@ -144,6 +152,8 @@ class Checkpoints:
 
     def load(self, step: int, tensors: dict[str, Any]) -> None:
         """Reads a step's checkpoint into `tensors`, in place."""
+        if not (self.shared or self.world.leads):
+            return
         folder = self.root / _name(step)
         try:
             load(tensors, checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)

@@ -14,6 +14,7 @@ from csm_model.training.selectors import check_weights
 _CHOICES = {
     "trainable": ("all", "depth", "lora"),
     "strategy": ("ddp", "fsdp"),
+    "disks": ("shared", "own"),
     "final_from": ("last", "best"),
     "final_precision": ("fp32", "fp16"),
 }
@@ -107,6 +108,9 @@ class TrainingConfig:
     """Which weights the bundle gets: those of the last step, or of the checkpoint with the lowest validation loss."""
     mirror: str | None = None
     """Where copies of the checkpoints go: a folder or s3://bucket/prefix; a machine that has none begins from there."""
+    disks: Literal["shared", "own"] = "shared"
+    """Whether all processes see `out`, or each machine has a disk of its own: then rank 0 writes and reads whole
+    checkpoints, and gathers and hands out what they hold."""
     sampling: dict[str, Any] | None = None
     """Sampling that the bundle shall recommend."""
     final_precision: Literal["fp32", "fp16"] = "fp32"

@@ -64,7 +64,13 @@ class Trainer:
         module = LossModule(self.model, depth_weight=config.depth_weight, text_weight=config.text_weight)
         self.module = distribute(module.train(), self.model, config, world)
         self.optimizer = make_optimizer(self.model, config)
-        self.checkpoints = Checkpoints(self.out / "checkpoints", world, keep=config.keep_checkpoints, mirror=mirror)
+        self.checkpoints = Checkpoints(
+            self.out / "checkpoints",
+            world,
+            keep=config.keep_checkpoints,
+            mirror=mirror,
+            shared=config.disks == "shared",
+        )
         self.step, facts = self.checkpoints.newest()
         self.guard = SpikeGuard(
             factor=config.spike_factor,
@@ -243,8 +249,12 @@ class Trainer:
         return {"validation_first": first, "validation_depth": depth, "validation_accuracy": accuracy}
 
     def _tensors(self) -> dict[str, Any]:
-        """What of model and optimiser a checkpoint holds: under `lora` and `depth` only what is trained."""
-        options = StateDictOptions(ignore_frozen_params=True)
+        """What of model and optimiser a checkpoint holds: under `lora` and `depth` only what is trained.
+
+        Where machines have disks of their own, rank 0 gets the whole of it and the others nothing.
+        """
+        whole = not self.checkpoints.shared
+        options = StateDictOptions(ignore_frozen_params=True, full_state_dict=whole, cpu_offload=whole)
         if not self.optimizer.state:  # torch makes it where there are no gradients; no step may have been taken yet
             self.optimizer.zero_grad(set_to_none=True)
         model, optimizer = states.get_state_dict(without_wrapper(self.module), self.optimizer, options=options)
@@ -262,13 +272,11 @@ class Trainer:
     def _load(self, step: int) -> None:
         tensors = self._tensors()
         self.checkpoints.load(step, tensors)
-        states.set_state_dict(
-            without_wrapper(self.module),
-            self.optimizer,
-            model_state_dict=tensors["model"],
-            optim_state_dict=tensors["optimizer"],
-            options=StateDictOptions(strict=False),
-        )
+        whole, module = not self.checkpoints.shared, without_wrapper(self.module)
+        options = StateDictOptions(strict=False, full_state_dict=whole, broadcast_from_rank0=whole)
+        # One after the other: `set_state_dict` leaves the model out in a process that has none to give.
+        states.set_optimizer_state_dict(module, self.optimizer, tensors["optimizer"], options=options)
+        states.set_model_state_dict(module, tensors["model"], options=options)
 
     def _finish(self) -> dict[str, Any]:
         self.checkpoints.wait()
