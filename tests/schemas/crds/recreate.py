@@ -1,4 +1,4 @@
-"""Makes the schemas of KEDA, the Prometheus operator, the Gateway API and Argo CD again; needs pip, npm and their registries.
+"""Makes the schemas of KEDA, the Prometheus operator, the Gateway API and Argo CD again; needs pip and npm.
 
 python tests/schemas/crds/recreate.py
 
