@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chart_rendering import ci_file, render
 from monitoring import FOREIGN, ROOT, RULES, TESTS, Rule, alerts, promtool, queries, records, rules
 from promql import read
 
@@ -93,6 +94,27 @@ def test_a_rule_of_serving_can_be_narrowed_to_one_release(rule: Rule) -> None:
         if selector.name == "up" or selector.name not in FOREIGN:
             assert selector.matchers.get("release") == ("!=", ""), selector.name
             assert re.search(rf'{selector.name}\{{release!=""', rule.expression)
+
+
+def test_the_chart_narrows_its_rules_to_its_own_release() -> None:
+    objects = render("csm-serving", ci_file("csm-serving", "keda"), release="tts", namespace="speech")
+    (made,) = (thing for thing in objects if thing["kind"] == "PrometheusRule")
+    found = [rule for group in made["spec"]["groups"] for rule in group["rules"]]
+    assert [rule.get("record") or rule["alert"] for rule in found] == [
+        rule.name for rule in rules() if rule.chart == "csm-serving"
+    ]
+    named = {"Deployment": "", "ScaledObject": "keda-hpa-"}
+    names = [named[thing["kind"]] + thing["metadata"]["name"] for thing in objects if thing["kind"] in named]
+    for selector in (selector for rule in found for selector in read(rule["expr"]).selectors):
+        if selector.name == "up" or selector.name not in FOREIGN:
+            assert selector.matchers["release"] == ("=", "tts")
+        if not selector.name.startswith("keda_"):  # its label of the namespace depends on how it is scraped
+            assert selector.matchers["namespace"] == ("=", "speech")
+        for sign, pattern in selector.matchers.values():
+            if "serving" in pattern:
+                assert sign == "=~"
+                assert all(re.fullmatch(pattern, name) for name in [*names, f"{names[0]}-6f9c-x2k"])
+                assert not re.fullmatch(pattern, "other-serving")
 
 
 def test_every_foreign_metric_is_used() -> None:
