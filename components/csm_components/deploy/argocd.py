@@ -16,6 +16,9 @@ from csm_components.cluster import APPLICATION, Cluster, ClusterError
 from csm_components.targets import DeployTarget
 from csm_model.errors import CsmError, InputError, MissingDependencyError
 
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 10.0
+
 
 class RolloutError(CsmError):
     """A release was not rolled out."""
@@ -27,7 +30,6 @@ def roll_out(
     values: Mapping[str, Any],
     *,
     say: Callable[[str], None] = print,
-    every_seconds: float = 5.0,
 ) -> None:
     """Gives an Application the values of a release, and returns when it is Synced and Healthy with them.
 
@@ -38,7 +40,6 @@ def roll_out(
         target: the Application, and how long it may take.
         values: values of the chart csm-serving, with `bundle.digest`.
         say: called with a line whenever the state changes.
-        every_seconds: how often to look.
 
     Raises:
         InputError: there is no such Application, or it keeps its values in another way.
@@ -53,7 +54,7 @@ def roll_out(
     cluster.patch(APPLICATION, target.application, patch)
     digest = values["bundle"]["digest"]
     deadline = time.monotonic() + target.timeout_s
-    state = ""
+    state, pause = "", _FIRST_PAUSE_SECONDS
     while True:
         try:
             application = _look(cluster, target)
@@ -77,7 +78,8 @@ def roll_out(
                 f"{where}: bundle {digest[:12]} is not served after {target.timeout_s} s ({state}); "
                 "look at it in Argo CD, then run the step again, or deploy the version before"
             )
-        time.sleep(min(every_seconds, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def _look(cluster: Cluster, target: DeployTarget) -> dict[str, Any]:
