@@ -55,8 +55,8 @@ class TrainTarget(BaseModel):
     """How often a failed job is started again, from its last checkpoint."""
     timeout_s: int = Field(default=7 * 86_400, ge=60)
     """Longest time of a job, seconds."""
-    start_timeout_s: int = Field(default=3_600, ge=1)
-    """Seconds that a pod may wait for a node, its image or its secrets."""
+    start_timeout_s: int = Field(default=21_600, ge=1)
+    """Seconds that a pod may wait for its turn in the queue, for a node, its image or its secrets."""
     grace_s: int = Field(default=300, ge=1)
     """Seconds that workers get to save when the job is stopped."""
     rendezvous_port: int = Field(default=29_500, ge=1, le=65_535)

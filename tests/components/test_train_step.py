@@ -13,16 +13,8 @@ from pushgateway import Pushgateway
 from csm_components.metrics import TrainingMetrics
 from csm_components.tracking import Tracker
 from csm_components.train.logs import LaunchError
-from csm_components.train.step import (
-    MetricsFollower,
-    StoppedError,
-    TrainResult,
-    TrainSettings,
-    loss_figure,
-    read_rows,
-    train,
-    training_seconds,
-)
+from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
+from csm_components.train.step import StoppedError, TrainResult, TrainSettings, train
 from csm_model.files import read_json
 
 RECIPE = {

@@ -34,14 +34,18 @@ def train_component(
         Digest of the bundle.
     """
     import json
+    import shutil
     from contextlib import ExitStack
     from dataclasses import asdict
     from pathlib import Path
 
+    from csm_components.settings import load_settings
     from csm_components.steps import place, run_step, tracker_of
     from csm_components.storage import local_folder
     from csm_components.train.step import TrainSettings, train
 
+    target = load_settings().train_target
+    out = place(bundle, work, "train") if work else Path(f"{bundle.path}.training")
     with ExitStack() as stack:
         result = run_step(
             work,
@@ -50,11 +54,15 @@ def train_component(
             run=run,
             record=False,
             tokens=Path(tokens.path),
-            out=place(bundle, work, "train"),
+            out=out,
             base=stack.enter_context(local_folder(base)) if base else None,
-            settings=TrainSettings(recipe=json.loads(recipe), nodes=nodes, threads=threads),
+            settings=TrainSettings(recipe=json.loads(recipe), nodes=nodes, threads=threads, target=target),
             tracker=tracker_of(work, run),
+            pipeline=run,
         )
-    bundle.uri = result.bundle
+    if work:
+        bundle.uri = result.bundle
+    else:  # the bundle alone is the output; the pipeline sends it where it belongs
+        shutil.copytree(result.bundle, bundle.path, dirs_exist_ok=True)
     bundle.metadata.update(asdict(result) | {"code_version": code_version})
     return result.digest
