@@ -70,16 +70,31 @@ class Builder(Protocol):
         """Bytes of an image as it lies here, unpacked."""
 
 
-def run(*command: str | Path, quiet: bool = True) -> str:
+def output(*command: str | Path) -> bytes:
     """Standard output of a command; raises `ImagesError` with the last line of its complaint."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, stdout=subprocess.PIPE if quiet else None, stderr=subprocess.PIPE if quiet else None)
+    done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() if quiet else []
-        raise ImagesError(
-            f"{' '.join(words[:3])} ... ended with {done.returncode}: {said[-1] if said else 'see above'}"
-        )
-    return done.stdout.decode().strip() if quiet else ""
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ImagesError(f"{_named(words)} ended with {done.returncode}: {said[-1] if said else '(no word)'}")
+    return done.stdout
+
+
+def ask(*command: str | Path) -> str:
+    """What a command prints, in one piece."""
+    return output(*command).decode().strip()
+
+
+def show(*command: str | Path) -> None:
+    """Runs a command whose output is for the terminal; raises `ImagesError`."""
+    words = [str(word) for word in command]
+    status = subprocess.run(words, check=False).returncode
+    if status != 0:
+        raise ImagesError(f"{_named(words)} ended with {status}; the lines above say why")
+
+
+def _named(words: Sequence[str]) -> str:
+    return f"`{' '.join(words[:3])} ...`"
 
 
 def build_options(build: Build) -> list[str]:
@@ -105,19 +120,19 @@ class Docker:
                 "an index over http(s) in pip's configuration, or take --builder podman or buildah"
             )
         epoch = ("--build-arg", f"SOURCE_DATE_EPOCH={build.epoch}")
-        run("docker", "buildx", "build", "--load", *epoch, *build_options(build), build.context, quiet=False)
+        show("docker", "buildx", "build", "--load", *epoch, *build_options(build), build.context)
 
     def digest(self, image: str) -> str | None:
         """What the registry knows it by, once it was pushed or pulled."""
         try:
-            found = run("docker", "image", "inspect", "--format", '{{join .RepoDigests " "}}', image).split()
+            found = ask("docker", "image", "inspect", "--format", '{{join .RepoDigests " "}}', image).split()
         except ImagesError:
             return None
         return found[0].partition("@")[2] if found else None
 
     def push(self, image: str) -> str:
         """Pushes; returns the digest by which the registry knows the image."""
-        run("docker", "push", image, quiet=False)
+        show("docker", "push", image)
         digest = self.digest(image)
         if digest is None:
             raise ImagesError(f"docker knows no digest of {image} after it was pushed; push it again")
@@ -129,7 +144,7 @@ class Docker:
 
     def size(self, image: str) -> int:
         """Bytes of an image as it lies here, unpacked."""
-        return int(run("docker", "image", "inspect", "--format", "{{.Size}}", image))
+        return int(ask("docker", "image", "inspect", "--format", "{{.Size}}", image))
 
 
 class Podman:
@@ -148,12 +163,12 @@ class Podman:
             command += ["--isolation", build.isolation]
         for folder, writable in build.folders.items():
             command += ["--volume", f"{folder}:{folder}:{'rw' if writable else 'ro'}"]
-        run(*command, build.context, quiet=False)
+        show(*command, build.context)
 
     def digest(self, image: str) -> str | None:
         """Digest of an image as it lies here; None where there is none."""
         try:
-            return run("podman", "image", "inspect", "--format", "{{.Digest}}", image)
+            return ask("podman", "image", "inspect", "--format", "{{.Digest}}", image)
         except ImagesError:
             return None
 
@@ -167,7 +182,7 @@ class Podman:
 
     def size(self, image: str) -> int:
         """Bytes of an image as it lies here, unpacked."""
-        return int(run("podman", "image", "inspect", "--format", "{{.Size}}", image))
+        return int(ask("podman", "image", "inspect", "--format", "{{.Size}}", image))
 
 
 class Buildah(Podman):
@@ -179,41 +194,44 @@ class Buildah(Podman):
     def digest(self, image: str) -> str | None:
         """Digest of an image as it lies here; None where there is none."""
         try:
-            return run("buildah", "inspect", "--type", "image", "--format", "{{.FromImageDigest}}", image)
+            return ask("buildah", "inspect", "--type", "image", "--format", "{{.FromImageDigest}}", image)
         except ImagesError:
             return None
 
+    @staticmethod
+    def _inside(container: str) -> Sequence[str]:
+        return ("buildah", "run", "--user", "0", "--isolation", "chroot", container)
+
     def read(self, image: str, path: str) -> bytes:
         """A file inside an image."""
-        container = run("buildah", "from", "--pull-never", image)
+        container = ask("buildah", "from", "--pull-never", image)
         try:
-            return run("buildah", "run", "--isolation", "chroot", container, "cat", path).encode() + b"\n"
+            return output(*self._inside(container), "cat", path)
         finally:
-            run("buildah", "rm", container)
+            ask("buildah", "rm", container)
 
     def size(self, image: str) -> int:
-        """Bytes of an image as it lies here, unpacked; buildah says them only rounded, so its layers are added up."""
-        container = run("buildah", "from", "--pull-never", image)
+        """Bytes of an image as it lies here, unpacked; buildah says them only rounded, so the files are added up."""
+        container = ask("buildah", "from", "--pull-never", image)
         try:
-            used = run("buildah", "run", "--isolation", "chroot", container, "du", "-xsb", "/").split()
-            return int(used[0])
+            return int(ask(*self._inside(container), "du", "-xsb", "/").split()[0])
         finally:
-            run("buildah", "rm", container)
+            ask("buildah", "rm", container)
 
 
 def _pushed(program: str, image: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "digest"
-        run(program, "push", "--digestfile", written, image, quiet=False)
+        show(program, "push", "--digestfile", written, image)
         return written.read_text(encoding="utf-8").strip()
 
 
 def _copied_out(program: str, image: str, path: str) -> bytes:
-    container = run(program, "create", image, "true")
+    container = ask(program, "create", image, "true")
     try:
         archive = subprocess.run([program, "cp", f"{container}:{path}", "-"], check=True, capture_output=True).stdout
     finally:
-        run(program, "rm", container)
+        ask(program, "rm", container)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         member = files.extractfile(files.getmembers()[0])
         assert member is not None, f"{path} is a file"

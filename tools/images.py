@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import environment
-from image_builders import NAMES, Build, Builder, ImagesError, choose, run
+from image_builders import NAMES, Build, Builder, ImagesError, ask, choose
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "deploy" / "images" / "Containerfile"
@@ -172,7 +172,7 @@ def build_all(given: argparse.Namespace) -> int:
         "org.opencontainers.image.base.name": given.python_image,
         "org.opencontainers.image.base.digest": arguments["PYTHON_DIGEST"],
     }
-    pip_config = run(sys.executable, "-m", "pip", "config", "list")
+    pip_config = ask(sys.executable, "-m", "pip", "config", "list")
     settings, folders = index_settings(pip_config, given.cache.absolute() if given.cache else None)
     given.out.mkdir(parents=True, exist_ok=True)
     digests = {}

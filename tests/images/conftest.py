@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,21 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("images")
 
 
+def built_once(target: str, *, out: Path, failed: dict[str, AssertionError]) -> str:
+    """Builds a target; a build that has failed is not tried again."""
+    if target in failed:
+        raise failed[target]
+    try:
+        return containers.build_image(target, out)
+    except AssertionError as error:
+        failed[target] = error
+        raise
+
+
 @pytest.fixture(scope="session")
 def image_of(base: None, out: Path) -> Callable[[str], str]:
     """Builds a target, once; returns the image by its digest."""
-    built: dict[str, str] = {}
-
-    def build(target: str) -> str:
-        if target not in built:
-            built[target] = containers.build_image(target, out)
-        return built[target]
-
-    return build
+    return cache(partial(built_once, out=out, failed={}))
 
 
 @pytest.fixture
