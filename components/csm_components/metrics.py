@@ -39,6 +39,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,8 +104,9 @@ def push_metrics(registry: CollectorRegistry, job: str, grouping: Mapping[str, s
             grouping_key={name: value for name, value in labels.items() if value},
             timeout=_PUSH_SECONDS,
         )
-    except (OSError, ValueError) as error:  # urllib's errors are OSErrors; ValueError: not an address
-        sys.stderr.write(f"warning: {settings.pushgateway}: figures of {job} were not pushed ({error})\n")
+    except (OSError, ValueError, HTTPException) as error:  # urllib's errors are OSErrors; the others: not an address
+        why = " ".join(str(error).split())
+        sys.stderr.write(f"warning: {settings.pushgateway}: figures of {job} were not pushed ({why})\n")
 
 
 def success_figures(seconds: float, result: Mapping[str, Any]) -> CollectorRegistry:

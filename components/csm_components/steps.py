@@ -139,15 +139,19 @@ def run_step(
     )
     try:
         result, note = _in_folder(job, Path(work)) if work else _on_cluster(job, run)
+        if settings.cache_key and settings.storage:
+            _note_in_ledger(note, settings.cache_key)
     except Exception:
         push_failure(step)
         raise
     push_success(step, note.seconds, note.result)
-    if settings.cache_key and settings.storage:
-        with TemporaryDirectory(prefix="csm-") as scratch:
-            write_json(Path(scratch) / "note.json", asdict(note))
-            open_storage().put_file(Path(scratch) / "note.json", ledger_key(step, settings.cache_key))
     return result  # type: ignore[no-any-return]
+
+
+def _note_in_ledger(note: _Note, key: str) -> None:
+    with TemporaryDirectory(prefix="csm-") as scratch:
+        write_json(Path(scratch) / "note.json", asdict(note))
+        open_storage().put_file(Path(scratch) / "note.json", ledger_key(note.step, key))
 
 
 def _in_folder(job: _Job, folder: Path) -> tuple[Any, _Note]:
