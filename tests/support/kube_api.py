@@ -88,6 +88,8 @@ class KubeApi:
         self.requests: list[str] = []
         """Method and path of every request, in order."""
         self.admit = admit
+        self.cut_streams_after = 0
+        """A stream breaks after so many pieces; 0 lets it end by itself."""
         self.logs: Any = None
         """Who has the logs of pods: `kubelet.Kubelet`."""
         self._things: dict[tuple[str, str, str, str], Thing] = {}
@@ -328,9 +330,12 @@ def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(data)
                     return
                 self._head(code, "text/plain", ("Transfer-Encoding", "chunked"))
-                for piece in answer:
+                for sent, piece in enumerate(answer, start=1):
                     self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
                     self.wfile.flush()
+                    if sent == api.cut_streams_after:
+                        self.close_connection = True
+                        return
                 self.wfile.write(b"0\r\n\r\n")
 
         def _head(self, code: int, content_type: str, header: tuple[str, str]) -> None:
