@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -301,6 +302,27 @@ class Tracker:
             return _version(self.client.get_model_version_by_alias(name, alias))
         except MlflowException:
             return None
+
+
+@contextmanager
+def machine_metrics() -> Iterator[None]:
+    """Records the use of this machine in the run that the environment names; does nothing where it names none.
+
+    Whoever has the run writes all else to it. An MLflow that cannot be reached costs a line on standard error.
+    """
+    settings = load_settings()
+    monitor = None
+    if settings.mlflow_run_id and settings.mlflow_tracking_uri:
+        try:
+            _quiet_mlflow()
+            monitor = _monitor(settings.mlflow_run_id, settings.mlflow_tracking_uri)
+        except Exception as error:  # mlflow raises whatever its transport does
+            sys.stderr.write(f"warning: the use of this machine is not recorded ({error})\n")
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            monitor.finish()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,11 +29,11 @@ _ENDS = {"Complete": AppState.SUCCEEDED, "Failed": AppState.FAILED, "Suspended":
 
 
 @dataclass
-class TrainJobOpts(StructuredOpts):
+class TrainJobOpts(StructuredOpts):  # type: ignore[misc]  # torchx carries no types
     """Options of the scheduler: none, for the target says everything."""
 
 
-class TrainJobScheduler(Scheduler[TrainJobOpts]):
+class TrainJobScheduler(Scheduler[TrainJobOpts]):  # type: ignore[misc]
     """Makes one TrainJob, called as the application is.
 
     Args:

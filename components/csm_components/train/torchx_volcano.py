@@ -18,7 +18,7 @@ from csm_components.targets import TrainTarget
 from csm_components.train.pod import container_fields, labels, pod_fields
 
 
-class VolcanoScheduler(KubernetesScheduler):
+class VolcanoScheduler(KubernetesScheduler):  # type: ignore[misc]  # torchx carries no types
     """Makes one Volcano Job, called as the application is.
 
     Args:
@@ -44,7 +44,7 @@ class VolcanoScheduler(KubernetesScheduler):
 
     def _submit_dryrun(self, app: AppDef, cfg: Opts) -> AppDryRunInfo[KubernetesJob, Opts]:
         info = super()._submit_dryrun(app, cfg)
-        job: dict[str, Any] = sanitize_for_serialization(info.request.resource)  # type: ignore[assignment]
+        job: dict[str, Any] = sanitize_for_serialization(info.request.resource)
         job = json.loads(json.dumps(job).replace(job["metadata"]["name"], app.name))
         target, spec = self._target, job["spec"]
         job["metadata"] |= {"namespace": target.namespace, "labels": labels(app.name)}

@@ -20,6 +20,7 @@ from pathlib import Path
 from csm_components.lifeline import sole_user
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
+from csm_components.tracking import machine_metrics
 from csm_components.train.remote import Remote
 from csm_model.errors import CsmError
 from csm_model.files import write_json
@@ -45,7 +46,7 @@ def work_on(job: str) -> int:
         return main(arguments, open_storage=open_storage)
     metrics = out / "metrics.jsonl"
     remote.fetch_metrics(metrics)
-    with _copied(metrics, storage, remote.metrics):
+    with machine_metrics(), _copied(metrics, storage, remote.metrics):
         code = main(arguments, open_storage=open_storage)
     if code == 0 and not (out / "final" / "manifest.json").exists():
         return os.EX_TEMPFAIL
