@@ -1,0 +1,74 @@
+"""Commands that a page tells its reader to type: are they there, with the options that the page gives them?
+
+Those that change nothing are run; of the others the parts are looked at. What they do has tests of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's `sh` blocks, comments left out."""
+    return [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+@cache
+def output_of(*command: str) -> str:
+    """What a command prints; an AssertionError where it fails."""
+    wide = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=wide)
+    assert done.returncode == 0, f"{shlex.join(command)} ended with {done.returncode}: {done.stderr.strip()}"
+    return done.stdout
+
+
+def check_make(words: list[str]) -> None:
+    """Targets and their recipes are there."""
+    output_of("make", "--no-print-directory", "--dry-run", *words)
+
+
+def check_csm(words: list[str]) -> None:
+    """The subcommand is there and knows every option that it is given."""
+    subcommands = []
+    csm = str(Path(sys.executable).with_name("csm"))
+    for word in words:
+        if word.startswith("-") or " " in word or not word.islower():
+            break
+        if subcommands and "COMMAND [ARGS]" not in output_of(csm, *subcommands, "--help"):
+            break  # an argument
+        subcommands.append(word)
+    shown = output_of(csm, *subcommands, "--help")
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in shown, f"csm {' '.join(subcommands)} has no {option}"
+
+
+def check_pip(words: list[str]) -> None:
+    """The distribution is this one, the extras are its own (test_house looks into the wheel)."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert words[0] == "install"
+    named = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
+    assert named, f"pip install {words[-1]}: this project only"
+    assert set((named[1] or "").split(",")) - {""} <= set(extras)
+
+
+def check_command(command: str, checks: Mapping[str, Callable[[list[str]], None]]) -> None:
+    """Lets the check of a command's program look at its words; what comes after `>` is passed over."""
+    words = shlex.split(command.partition(" > ")[0])
+    program, *rest = words
+    assert program in checks, f"{command!r}: no check here knows {program}"
+    checks[program](rest)
