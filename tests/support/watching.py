@@ -63,6 +63,8 @@ class Prometheus:
             with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}?{asked}") as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise  # it is starting
             raise AssertionError(f"{parameters}: {json.load(error)['error']}") from None
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ class Prometheus:
                 if self.ask(expression):
                     return
             except urllib.error.URLError:
-                pass  # it has only just been started
+                pass  # it is starting
             time.sleep(0.3)
         raise AssertionError(f"{expression} has no series after {seconds:g} s")
 
