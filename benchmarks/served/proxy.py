@@ -14,12 +14,16 @@ class Wire:
     """Forwards bytes between a client and the server at `url`, until it is cut."""
 
     def __init__(self, url: str) -> None:
-        self._host, _, port = url.rpartition(":")
-        self._port = int(port)
+        self.lead(url)
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.url = ""
+
+    def lead(self, url: str) -> None:
+        """Makes new connections go to the server at `url`; those that are there stay, as behind a Service."""
+        self._host, _, port = url.rpartition(":")
+        self._port = int(port)
 
     async def open(self) -> None:
         """Listens on a free port: `url`."""

@@ -17,7 +17,7 @@ Balancer = Literal["least", "random"]
 """`least`: each stream to the pod with the fewest (a gRPC-aware proxy). `random`: to any pod (connections that are
 balanced once)."""
 CUT_MARGIN_S: Final = 2.0
-"""The server ends live streams so long before its exit timeout (`csm_serving.watch`)."""
+"""The server ends live streams so long before its exit timeout (`csm_serving.triton_model`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
