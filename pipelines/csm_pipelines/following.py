@@ -30,7 +30,6 @@ _SHOWN = {
     "CANCELED": "failed",
     "PAUSED": "waiting",
 }
-_LOOK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,6 @@ def follow(
     *,
     steps: Sequence[str],
     console: Console,
-    every_s: float = _LOOK_EVERY_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Ended:
     """Shows the steps of a run until it has ended.
@@ -77,7 +75,6 @@ def follow(
         run_id: the run.
         steps: steps that it has, in order.
         console: where they are shown.
-        every_s: seconds between two looks.
         sleep: waits.
     """
     board = StepBoard(console=console, steps=steps, note=lambda _step: (False, ""))
@@ -88,7 +85,7 @@ def follow(
                 board.put(row.step, state=row.state, seconds=row.seconds, note=row.note)
             if run.state in ENDED:
                 return ended(run)
-            sleep(every_s)
+            sleep(client.poll_s)
 
 
 def tasks_of(run: Any) -> list[Any]:

@@ -55,6 +55,11 @@ class KfpClient:
     def __init__(self, settings: KfpSettings) -> None:
         self._settings = settings
 
+    @property
+    def poll_s(self) -> float:
+        """Seconds between two looks at a run that is followed."""
+        return self._settings.poll_s
+
     @cached_property
     def _client(self) -> Any:
         import kfp

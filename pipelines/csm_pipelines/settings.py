@@ -9,6 +9,7 @@
 | `CSM_KFP_TOKEN` | bearer token; never printed |
 | `CSM_KFP_TOKEN_FILE` | file with it, read anew for each command |
 | `CSM_KFP_CA` | file with the certificate authority of the API |
+| `CSM_KFP_POLL_S` | seconds between two looks at a run that is followed |
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class KfpSettings(BaseSettings):
     """File with it."""
     ca: str = ""
     """File with the certificate authority of the API."""
+
+    poll_s: float = Field(default=5.0, ge=0)
+    """Seconds between two looks at a run that is followed."""
 
     def bearer(self) -> str | None:
         """The token; raises `InputError` where its file cannot be read."""

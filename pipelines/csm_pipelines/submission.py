@@ -92,9 +92,10 @@ def prepare(request: Request) -> Iterator[Prepared]:
     shards = profile.run.shards if request.shards is None else request.shards
     if shards < 1:
         raise InputError(f"shards {shards}: must be at least 1")
+    bundle = _bundle(request)
     access = storage_settings(profile)
     storage = open_storage(profile.storage.url, access)
-    with find_sources(config, profile, access, bundle=_bundle(request)) as sources:
+    with find_sources(config, profile, access, bundle=bundle) as sources:
         yield Prepared(
             pipeline=request.pipeline,
             config=config,
