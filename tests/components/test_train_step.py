@@ -119,14 +119,14 @@ def test_figures_are_pushed_with_the_time_of_the_newest_checkpoint(
     path = tmp_path / "metrics.jsonl"
     with Pushgateway() as gateway, TrainingMetrics() as metrics:
         monkeypatch.setenv("CSM_PUSHGATEWAY", f"http://{gateway.netloc}")
-        monkeypatch.setenv("CSM_PIPELINE", "csm-nightly")
+        monkeypatch.setenv("CSM_PIPELINE", "nightly")
         follower = MetricsFollower(path, log=None, metrics=metrics, say=lambda line: None)
         follower.tick(last=True)
         assert gateway.groups == {}, "nothing has been learnt yet: no figure is pushed as 0"
         path.write_text(json.dumps({"step": 1, "steps": 9, "time": 5.0, "loss": 3.0}) + "\n")
         follower.tick(last=True)
         (group,) = gateway.groups
-        assert group == (("job", "csm_training"), ("pipeline", "csm-nightly"))
+        assert group == (("job", "csm_training"), ("pipeline", "nightly"))
         began = gateway.groups[group]["csm_training_saved_timestamp_seconds"][()]
         assert time.time() - began < 60
         checkpoint = tmp_path / "checkpoints" / "step-00000002"

@@ -27,7 +27,7 @@ FILLED = {
     "$__rate_interval": "5m",
     "$namespace": "speech",
     "$release": "csm",
-    "$pipeline": "csm-nightly",
+    "$pipeline": "nightly",
     "$model": "demo",
 }
 """What a dashboard's variables are filled with; runbooks use the same names."""
