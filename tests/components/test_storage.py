@@ -35,6 +35,30 @@ def test_a_tree_comes_back_as_it_was(tmp_path: Path, tree: Path) -> None:
     assert storage.get_tree("runs/1/ingest", tmp_path / "back") == put  # again: nothing to do
 
 
+def test_some_files_of_a_tree_are_fetched_beside_what_is_there(tmp_path: Path, tree: Path) -> None:
+    fetched: list[str] = []
+
+    class Counting(LocalStorage):
+        def get_file(self, key: str, path: Path) -> None:
+            fetched.append(key)
+            super().get_file(key, path)
+
+    storage = Counting(tmp_path / "store")
+    put = storage.put_tree(tree, "x")
+    assert storage.read_tree("x") == put
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some/mine").write_text("stays")
+    fetched.clear()
+    for _ in range(2):
+        storage.get_files("x", {"manifest.json": put["files"]["manifest.json"]}, tmp_path / "some")
+    assert fetched == ["x/manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["manifest.json", "mine"]
+    (tmp_path / "store/x/manifest.json").write_text("changed")
+    with pytest.raises(DigestError, match=r"x/manifest\.json: its bytes are not those"):
+        storage.get_files("x", put["files"], tmp_path / "all")
+    assert not (tmp_path / "all/manifest.json").exists()
+
+
 def test_the_list_is_written_last(tmp_path: Path, tree: Path) -> None:
     class Dying(LocalStorage):
         def put_file(self, path: Path, key: str) -> None:
