@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_rendering import ci_file, render
+from chart_rendering import ci_file, ci_files, render
 from monitoring import FOREIGN, ROOT, RULES, TESTS, Rule, alerts, promtool, queries, records, rules
 from promql import read
 
@@ -115,6 +115,21 @@ def test_the_chart_narrows_its_rules_to_its_own_release() -> None:
                 assert sign == "=~"
                 assert all(re.fullmatch(pattern, name) for name in [*names, f"{names[0]}-6f9c-x2k"])
                 assert not re.fullmatch(pattern, "other-serving")
+
+
+@pytest.mark.parametrize("chart", ["csm-serving", "csm-training"])
+def test_links_to_runbooks_lead_where_they_are_published(chart: str) -> None:
+    values = {"monitoring.prometheusRule": {"enabled": True, "runbooks": "https://wiki.example.org/csm/"}}
+    (made,) = (thing for thing in render(chart, ci_files(chart)[0], set=values) if thing["kind"] == "PrometheusRule")
+    links = [
+        rule["annotations"]["runbook_url"]
+        for group in made["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert links == [
+        f"https://wiki.example.org/csm/{rule.name}.md" for rule in rules() if rule.is_alert and rule.chart == chart
+    ]
 
 
 def test_every_foreign_metric_is_used() -> None:
