@@ -20,6 +20,8 @@ from csm_pipelines.scaling.quantity import thousandths
 from csm_pipelines.scaling.signals import NAMES, quantile, signal_of
 from csm_pipelines.scaling.trace import Trace, made, read_trace
 
+ROOT = Path(__file__).parents[2]
+
 
 def manifest(kind: str = "keda", feature: str = "default", **changes: Any) -> str:
     """The rendered chart as text; `changes` are values, with `__` for dots."""
@@ -43,6 +45,12 @@ def test_keda_and_adapter_ask_for_the_same() -> None:
     assert (keda.hpa.up, keda.hpa.down) == (hpa.hpa.up, hpa.hpa.down)
     assert hpa.keda is None
     assert [metric.name for metric in hpa.hpa.metrics] == list(NAMES)
+
+
+def test_the_adapters_rules_make_of_the_names_what_the_simulator_takes_them_for() -> None:
+    values = yaml.safe_load((ROOT / "deploy/monitoring/prometheus-adapter.yaml").read_text())
+    rules = {rule["name"]["as"]: rule["metricsQuery"] for rule in values["rules"]["external"]}
+    assert {name: signal_of(query) for name, query in rules.items()} == NAMES
 
 
 def test_beside_a_canary_the_stable_track_is_the_one_that_is_scaled() -> None:

@@ -73,7 +73,8 @@ def draw(path: Path, timeline: Timeline, pod_cost: float | None = None) -> None:
     streams, replicas, refused, audio, cost = figure.subplots(5, 1, sharex=True, height_ratios=[3, 3, 1.2, 1.2, 1.2])
     _draw_streams(streams, when, timeline)
     _draw_replicas(replicas, when, timeline)
-    refused.bar(when, timeline.refusals, width=timeline.every_s / unit, color=_RED)
+    some = [(at, count) for at, count in zip(when, timeline.refusals, strict=True) if count]
+    refused.vlines([at for at, _ in some], 0, [count for _, count in some], color=_RED, linewidth=1.5)
     refused.set_ylabel("refused", color=_MUTED, fontsize=8)
     refused.set_ylim(0, max(1, *timeline.refusals))
     points = [
