@@ -111,42 +111,19 @@ def ingest_shard(
         keys = keys_of(sources, rules, digests)
         key = _key_of_shard(keys, code_version)
         store = shard_store("ingest", key, out)
-        result = IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=True)
-        if _is_of(out, key) or store.fetch():
-            return result
-        store.resume()
+        reused = _is_of(out, key) or store.fetch()
+        if not reused:
+            store.resume()
 
-        def keep(part: dict[str, Any]) -> None:
-            here = part_path(out, part["id"]).relative_to(out).as_posix()
-            store.keep(*([part["file"]] if part["file"] else []), here)
+            def keep(part: dict[str, Any]) -> None:
+                here = part_path(out, part["id"]).relative_to(out).as_posix()
+                store.keep(*([part["file"]] if part["file"] else []), here)
 
-        step.convert_all(files, out, sources, keys, rules, workers=workers, console=console, on_part=keep)
-    step.prune(out, [read_json(part_path(out, source.id)) for source in sources])
-    write_json(out / SHARD, {"format": FORMAT, "key": key, "keys": keys, "sounds": digests})
-    store.commit()
-    return IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=False)
-
-
-def shard_keys(
-    corpus: str,
-    *,
-    shards: int,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
-    code_version: str = "",
-    settings: Settings | None = None,
-) -> dict[str, str]:
-    """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
-    with open_corpus(corpus, settings) as files:
-        described = describe(files, default_license=default_license, max_conversations=max_conversations)
-        everything = described.corpus.conversations
-        keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
-    return {
-        name: _key_of_shard(
-            {source.id: keys[source.id] for source in everything[shard_span(name, len(everything))]}, code_version
-        )
-        for name in shard_names(shards, len(everything))
-    }
+            step.convert_all(files, out, sources, keys, rules, workers=workers, console=console, on_part=keep)
+            step.prune(out, [read_json(part_path(out, source.id)) for source in sources])
+            write_json(out / SHARD, {"format": FORMAT, "key": key, "keys": keys, "sounds": digests})
+    store.commit()  # also where the one that made it here was killed before it could
+    return IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
 
 
 def join_ingest(

@@ -144,7 +144,7 @@ def tokenise_shard(
         )
         step.prune(out, mine)
         write_json(out / SHARD, {"format": FORMAT, "key": key, "sound_seconds_per_second": round(speed, 1)})
-        store.commit()
+    store.commit()  # also where the one that made it here was killed before it could
     return TokeniseShardResult(
         out=str(out),
         shard=shard,
