@@ -91,6 +91,8 @@ class _Note:
     step: str
     seconds: float
     result: Mapping[str, Any]
+    run: str = ""
+    """Name of the pipeline run on a cluster."""
     finished: float = field(default_factory=time.time)
 
 
@@ -180,10 +182,10 @@ def _on_cluster(job: _Job, run: str) -> tuple[Any, _Note]:
     began = time.time()
     if tracker is None:
         result = job.function(**job.arguments)
-        return result, _Note(step=job.step, seconds=time.time() - began, result=asdict(result))
+        return result, _Note(step=job.step, seconds=time.time() - began, result=asdict(result), run=run)
     with tracker.step(job.name) as log:
         result = job.function(**job.arguments)
-        note = _Note(step=job.step, seconds=time.time() - began, result=asdict(result))
+        note = _Note(step=job.step, seconds=time.time() - began, result=asdict(result), run=run)
         settings = load_settings()
         _record(log, job, note.result, note.seconds, name=settings.model or settings.experiment)
         for file in job.keep:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +63,11 @@ class Storage(Protocol):
         """Removes an object; nothing happens where there is none."""
         ...
 
-    def put_tree(self, folder: Path, key: str) -> dict[str, Any]:
-        """Stores all files of a folder under `key/`, and returns their list; goes on where a killed one stopped."""
+    def put_tree(self, folder: Path, key: str, on_file: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """Stores all files of a folder under `key/`, and returns their list; goes on where a killed one stopped.
+
+        `on_file` hears the size of each file that is there now, bytes.
+        """
         ...
 
     def read_tree(self, key: str) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class _Trees:
         """See `Storage.trees`."""
         return sorted(key.removesuffix(f"/{TREE}") for key in self.list(prefix) if key.endswith(f"/{TREE}"))
 
-    def put_tree(self: Storage, folder: Path, key: str) -> dict[str, Any]:
+    def put_tree(self: Storage, folder: Path, key: str, on_file: Callable[[int], None] | None = None) -> dict[str, Any]:
         """See `Storage.put_tree`."""
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; only a folder can be stored as a tree")
@@ -101,6 +104,8 @@ class _Trees:
             for name, row in tree["files"].items():
                 if self.digest(f"{key}/{name}") != row["sha256"]:
                     self.put_file(folder / name, f"{key}/{name}")
+                if on_file is not None:
+                    on_file(row["size"])
             for name in self.list(f"{key}/"):
                 if name.removeprefix(f"{key}/") not in tree["files"]:
                     self.delete(name)

@@ -7,10 +7,14 @@ not sent again. What is in the storage already is named by its address, and its 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from csm_components.settings import Settings
 from csm_components.settings import load_settings as load_component_settings
@@ -21,7 +25,6 @@ from csm_pipelines.profile import ClusterProfile
 
 INPUTS = "inputs"
 """Where the storage keeps what was sent from here."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +89,21 @@ def _source(value: str, profile: ClusterProfile, settings: Settings, scratch: Pa
     return Source(address=f"{profile.storage.url.rstrip('/')}/{INPUTS}/{digest}", digest=digest, folder=folder)
 
 
-def send(sources: Mapping[str, Source], storage: Storage, say: Say) -> None:
-    """Puts what lies here into the storage."""
+def send(sources: Mapping[str, Source], storage: Storage, console: Console) -> None:
+    """Puts what lies here into the storage, with a bar on a terminal; one that was stopped goes on."""
     for name, source in sources.items():
         if source.folder is None:
             continue
         key = f"{INPUTS}/{source.digest}"
         if storage.exists(f"{key}/{TREE}"):
-            say(f"{name}: in the storage already ({source.digest[:12]})")
+            console.print(f"{name}: in the storage already ({source.digest[:12]})", highlight=False)
             continue
         files = [path for path in source.folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        say(f"{name}: sending {len(files)} files, {size / 1e6:.1f} MB")
-        storage.put_tree(source.folder, key)
+        console.print(f"{name}: sending {len(files)} files, {size / 1e6:.1f} MB", highlight=False)
+        with Progress(
+            BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True,
+            disable=not console.is_terminal,
+        ) as bar:  # fmt: skip
+            task = bar.add_task(name, total=size)
+            storage.put_tree(source.folder, key, on_file=partial(bar.advance, task))

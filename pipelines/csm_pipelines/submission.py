@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
@@ -64,9 +66,9 @@ class Prepared:
             )
         return make_plan(self.pipeline, self.config.release.model, self.keys, self.storage, shards)
 
-    def send(self, say: Callable[[str], None]) -> None:
+    def send(self, console: Console) -> None:
         """Puts what lies here into the storage."""
-        send(self.sources, self.storage, say)
+        send(self.sources, self.storage, console)
 
     def compile(self) -> str:
         """The IR, with the cache keys in it."""

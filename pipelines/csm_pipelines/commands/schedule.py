@@ -40,8 +40,11 @@ def create(
 
       csm schedule create calls --profile gpu --preset lora --every 12h
     """
+    import sys
+
     from csm_pipelines.kfp_client import KfpClient
     from csm_pipelines.options import images_of, trigger_of
+    from csm_pipelines.progress import console_for
     from csm_pipelines.settings import load_settings
     from csm_pipelines.submission import Request, prepare
 
@@ -56,7 +59,7 @@ def create(
     )
     with prepare(request) as prepared:
         client = KfpClient(load_settings(prepared.profile.kfp))
-        prepared.send(typer.echo)
+        prepared.send(console_for(sys.stdout))
         version = client.upload(prepared.compile())
     made = client.schedule(version, name, prepared.arguments, trigger, prepared.profile.run.service_account)
     typer.echo(f"schedule {name} ({made}): {version.name}, {cron or f'every {every}'}")

@@ -62,7 +62,7 @@ def submit(
     )
     with prepare(request) as prepared:
         client = KfpClient(load_settings(prepared.profile.kfp))
-        prepared.send(lambda words: console.print(words, highlight=False))
+        prepared.send(console)
         version = client.upload(prepared.compile())
     known = "there already" if version.reused else "uploaded"
     console.print(f"pipeline {version.name}: {known}", highlight=False)
