@@ -152,14 +152,14 @@ def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: P
     start = time.time()
     heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
     time.sleep(2.0)
-    refused = sum(stream.refused for stream in heard.streams)
     end = time.time()
     trace = record(prometheus, 'namespace="speech",release="csm"', start=start, end=end, step=4.0)
     asked = sum(rate * (after[0] - when) for (when, rate, _), after in zip(trace.rows, trace.rows[1:], strict=False))
-    assert asked == pytest.approx(len(heard.streams), rel=0.25), f"{refused} of them refused"
+    assert asked == pytest.approx(len(heard.streams)), "not one is missing"
     trace.write(tmp_path / "recorded.csv")
     one_pod = simulate(rendered("csm"), trace, Conditions())
-    assert one_pod.asked == pytest.approx(len(heard.streams), rel=0.6)
+    spread = len(heard.streams) ** 0.5  # the replay's arrivals are Poisson's
+    assert one_pod.asked == pytest.approx(len(heard.streams), abs=4 * spread)
 
 
 def test_what_cannot_be_recorded_is_said(prometheus: Prometheus) -> None:

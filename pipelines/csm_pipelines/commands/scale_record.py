@@ -14,7 +14,7 @@ def scale_record(
     namespace: Annotated[str, typer.Option(help="Of the release.")],
     release: Annotated[str, typer.Option(help="Name of the release of csm-serving.")],
     hours: Annotated[float, typer.Option(help="Up to now.")] = 24.0,
-    step: Annotated[float, typer.Option(help="Seconds of a row; four scrapes at least.")] = 60.0,
+    step: Annotated[float, typer.Option(help="Seconds of a row; not less than between two scrapes.")] = 60.0,
 ) -> None:
     """Write what was asked of a release, streams refused among them, as a trace that csm scale-sim replays.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -15,14 +14,12 @@ from csm_serving.errors import UnavailableError
 
 _TIMEOUT_S: Final = 30.0
 _ASKED: Final = (
-    "sum(rate(csm_queue_wait_seconds_count{{{selector}}}[{window}s]))"
-    ' + (sum(rate(csm_refusals_total{{{selector},reason=~"busy|budget|wait"}}[{window}s])) or vector(0))'
+    "csm_queue_wait_seconds_count{{{selector}}}",
+    'csm_refusals_total{{{selector},reason=~"busy|budget|wait"}}',
 )
 """Streams that got a slot, and those that found none: `csm_queue_wait_seconds` counts only the former."""
-_LENGTH: Final = (
-    "sum(increase(csm_stream_seconds_total{{{selector}}}[{window}s]))"
-    " / sum(increase(csm_streams_total{{{selector}}}[{window}s]))"
-)
+_SECONDS: Final = "csm_stream_seconds_total{{{selector}}}"
+_ENDED: Final = "csm_streams_total{{{selector}}}"
 
 
 class Prometheus:
@@ -58,22 +55,33 @@ class Prometheus:
             raise InputError(f"Prometheus at {self._address}: {answer.get('error', answer)}")
         return answer["data"]
 
-    def ask(self, query: str, at: float | None = None) -> Answer:
-        """A query's number now, or `at` so many seconds since 1970, as KEDA takes it: one series, or none.
+    def ask(self, query: str) -> Answer:
+        """A query's number now, as KEDA takes it: one series, or none.
 
         Raises:
             InputError: more than one.
         """
-        found = self.get("query", query=query, **({} if at is None else {"time": at}))["result"]
+        found = self.get("query", query=query)["result"]
         if len(found) > 1:
             raise InputError(f"query {query!r} gives {len(found)} series; must give one")
         return float(found[0]["value"][1]) if found else Missing.EMPTY
 
-    def over_time(self, query: str, *, start: float, end: float, step: float) -> dict[int, float]:
-        """A query's numbers from `start` to `end`, in seconds since 1970, by turn; a turn without one is left out."""
-        found = self.get("query_range", query=query, start=start, end=end, step=step)["result"]
-        values = found[0]["values"] if found else []
-        return {round((float(when) - start) / step): float(value) for when, value in values}
+    def rises(self, counter: str, *, start: float, turns: int, step: float) -> list[float]:
+        """What the series of a counter rose by, together, in each of `turns` steps from `start`, seconds since 1970.
+
+        Every rise counts, unlike in a `rate`, whose first sample in a window is only a beginning. A series that is new
+        has risen from 0, and so has one that is lower than before: its server started again.
+        """
+        totals = [0.0] * turns
+        for series in self.get("query_range", query=counter, start=start, end=start + turns * step, step=step)[
+            "result"
+        ]:
+            values = {round((float(when) - start) / step): float(value) for when, value in series["values"]}
+            for turn in range(turns):
+                if turn + 1 in values:
+                    before = values.get(turn, 0.0)
+                    totals[turn] += values[turn + 1] - (before if before <= values[turn + 1] else 0.0)
+        return totals
 
 
 def record(
@@ -86,7 +94,7 @@ def record(
         selector: labels as in PromQL, such as `namespace="speech",release="csm"`.
         start: seconds since 1970.
         end: the same.
-        step: seconds of a row; four scrapes at least, or a rate has too little to go by.
+        step: seconds of a row; not less than Prometheus takes between two scrapes.
         name: of the trace.
 
     Raises:
@@ -95,16 +103,18 @@ def record(
     """
     if not 0 < step <= end - start:
         raise InputError(f"rows of {step:g} s in {end - start:g} s: a row must be above 0, and one must fit in")
-    window = {"selector": selector, "window": math.ceil(step)}
-    # A row that begins at t is the rate that is known at its end.
-    asked = prometheus.over_time(_ASKED.format(**window), start=start + step, end=end, step=step)
-    lengths = prometheus.over_time(_LENGTH.format(**window), start=start + step, end=end, step=step)
-    whole = prometheus.ask(_LENGTH.format(selector=selector, window=math.ceil(end - start)), at=end)
-    if not asked or isinstance(whole, Missing) or not math.isfinite(whole):
-        raise InputError(f"{{{selector}}}: no stream ended in these {end - start:g} s; choose another time or selector")
     turns = int((end - start) // step)
-    rows = []
-    for turn in range(turns):
-        length = lengths.get(turn, math.nan)
-        rows.append((turn * step, asked.get(turn, 0.0), length if math.isfinite(length) and length > 0 else whole))
-    return Trace(kind="arrivals_per_second", rows=(*rows, (turns * step, 0.0, whole)), name=name)
+
+    def rises(counter: str) -> list[float]:
+        return prometheus.rises(counter.format(selector=selector), start=start, turns=turns, step=step)
+
+    asked = [sum(column) for column in zip(*(rises(counter) for counter in _ASKED), strict=True)]
+    seconds, ended = rises(_SECONDS), rises(_ENDED)
+    if not sum(ended):
+        raise InputError(f"{{{selector}}}: no stream ended in these {end - start:g} s; choose another time or selector")
+    mean = sum(seconds) / sum(ended)
+    rows = [
+        (turn * step, asked[turn] / step, seconds[turn] / ended[turn] if seconds[turn] and ended[turn] else mean)
+        for turn in range(turns)
+    ]
+    return Trace(kind="arrivals_per_second", rows=(*rows, (turns * step, 0.0, mean)), name=name)
