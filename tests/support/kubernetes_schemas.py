@@ -15,6 +15,7 @@ from typing import Any
 
 import kubernetes_validate
 from jsonschema import Draft202012Validator, ValidationError, validators
+from kubernetes_validate import utils
 
 CRDS = Path(__file__).parent.parent / "schemas" / "crds"
 VERSIONS = ("1.33", "1.35", "1.37")
@@ -27,6 +28,8 @@ def _pod_template(validator: Any, wanted: bool, template: Any, schema: Any) -> I
 
 
 _Validator: Any = validators.extend(Draft202012Validator, {"podTemplate": _pod_template})
+
+utils.schema_contents = cache(utils.schema_contents)  # it reads megabytes again for every object
 
 
 class UnknownKindError(Exception):
