@@ -6,7 +6,8 @@ What is changed of the pod, each for a reason:
 - `lifecycle.preStop.sleep` is unknown to podman. `Played.stop` waits as a kubelet does, and gives the rest of the
   grace.
 - Ports are published on loopback under free numbers.
-- Volumes get names of their own, because podman keeps an emptyDir as a volume of all pods.
+- The emptyDir in memory is podman's own /dev/shm, of the same size: podman keeps one on disk, and knows no fsGroup.
+- Other volumes get names of their own, because podman keeps an emptyDir as a volume of all pods.
 Init containers, commands, environment, secrets, security contexts, volumes, limits and images are the chart's.
 """
 
@@ -32,6 +33,7 @@ import yaml
 CONFIGURATION = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+shm_size = "{shm}"
 [engine]
 runtime = "runc"
 """
@@ -103,6 +105,7 @@ class Played:
                 assert self.ask("readinessProbe")
                 assert self.ask("livenessProbe")
                 return time.monotonic() - started
+            assert self.podman("inspect", "--format", "{{.State.Running}}", self.server).strip() == "true", self.logs()
             time.sleep(startup["periodSeconds"])
         raise AssertionError(f"the pod did not start in its time: {self.logs()[-3000:]}")
 
@@ -126,7 +129,10 @@ def playable(deployment: Mapping[str, Any], ports: Mapping[str, int]) -> dict[st
             container.pop(probe)
         for port in container["ports"]:
             port |= {"hostPort": ports[port["name"]], "hostIP": "127.0.0.1"}
+    in_memory = [volume["name"] for volume in spec["volumes"] if volume.get("emptyDir", {}).get("medium") == "Memory"]
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in in_memory]
     for container in spec["initContainers"] + spec["containers"]:
+        container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] not in in_memory]
         for mount in container["volumeMounts"]:
             mount["name"] = f"csm-test-{mount['name']}"
     for volume in spec["volumes"]:
@@ -140,7 +146,9 @@ def play(deployment: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]
     names = [port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     configuration = home / "containers.conf"
-    configuration.write_text(CONFIGURATION)
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    (memory,) = (volume["emptyDir"] for volume in volumes if volume.get("emptyDir", {}).get("medium") == "Memory")
+    configuration.write_text(CONFIGURATION.format(shm=memory["sizeLimit"].replace("Mi", "m").replace("Gi", "g")))
     environment = {**os.environ, "CONTAINERS_CONF": str(configuration)}
     file = home / "deployment.yaml"
     file.write_text(yaml.safe_dump(playable(deployment, ports)))
