@@ -167,3 +167,24 @@ def test_the_figure_has_a_curve_for_each_loss_and_a_bar_for_each_codebook() -> N
     curves, bars = loss_figure([*rows, {"step": 3, "validation_first": 2.0}]).axes
     assert [line.get_label() for line in curves.lines] == ["loss", "validation first"]
     assert [bar.get_height() for bar in bars.patches] == [pytest.approx(4.0 - book / 10) for book in range(32)]
+
+
+def test_without_a_folder_of_the_run_the_bundle_alone_is_the_output(tmp_path: Path, tokens: Path) -> None:
+    from kfp import dsl
+
+    from csm_components.train.component import train_component
+
+    bundle = dsl.Model(name="bundle", uri=str(tmp_path / "outputs" / "bundle"))
+    digest = train_component.python_func(
+        tokens=dsl.Dataset(name="tokens", uri=str(tokens)),
+        base="",
+        recipe=json.dumps(RECIPE | {"steps": 1, "validate_every": 100}),
+        nodes="1x1",
+        threads=1,
+        code_version="test",
+        bundle=bundle,
+        run="run-1",
+    )
+    assert read_json(tmp_path / "outputs" / "bundle" / "manifest.json")["digest"] == digest
+    assert bundle.metadata["digest"] == digest
+    assert bundle.uri == str(tmp_path / "outputs" / "bundle"), "where it is sent is the pipeline's to say"

@@ -122,7 +122,11 @@ class Kubelet:
             env |= {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
         for row in container.get("env", []):
             if "valueFrom" in row:
-                env[row["name"]] = self._value_from(pod, row["valueFrom"])
+                try:
+                    env[row["name"]] = self._value_from(pod, row["valueFrom"])
+                except RefusedError:
+                    if not row["valueFrom"].get("secretKeyRef", {}).get("optional"):
+                        raise
             else:
                 env[row["name"]] = _filled(row.get("value") or "", env)
         return env

@@ -10,8 +10,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from torchx.schedulers.kubernetes_scheduler import KubernetesJob, KubernetesScheduler, Opts, sanitize_for_serialization
-from torchx.specs import AppDef, AppDryRunInfo
+from torchx.schedulers.api import DescribeAppResponse
+from torchx.schedulers.kubernetes_scheduler import (
+    JOB_STATE,
+    KubernetesJob,
+    KubernetesScheduler,
+    Opts,
+    sanitize_for_serialization,
+)
+from torchx.specs import AppDef, AppDryRunInfo, AppState
 
 from csm_components.cluster import VOLCANO_JOB, Cluster
 from csm_components.targets import TrainTarget
@@ -63,6 +70,14 @@ class VolcanoScheduler(KubernetesScheduler):  # type: ignore[misc]  # torchx car
         """Makes the job; torchx's own would hide that there is one under a ValueError."""
         made = self._cluster.create(VOLCANO_JOB, dryrun_info.request.resource)
         return f"{self._cluster.namespace}:{made['metadata']['name']}"
+
+    def describe(self, app_id: str) -> DescribeAppResponse | None:
+        """The job's phase; torchx's own also asks for each pod."""
+        job = self._cluster.get(VOLCANO_JOB, app_id.partition(":")[2])
+        if job is None:
+            return None
+        phase = job.get("status", {}).get("state", {}).get("phase", "Pending")
+        return DescribeAppResponse(app_id=app_id, state=JOB_STATE.get(phase, AppState.UNKNOWN))
 
     def _cancel_existing(self, app_id: str) -> None:
         """Aborts the job; its pods get their grace period."""
