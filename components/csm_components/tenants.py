@@ -143,7 +143,8 @@ def read_tenants(path: Path) -> list[Tenant]:
         raise InputError(f"{path}: {error.strerror}; name the file with the list of tenants") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"])) or "the list"
+        raise InputError(f"{path}: {where}: {first['msg']}; correct the entry") from None
 
 
 def prepare(
