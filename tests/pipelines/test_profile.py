@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from csm_components.targets import TrainTarget
 from csm_model.errors import InputError
 from csm_pipelines.compiling import compile_pipeline
+from csm_pipelines.places import Place
 from csm_pipelines.profile import PROFILES, ClusterProfile, load_profile
 
 DIGEST = "ghcr.io/csm-foundry/data@sha256:" + "d" * 64
@@ -249,3 +253,21 @@ def test_every_profile_that_is_kept_compiles_once_its_images_are_given(name: str
 def test_profiles_for_more_than_this_machine_ask_for_digests(name: str) -> None:
     with pytest.raises(InputError, match="is not named by its digest"):
         load_profile(name)
+
+
+def fields_of(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The dotted names of all fields that hold a value."""
+    for name, field in model.model_fields.items():
+        either = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+        inner = next((kind for kind in either if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        own = name in ("train", "deploy") or inner is None  # targets have a page of their own
+        yield from [f"{before}{name}"] if own else fields_of(inner, f"{before}{name}.")
+
+
+@pytest.mark.parametrize("name", [*fields_of(ClusterProfile), *fields_of(Place)])
+def test_every_field_stands_on_the_page(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert any(f"`{shown}" in row.split("|")[1] for row in rows for shown in (name, f".{name.rpartition('.')[2]}`")), (
+        f"docs/pipelines.md has no row for {name}"
+    )
