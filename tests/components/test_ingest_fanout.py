@@ -165,6 +165,13 @@ def test_another_run_takes_a_shard_from_the_storage_by_its_content(
     assert not ingest_shard(str(moved), name, tmp_path / "six").reused
 
 
+def test_the_keys_of_all_shards_are_known_before_any_is_made(tmp_path: Path, lhotse_corpus: Path) -> None:
+    keys = fanout.shard_keys(str(lhotse_corpus), shards=3, code_version="1")
+    plan = fanout.plan_ingest(str(lhotse_corpus), shards=3)
+    made = {name: ingest_shard(str(lhotse_corpus), name, tmp_path / name).key for name in plan.shards}
+    assert keys == made
+
+
 def test_a_killed_shard_goes_on_in_another_pod(
     tmp_path: Path, lhotse_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

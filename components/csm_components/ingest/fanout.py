@@ -126,6 +126,28 @@ def ingest_shard(
     return IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
 
 
+def shard_keys(
+    corpus: str,
+    *,
+    shards: int,
+    default_license: str | None = None,
+    max_conversations: int | None = None,
+    code_version: str = "",
+    settings: Settings | None = None,
+) -> dict[str, str]:
+    """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
+    with open_corpus(corpus, settings) as files:
+        described = describe(files, default_license=default_license, max_conversations=max_conversations)
+        everything = described.corpus.conversations
+        keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
+    return {
+        name: _key_of_shard(
+            {source.id: keys[source.id] for source in everything[shard_span(name, len(everything))]}, code_version
+        )
+        for name in shard_names(shards, len(everything))
+    }
+
+
 def join_ingest(
     parts: Sequence[Path],
     corpus: str,
