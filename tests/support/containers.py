@@ -59,7 +59,10 @@ def make_base() -> str | None:
         return None
     with tempfile.TemporaryDirectory(prefix="csm-base-") as folder:
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", folder, MIRROR]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+        except subprocess.TimeoutExpired:
+            return "debootstrap could not make a base within 400 s"
         if done.returncode != 0:
             return f"debootstrap could not make a base: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
         for path in UNUSED:
