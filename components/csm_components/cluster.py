@@ -176,6 +176,8 @@ def plain_errors(what: str, namespace: str) -> Iterator[None]:
             message = str(json.loads(error.body)["message"])
         except (TypeError, ValueError, KeyError):
             message = str(error.reason)
+        if error.status == 429 or int(error.status or 0) >= 500:
+            raise MissingDependencyError(f"the Kubernetes API cannot answer now ({message})") from None
         raise ClusterError(f"{what} in namespace {namespace}: {message}", code=int(error.status or 0)) from None
     except HTTPError as error:
         why = str(getattr(error, "reason", None) or error)

@@ -78,23 +78,24 @@ class Job:
         with kept_handlers():
             stop_on_signals()
             try:
-                for again in range(self.scheduled.attempts):
-                    try:
-                        self._attempt(on_line=on_line, on_tick=on_tick, poll_seconds=poll_seconds)
-                    except LaunchError as error:
-                        if again + 1 == self.scheduled.attempts:
-                            raise
-                        self.say(f"{error}; starting {self.spec.name} again")
-                    else:
+                for again in range(1, self.scheduled.attempts + 1):
+                    failed = self._attempt(on_line=on_line, on_tick=on_tick, poll_seconds=poll_seconds)
+                    if failed is None:
                         return
+                    if not isinstance(failed, LaunchError) or again == self.scheduled.attempts:
+                        raise failed
+                    self.say(f"{failed}; starting {self.spec.name} again")
             except (KeyboardInterrupt, SystemExit):
                 self.say(f"stopping {self.spec.name}: its workers save")
                 self._stop()
                 raise
 
-    def _attempt(self, *, on_line: Callable[[str], None], on_tick: Callable[[], None], poll_seconds: float) -> None:
+    def _attempt(
+        self, *, on_line: Callable[[str], None], on_tick: Callable[[], None], poll_seconds: float
+    ) -> CsmError | None:
+        """Follows the job to its end; returns what it died of, None where it ended well."""
         if self._begin() == State.SUCCEEDED:
-            return
+            return None
         follower = Follower(self.cluster, self.spec.log_dir)
         away_since: float | None = None
         try:
@@ -111,24 +112,23 @@ class Job:
                     time.sleep(poll_seconds)
                     continue
                 follower.look(pods)
-                if state in (State.GONE, State.SUCCEEDED, State.FAILED, State.STOPPED):
+                if state != State.RUNNING:
                     follower.finish()
                 for line in follower.new_lines():
                     on_line(line)
                 on_tick()
-                if state == State.SUCCEEDED and not self.has_result():
-                    raise self._error(
-                        f"{self.spec.name} ended, and left no result; {follower.folder} has what it printed"
-                    )
+                if state == State.SUCCEEDED and self.has_result():
+                    return None
                 if state == State.SUCCEEDED:
-                    return
-                if state in (State.GONE, State.STOPPED):
-                    raise LaunchError(
-                        f"{self.spec.name} was {state.value} by somebody else; run the step again to go on",
-                        tail=[], logs=follower.folder,
-                    )  # fmt: skip
+                    return self._error(
+                        f"{self.spec.name} ended without a result; see what it printed in {follower.folder}"
+                    )
                 if state == State.FAILED:
-                    raise self._why(follower)
+                    return self._why(follower)
+                if state != State.RUNNING:
+                    raise self._error(
+                        f"{self.spec.name} was {state.value} by somebody else; run the step again to go on"
+                    )
                 time.sleep(poll_seconds)
         finally:
             follower.close()
