@@ -75,20 +75,28 @@ made = subprocess.run([os.environ["REAL_HELM"], "template", release, chart, *kep
 sys.exit(made.stderr if made.returncode else 0)
 """
 OTHER = """#!{python}
-import os, pathlib, sys
+# A kind with two nodes, and a docker with every image, none of which can be looked into here.
+import hashlib, os, pathlib, sys
+program, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 with (pathlib.Path(os.environ["STORE"]) / "log").open("a") as log:
-    log.write(" ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
+    log.write(" ".join([program, *words]) + "\\n")
+if words[:2] == ["get", "nodes"]:
+    print("csm-control-plane csm-worker")
+elif words[:2] == ["image", "inspect"]:
+    print(f"{{words[-1].rpartition(':')[0]}}@sha256:{{hashlib.sha256(words[-1].encode()).hexdigest()}}")
+elif words[:2] == ["container", "inspect"]:
+    sys.exit(1)
 """
 
 
 class Bench:
-    """Stand-ins for the three programs, and what was asked of them."""
+    """Stand-ins for the four programs, and what was asked of them."""
 
     def __init__(self, folder: Path) -> None:
         self.store = folder / "store"
         self.store.mkdir()
         (folder / "bin").mkdir()
-        for name, text in (("kubectl", KUBECTL), ("helm", HELM), ("kind", OTHER)):
+        for name, text in (("kubectl", KUBECTL), ("helm", HELM), ("kind", OTHER), ("docker", OTHER)):
             path = folder / "bin" / name
             path.write_text(text.format(python=sys.executable), encoding="utf-8")
             path.chmod(0o755)
@@ -121,7 +129,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A cluster that came up, served a release and was removed."""
     bench = Bench(tmp_path_factory.mktemp("kind"))
-    bench.run("up.sh", "localhost/csm-foundry/data:dev")
+    bench.run("up.sh")
     release = bench.store / "values.yaml"
     release.write_text(
         f"bundle: {{url: 's3://csm/production/bundles/{DIGEST}', digest: '{DIGEST}'}}\n", encoding="utf-8"
@@ -138,6 +146,11 @@ def test_shellcheck_takes_a_script(script: Path) -> None:
     done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert os.access(script, os.X_OK)
+
+
+def containers_of(thing: dict[str, Any]) -> list[dict[str, Any]]:
+    pod = thing.get("spec", {}).get("template", {}).get("spec", {})
+    return [*pod.get("initContainers", ()), *pod.get("containers", ())]
 
 
 def secret_names(things: list[dict[str, Any]], default: str) -> set[tuple[str, str]]:
@@ -163,8 +176,11 @@ def secret_names(things: list[dict[str, Any]], default: str) -> set[tuple[str, s
 
 def test_everything_comes_up_in_order_and_every_secret_that_a_chart_reads_is_there(bench: Bench) -> None:
     order = [
+        "docker run --detach --restart=always --name csm-registry",
         "kind create cluster --config deploy/kind/cluster.yaml",
+        "docker network connect kind csm-registry",
         "kind load docker-image --name csm localhost/csm-foundry/data:dev",
+        "docker push --quiet localhost:5001/csm-foundry/tracking:dev",
         "kubectl apply --server-side --kustomize deploy/kfp",
         "kubectl --namespace csm-platform create secret generic csm-postgresql",
         "helm upgrade --install csm-platform charts/csm-platform --namespace csm-platform",
@@ -182,6 +198,9 @@ def test_everything_comes_up_in_order_and_every_secret_that_a_chart_reads_is_the
         things = [thing for thing in yaml.safe_load_all(text) if thing]
         for thing in things:
             check(thing)
+        images = [container["image"] for thing in things for container in containers_of(thing)]
+        assert images
+        assert [image for image in images if "sha256:0000" in image] == [], "placeholders are filled"
         wanted = secret_names(things, namespace)
         assert wanted
         missing = [f"{where}-{name}" for where, name in wanted if f"{where}-{name}" not in made]
@@ -209,11 +228,11 @@ def test_a_second_run_changes_nothing(bench: Bench) -> None:
 
 def test_serving_needs_the_values_of_a_release(bench: Bench) -> None:
     done = subprocess.run([KIND / "serve.sh"], env=bench.env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "usage: deploy/kind/serve.sh VALUES\n")
+    assert (done.returncode, done.stderr) == (2, "usage: deploy/kind/serve.sh VALUES [TAG]\n")
 
 
 def test_the_cluster_is_one_that_kind_makes() -> None:
     cluster = yaml.safe_load((KIND / "cluster.yaml").read_text(encoding="utf-8"))
     assert (cluster["kind"], cluster["apiVersion"]) == ("Cluster", "kind.x-k8s.io/v1alpha4")
     assert {node["role"] for node in cluster["nodes"]} == {"control-plane", "worker"}
-    assert set(cluster) <= {"kind", "apiVersion", "name", "nodes", "networking", "featureGates"}
+    assert set(cluster) <= {"kind", "apiVersion", "name", "nodes", "networking", "containerdConfigPatches"}
