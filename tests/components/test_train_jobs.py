@@ -15,6 +15,7 @@ from csm_components.settings import Settings
 from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec, build_app
 from csm_components.train.pod import check_target
+from csm_components.train.remote import job_name
 from csm_components.train.torchx_trainjob import TrainJobScheduler
 from csm_components.train.torchx_volcano import VolcanoScheduler
 from csm_model.errors import InputError
@@ -159,6 +160,14 @@ def test_what_no_job_could_be_made_of_is_said_before_one_is(changes: Any, storag
     target = TrainTarget(**TARGET | {"backend": "volcano"} | changes)
     with pytest.raises(InputError, match=message):
         check_target(target, Settings(storage=storage))
+
+
+def test_a_job_is_called_the_same_in_every_attempt_of_a_step_and_of_no_other() -> None:
+    name = job_name("csm-training-8f3k2" * 9, "train", "0" * 64)
+    assert name == job_name("csm-training-8f3k2" * 9, "train", "0" * 64)
+    assert (len(name), name.startswith("csm-train-")) == (26, True)
+    others = {job_name("another run", "train", "0" * 64), job_name("csm-training-8f3k2" * 9, "train", "1" * 64)}
+    assert len(others | {name}) == 3
 
 
 if __name__ == "__main__":
