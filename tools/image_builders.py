@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 NAMES = ("docker", "podman", "buildah")
+EPOCH = 0
+"""Seconds since 1970 that all files of a layer bear: with a commit's time, images of two commits would share none."""
 
 
 class ImagesError(Exception):
@@ -39,8 +41,6 @@ class Build:
     """Build arguments."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels beside those of the build file."""
-    epoch: int
-    """Seconds since 1970 that stand as the image's time."""
     secrets: Mapping[str, Path] = field(default_factory=dict)
     """Files that the build may read and no image keeps, by name."""
     folders: Mapping[Path, bool] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Docker:
                 f"docker mounts no folder into a build, and packages are to come from {next(iter(build.folders))}: set "
                 "an index over http(s) in pip's configuration, or take --builder podman or buildah"
             )
-        epoch = ("--build-arg", f"SOURCE_DATE_EPOCH={build.epoch}")
+        epoch = ("--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}")
         show("docker", "buildx", "build", "--load", *epoch, *build_options(build), build.context)
 
     def digest(self, image: str) -> str | None:
@@ -157,7 +157,7 @@ class Podman:
         """Builds one image; its output goes to the terminal."""
         command = [
             *(*self._build, "--layers", "--ignorefile", f"{build.file}.dockerignore"),
-            *("--timestamp", str(build.epoch), *build_options(build)),
+            *("--timestamp", str(EPOCH), *build_options(build)),
         ]
         if build.isolation:
             command += ["--isolation", build.isolation]

@@ -193,7 +193,6 @@ def build_all(given: argparse.Namespace) -> int:
                     image=image,
                     arguments={name: arguments[name] for name in {"PYTHON_IMAGE", "PYTHON_DIGEST"} | of_base},
                     labels=labels,
-                    epoch=epoch,
                     secrets=secrets,
                     folders=folders,
                     isolation=given.isolation,

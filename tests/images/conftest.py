@@ -42,13 +42,14 @@ def built_once(target: str, *, out: Path, failed: dict[str, AssertionError]) -> 
 
 
 @pytest.fixture(scope="session")
-def image_of(base: None, out: Path) -> Callable[[str], str]:
+def image_of(request: pytest.FixtureRequest, out: Path) -> Callable[[str], str]:
     """Builds a target, once; returns the image by its digest. TEST_IMAGES in the environment names those to build."""
     chosen = os.environ.get("TEST_IMAGES", "tracking data serve").split()
 
     def build(target: str) -> str:
         if target not in chosen:
             pytest.skip(f"TEST_IMAGES leaves {target} out")
+        request.getfixturevalue("base")
         return built(target)
 
     built = cache(partial(built_once, out=out, failed={}))

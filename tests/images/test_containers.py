@@ -78,7 +78,7 @@ def test_an_image_says_what_it_is(image: tuple[str, str]) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}(-changed)?", labels["org.opencontainers.image.revision"])
     created = labels["org.opencontainers.image.created"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
-    assert config["Created"].startswith(created.removesuffix("Z"))
+    assert config["Created"].startswith("1970-01-01"), "layers are the same whenever they are made"
     assert labels["org.opencontainers.image.base.digest"].startswith("sha256:")
     assert config["Config"]["User"] == "10001:10001"
     assert "PIP_" not in json.dumps(config["Config"])
@@ -129,6 +129,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
     from csm_components.tokenise.component import tokenise_component
     from csm_components.tokenise.step import tokenise
 
+    image = image_of("data")
     demo = containers.ROOT / "deploy" / "demo"
     here = ingest(corpus=demo / "corpus", out=tmp_path / "here", default_license=None, max_conversations=12, workers=1)
     tokens_here = tokenise(
@@ -158,7 +159,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
         ),
     ):
         command = step_command(component, step / name, **common, **given)
-        run_as_pod(image_of("data"), *command, folders=folders)
+        run_as_pod(image, *command, folders=folders)
         said = json.loads((there / name / "executor_output.json").read_text(encoding="utf-8"))
         digests[name] = said["parameterValues"]["Output"]
     assert digests == {"ingest": here.digest, "tokenise": tokens_here.digest}

@@ -105,7 +105,7 @@ def test_packages_come_from_where_pip_is_told(tmp_path: Path) -> None:
 
 
 def test_docker_is_not_asked_to_mount_a_folder(tmp_path: Path) -> None:
-    build = Build(context=tmp_path, file=images.FILE, target="data", image="x", epoch=0, folders={tmp_path: False})
+    build = Build(context=tmp_path, file=images.FILE, target="data", image="x", folders={tmp_path: False})
     with pytest.raises(ImagesError, match=r"docker mounts no folder into a build.*set an index over http"):
         Docker().build(build)
 
@@ -113,7 +113,7 @@ def test_docker_is_not_asked_to_mount_a_folder(tmp_path: Path) -> None:
 def test_options_carry_secrets_by_file_alone(tmp_path: Path) -> None:
     secret = tmp_path / "index"
     secret.write_text("PIP_INDEX_URL=https://someone:password@mirror.example/simple\n")
-    build = Build(context=tmp_path, file=images.FILE, target="data", image="x", epoch=0, secrets={"index": secret})
+    build = Build(context=tmp_path, file=images.FILE, target="data", image="x", secrets={"index": secret})
     words = image_builders.build_options(build)
     assert f"id=index,src={secret}" in words
     assert "password" not in " ".join(words)
