@@ -1,0 +1,192 @@
+"""The pipeline training, run for real by Kubeflow's local runner: in three shards, with a storage and an MLflow.
+
+One run serves all tests. A shard of it is killed the first time that it works, as by a node that goes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csm_components.storage import LocalStorage
+from csm_components.tracking import Tracker
+from csm_model.bundle import read_manifest
+from csm_model.files import read_json
+from csm_pipelines.arguments import cluster_arguments
+from csm_pipelines.checks import check_config
+from csm_pipelines.presets import RunConfig, preset, with_settings
+from csm_pipelines.sources import Source
+from csm_pipelines.steps import PIPELINE_STEPS, cluster_step_of
+from csm_pipelines.tiny import random_codec
+
+pytestmark = pytest.mark.timeout(1500)
+KILLED = "00001-of-00003"
+CODE = "of this test"
+_ENDED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>\w+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+NODE_THAT_GOES_AWAY = f"""
+import os, pathlib, signal, sys, threading
+mark = pathlib.Path(os.environ["KILLED_MARK"])
+if "ingest_shard_component" in sys.argv and any("{KILLED}" in word for word in sys.argv) and not mark.exists():
+    mark.touch()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+"""
+"""What Python runs first in each process of a step: one process of one shard is killed, once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What happened."""
+
+    config: RunConfig
+    codec: Path
+    storage: LocalStorage
+    mlflow: str
+    artifacts: Path
+    """What the first run left."""
+    ended: Counter[tuple[str, str]]
+    """How often a task ended in a state."""
+
+
+def run_locally(pipeline: Any, arguments: Mapping[str, Any], root: Path) -> Counter[tuple[str, str]]:
+    """Runs a pipeline in processes of this machine; how its tasks ended."""
+    from kfp import local
+
+    printed = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+        warnings.simplefilter("ignore")  # of kfp: images and limits have no effect here
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+        pipeline(**arguments)
+    return Counter((row["task"], row["status"]) for row in _ENDED.finditer(_COLOUR.sub("", printed.getvalue())))
+
+
+def with_a_second_try(step: str, task: Any) -> Any:
+    """Shards are tried twice."""
+    task.set_caching_options(False)
+    return task.set_retry(1) if step.endswith("-shard") else task
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    from csm_pipelines.cluster import build
+    from csm_pipelines.dressing import Dress
+
+    home = tmp_path_factory.mktemp("training")
+    (home / "hook").mkdir()
+    (home / "hook" / "sitecustomize.py").write_text(NODE_THAT_GOES_AWAY)
+    config = check_config(with_settings(preset("debug"), ["judge.mos=false"]))
+    codec = random_codec(home / "codec")
+    sources = {
+        name: Source(address=str(at), digest="") for name, at in {"corpus": config.data.corpus, "codec": codec}.items()
+    }
+    arguments = cluster_arguments("training", config, sources, shards=3, code_version=CODE)
+    mlflow = f"sqlite:///{home / 'mlflow.db'}"
+    dress: Dress = with_a_second_try
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSM_STORAGE", str(home / "storage"))
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("KILLED_MARK", str(home / "killed"))
+        patch.setenv("PYTHONPATH", str(home / "hook"))
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow)
+        ended = run_locally(build("training", dress, parallelism=2), arguments, home / "artifacts")
+    return Story(
+        config=config,
+        codec=codec,
+        storage=LocalStorage(home / "storage"),
+        mlflow=mlflow,
+        artifacts=home / "artifacts",
+        ended=ended,
+    )
+
+
+def outputs_of(root: Path, task: str) -> list[dict[str, Any]]:
+    """Metadata of the artefacts that the executions of a task wrote."""
+    found = []
+    for path in sorted(root.rglob("executor_output.json")):
+        if path.parent.name.startswith(task):
+            rows = read_json(path).get("artifacts", {}).values()
+            found += [each.get("metadata", {}) for row in rows for each in row["artifacts"]]
+    return found
+
+
+def test_every_step_ended_well(story: Story) -> None:
+    well = {cluster_step_of(task) for task, status in story.ended if status == "SUCCESS"}
+    assert well - {""} == set(PIPELINE_STEPS["training"])
+
+
+def test_the_shard_that_was_killed_was_tried_again_alone(story: Story) -> None:
+    assert (story.storage.root.parent / "killed").exists()
+    assert story.ended["ingest-shard-component", "SUCCESS"] == 3
+    assert story.ended["tokenise-shard-component", "SUCCESS"] == 3
+    others = {task for task, status in story.ended if status != "SUCCESS"}
+    assert others <= {"ingest-shard-component"}
+
+
+def test_the_digests_are_those_of_one_step_alone(story: Story, tmp_path: Path) -> None:
+    from csm_components.ingest.step import ingest
+    from csm_components.tokenise.step import tokenise
+
+    data = story.config.data
+    whole = ingest(Path(data.corpus), tmp_path / "ingest", max_conversations=data.conversations, workers=1)
+    tokens = tokenise(tmp_path / "ingest", story.codec, None, tmp_path / "tokens", 1, min_energy_correlation=-1.0)
+    (ingested,) = outputs_of(story.artifacts, "join-ingest")
+    (encoded,) = outputs_of(story.artifacts, "join-tokenise")
+    assert ingested["digest"] == whole.digest
+    assert encoded["digest"] == tokens.digest
+
+
+def test_the_float_bundle_is_kept_in_the_storage(story: Story) -> None:
+    (key,) = story.storage.trees("trained/")
+    digest = key.rpartition("/")[2]
+    (trained,) = outputs_of(story.artifacts, "train-component")
+    assert digest == trained["digest"]
+    assert read_manifest(story.storage.root / key)["digest"] == digest
+
+
+def test_mlflow_has_one_run_with_one_nested_run_a_step(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", story.mlflow)
+    tracker = Tracker(run="any")
+    runs = tracker.client.search_runs([tracker.experiment_id], max_results=200)
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if run.data.tags.get("csm.step") == "pipeline"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    names = Counter(run.info.run_name for run in children)
+    assert set(names.values()) == {1}
+    for name in ("ingest", "ingest-shard-00000-of-00003", "tokenise", "train", "export", "evaluate", "register"):
+        assert names[name] == 1, name
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_another_run_takes_the_shards_from_the_storage(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from csm_components.ingest.fanout import ingest_shard
+    from csm_components.tokenise.fanout import tokenise_shard
+
+    data = story.config.data
+    (conversations,) = story.artifacts.rglob("join-ingest-component/conversations")
+    (tools,) = story.artifacts.rglob("plan-tokenise-component/tools")
+    for storage, reused in ((story.storage.root, True), (tmp_path / "another", False)):
+        monkeypatch.setenv("CSM_STORAGE", str(storage))
+        ingested = ingest_shard(
+            data.corpus,
+            KILLED,
+            tmp_path / f"ingest-{reused}",
+            max_conversations=data.conversations,
+            workers=1,
+            code_version=CODE,
+        )
+        encoded = tokenise_shard(
+            conversations, tools, KILLED, tmp_path / f"tokens-{reused}", workers=1, code_version=CODE
+        )
+        assert (ingested.reused, encoded.reused) == (reused, reused)
