@@ -14,6 +14,7 @@ import pytest
 import yaml
 from chart_rendering import all_charts
 from helm import find_helm
+from images import fragments
 from kubectl import find_kubectl
 from kubernetes_schemas import check
 
@@ -93,8 +94,10 @@ class Bench:
     """Stand-ins for the four programs, and what was asked of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = folder / "store"
+        self.store, self.tree = folder / "store", folder / "tree"
         self.store.mkdir()
+        for part in ("charts", "deploy/kind", "deploy/kfp", "deploy/environments", "deploy/tenants"):
+            shutil.copytree(ROOT / part, self.tree / part)
         (folder / "bin").mkdir()
         for name, text in (("kubectl", KUBECTL), ("helm", HELM), ("kind", OTHER), ("docker", OTHER)):
             path = folder / "bin" / name
@@ -108,9 +111,24 @@ class Bench:
         }
 
     def run(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([KIND / script, *words], env=self.env, capture_output=True, text=True, check=False)
+        done = self.try_to(script, *words)
         assert done.returncode == 0, done.stderr
         return done
+
+    def try_to(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.tree / "deploy" / "kind" / script, *words], env=self.env, capture_output=True, text=True, check=False
+        )
+
+    def lay_images(self) -> None:
+        """What make images leaves: the images of a registry by their digests."""
+        digests = {
+            name: f"sha256:{number * 32}"
+            for name, number in zip(("data", "train", "serve", "tracking"), ("a1", "b2", "c3", "d4"), strict=True)
+        }
+        (self.tree / "dist" / "images").mkdir(parents=True)
+        for name, text in fragments(digests, "localhost:5001/csm-foundry").items():
+            (self.tree / "dist" / "images" / name).write_text(text, encoding="utf-8")
 
     @property
     def asked(self) -> list[str]:
@@ -129,6 +147,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A cluster that came up, served a release and was removed."""
     bench = Bench(tmp_path_factory.mktemp("kind"))
+    bench.lay_images()
     bench.run("up.sh")
     release = bench.store / "values.yaml"
     release.write_text(
@@ -179,8 +198,8 @@ def test_everything_comes_up_in_order_and_every_secret_that_a_chart_reads_is_the
         "docker run --detach --restart=always --name csm-registry",
         "kind create cluster --config deploy/kind/cluster.yaml",
         "docker network connect kind csm-registry",
+        "docker pull --quiet localhost:5001/csm-foundry/data@sha256:",
         "kind load docker-image --name csm localhost/csm-foundry/data:dev",
-        "docker push --quiet localhost:5001/csm-foundry/tracking:dev",
         "kubectl apply --server-side --kustomize deploy/kfp",
         "kubectl --namespace csm-platform create secret generic csm-postgresql",
         "helm upgrade --install csm-platform charts/csm-platform --namespace csm-platform",
@@ -227,8 +246,16 @@ def test_a_second_run_changes_nothing(bench: Bench) -> None:
 
 
 def test_serving_needs_the_values_of_a_release(bench: Bench) -> None:
-    done = subprocess.run([KIND / "serve.sh"], env=bench.env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "usage: deploy/kind/serve.sh VALUES [TAG]\n")
+    done = bench.try_to("serve.sh")
+    assert (done.returncode, done.stderr) == (2, "usage: deploy/kind/serve.sh VALUES\n")
+
+
+def test_without_images_the_registry_is_there_and_the_next_command_is_said(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    done = bench.try_to("up.sh")
+    assert done.returncode == 2
+    assert "make images ARGS='--registry localhost:5001/csm-foundry --push --python-digest sha256:...'" in done.stderr
+    assert [line.split()[:2] for line in bench.asked] == [["docker", "container"], ["docker", "run"]]
 
 
 def test_the_cluster_is_one_that_kind_makes() -> None:
