@@ -118,6 +118,22 @@ def test_what_the_api_refuses_is_its_own_line(api: KubeApi) -> None:
     cluster.delete(APPLICATION, "csm")
 
 
+def test_the_latest_warning_of_a_job_is_found(api: KubeApi) -> None:
+    cluster = Cluster()
+    assert cluster.warning("csm-train-1") == ""
+    events = [("a", "Warning", "no room yet", 1), ("b", "Warning", "exceeded quota", 2), ("c", "Normal", "made", 3)]
+    for name, kind, said, minute in events:
+        job = {"kind": "Job", "name": "csm-train-1", "namespace": "default"}
+        api.create(
+            {
+                "apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": job, "type": kind,
+                "reason": "FailedCreate", "message": said, "lastTimestamp": f"2026-11-28T14:0{minute}:00Z",
+            }
+        )  # fmt: skip
+    assert cluster.warning("csm-train-1") == "FailedCreate: exceeded quota"
+    assert cluster.warning("csm-train-2") == ""
+
+
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(MissingDependencyError, match=r"no Kubernetes cluster is named .* set KUBECONFIG"):

@@ -168,7 +168,11 @@ class KubeApi:
                 if key[:2] == (group, plural)
                 and (not namespace or key[2] == namespace)
                 and _selected(thing["metadata"].get("labels", {}), labels)
-                and _selected({"metadata.name": key[3], "metadata.namespace": key[2]}, fields)
+                and all(
+                    _field(thing, term.partition("=")[0]) == term.partition("=")[2]
+                    for term in fields.split(",")
+                    if term
+                )
             ]
 
     def replace(self, thing: Thing, *, status: bool = False) -> Thing:
@@ -276,6 +280,13 @@ def _check(thing: Thing) -> None:
     if found:
         name = thing["metadata"].get("name", "")
         raise RefusedError(422, f'{thing["kind"]} "{name}" is invalid: {"; ".join(found)}', name=name)
+
+
+def _field(thing: Any, path: str) -> Any:
+    """The value at a path such as `involvedObject.name`."""
+    for name in path.split("."):
+        thing = thing.get(name, {})
+    return thing
 
 
 def _selected(values: dict[str, str], selector: str) -> bool:
