@@ -1,4 +1,4 @@
-"""A pod that is scaled in while all its slots speak, as Kubernetes does it, with a second one that stays.
+"""A pod that is scaled in while its slots speak, as Kubernetes does it, with a second one that stays.
 
 Out of the endpoints (new connections to the Service lead to the other server), `preStop` (a sleep, during which it
 serves as before), SIGTERM, the exit timeout, and SIGKILL at the end of the grace period:
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from csm_model.errors import CsmError
 from csm_model.frames import FRAME_RATE
 from csm_pipelines.scaling.pods import CUT_MARGIN_S, Server
 from csm_serving.aio import AsyncSpeechClient
@@ -81,29 +82,31 @@ def run(
 
     Args:
         server: the rendered Deployment's times.
-        slots: of each server.
+        slots: of each server; one stays free for those that ask meanwhile.
         bundle: that both serve.
         codec: for a bundle that carries none.
         speakers: of the bundle.
     """
     ends_s = server.pre_stop_s + server.exit_timeout_s - CUT_MARGIN_S
     frames = {True: round(0.5 * ends_s * FRAME_RATE), False: round((ends_s + _BEYOND_S) * FRAME_RATE)}
-    text = " ".join([STORY] * math.ceil(frames[False] / FRAME_RATE / _STORY_S))
     requests = [
-        SpeechRequest(text=text[4 * n :], speaker=speakers[n % len(speakers)], seed=n, max_frames=frames[n % 2 == 0])
-        for n in range(slots)
+        SpeechRequest(text=STORY[4 * n :], speaker=speakers[n % len(speakers)], seed=n, max_frames=frames[n % 2 == 0])
+        for n in range(slots - 1)
     ]
+    more = [f" {STORY}"] * math.ceil(frames[False] / FRAME_RATE / _STORY_S)
     given = {"slots": slots, "frame_budget": 0.0, "exit_timeout_s": server.exit_timeout_s, "turn_key": "5a" * 32}
     with served(bundle, codec, **given) as stays, served(bundle, codec, **given) as goes:
-        return asyncio.run(_run(server, requests, goes, stays))
+        return asyncio.run(_run(server, requests, more, goes, stays))
 
 
-async def _run(server: Server, requests: list[SpeechRequest], goes: LocalTriton, stays: LocalTriton) -> ScaledIn:
+async def _run(
+    server: Server, requests: list[SpeechRequest], more: list[str], goes: LocalTriton, stays: LocalTriton
+) -> ScaledIn:
     async with AsyncSpeechClient(stays.url, raw=True) as client:
-        wanted = list(await asyncio.gather(*(_hear(client, request) for request in requests)))
+        wanted = list(await asyncio.gather(*(_hear(client, request, more) for request in requests)))
     live: list[Heard] = []
     async with wire_to(goes.url) as service, AsyncSpeechClient(service.url, retry=Retry(), raw=True) as client:
-        tasks = [asyncio.create_task(_hear(client, request, live)) for request in requests]
+        tasks = [asyncio.create_task(_hear(client, request, more, live)) for request in requests]
         while len(live) < len(tasks) or min(len(taken.codes) for taken in live) < _SOME_FRAMES:
             assert not any(task.done() for task in tasks), "a stream was over before all were live"
             await asyncio.sleep(0.02)
@@ -141,15 +144,22 @@ async def _end(server: Server, goes: LocalTriton) -> int | None:
 
 async def _ask(url: str, request: SpeechRequest, *, after_s: float) -> Heard:
     await asyncio.sleep(after_s)
+    heard: list[Heard] = []
     async with AsyncSpeechClient(url, raw=True) as client:
-        return await _hear(client, request)
+        try:
+            return await _hear(client, request, (), heard)
+        except CsmError as error:
+            heard[0].failure = error
+            return heard[0]
 
 
-async def _hear(client: AsyncSpeechClient, request: SpeechRequest, into: list[Heard] | None = None) -> Heard:
+async def _hear(
+    client: AsyncSpeechClient, request: SpeechRequest, more: Sequence[str], into: list[Heard] | None = None
+) -> Heard:
     heard = Heard(request=request, asked=time.perf_counter())
     if into is not None:
         into.append(heard)
-    async with contextlib.aclosing(client.open(request)) as stream:
+    async with contextlib.aclosing(client.open(request, more or None)) as stream:
         async for chunk in stream:
             heard.take(chunk, time.perf_counter())
         heard.end, heard.retries = stream.end, stream.retries

@@ -20,7 +20,7 @@ def test_a_scale_in_with_the_rendered_times_loses_no_frame(bundle: Path) -> None
     server = read_manifest(yaml.safe_dump_all(objects), start_s=60).server
     assert (server.pre_stop_s, server.exit_timeout_s) == (2, 7)
     assert server.grace_s > server.pre_stop_s + server.exit_timeout_s
-    found = scale_in.run(server, slots=4, bundle=bundle, codec=None, speakers=(0,))
+    found = scale_in.run(server, slots=5, bundle=bundle, codec=None, speakers=(0,))
     for streams, moved in ((found.short, 0), (found.long, 2)):
         whole, came, expected = found.delivered(streams)
         assert whole == len(streams) == 2
