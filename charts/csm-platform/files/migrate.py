@@ -1,7 +1,9 @@
-"""Brings MLflow's tables up to the image's version: python migrate.py postgresql+psycopg2://user@host:port/database [--users]
+"""Brings MLflow's tables up to the image's version, and with `--users` those of its users.
 
-With `--users` also those of its users. Pods that start together wait for each other on a lock of the database, because a
-migration must not run twice at once. libpq reads the password from PGPASSWORD.
+    python migrate.py postgresql+psycopg2://user@host:port/database [--users]
+
+Pods that start together wait for each other on a lock of the database, because a migration must not run twice at once.
+libpq reads the password from PGPASSWORD.
 """
 
 import sys
