@@ -17,6 +17,8 @@ from containers import Running, run_as_pod, writable
 from image_requirements import canonical
 from kfp_container import step_command
 
+pytestmark = pytest.mark.timeout(1800)  # the first test of an image waits for its build
+
 BUILT = ("tracking", "data", "serve")
 """Images that the tests build; the one for training has the same layers as `data`, and fewer packages."""
 

@@ -14,6 +14,8 @@ from chart_rendering import render
 from kube_play import HOST, Played, play
 from object_store import seaweedfs
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the image to be built
+
 KEYS = {"turn_key": "0" * 64}
 
 
