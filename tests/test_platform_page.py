@@ -14,6 +14,7 @@ from said_commands import check_command, check_csm, check_make, commands_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = commands_of((ROOT / "docs" / "platform.md").read_text(encoding="utf-8"))
+NOT_OF_TEMPLATE = {"--wait", "--create-namespace", "--take-ownership"}
 SHORT = {"service": "Service", "deployment": "Deployment", "scaledobjects": "ScaledObject", "pods": "Pod", "hpa": ""}
 """Kinds of objects as kubectl's users write them; an HPA is made by KEDA and a Pod by its Deployment."""
 
@@ -44,7 +45,7 @@ def installs() -> Iterable[list[str]]:
     for command in COMMANDS:
         words = command.split()
         if words[:3] == ["helm", "upgrade", "--install"]:
-            yield [word for word in words[3:] if word not in ("--wait", "--create-namespace")]
+            yield [word for word in words[3:] if word not in NOT_OF_TEMPLATE]
 
 
 def test_every_chart_is_installed_and_taken_away_again() -> None:
@@ -61,7 +62,7 @@ def test_a_command_of_the_page_is_there(command: str, release_values: Path) -> N
 
     def check_helm(words: list[str]) -> None:
         if words[:2] == ["upgrade", "--install"]:
-            words = ["template", *(word for word in words[2:] if word not in ("--wait", "--create-namespace"))]
+            words = ["template", *(word for word in words[2:] if word not in NOT_OF_TEMPLATE)]
         if words[0] == "template":
             assert rendered(words[1:], release_values)
             return
