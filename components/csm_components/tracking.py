@@ -47,6 +47,7 @@ _RUN_TAG = "csm.run"
 _STEP_TAG = "csm.step"
 _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
+_SQLITE = "sqlite:///"
 _PIPELINE = "pipeline"
 
 
@@ -145,12 +146,12 @@ class Tracker:
     @cached_property
     def uri(self) -> str:
         """Address of the MLflow store."""
-        return load_settings().mlflow_tracking_uri or f"sqlite:///{self.folder.absolute() / 'mlflow.db'}"
+        return load_settings().mlflow_tracking_uri or f"{_SQLITE}{self.folder.absolute() / 'mlflow.db'}"
 
     @cached_property
     def client(self) -> MlflowClient:
         """The MLflow client, quiet."""
-        if self.uri.startswith("sqlite:"):
+        if self.uri.startswith(_SQLITE):
             self.folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
@@ -171,7 +172,8 @@ class Tracker:
         name = load_settings().experiment
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = (self.folder.absolute() / "mlruns").as_uri() if self.uri.startswith("sqlite:") else None
+            path = self.uri.removeprefix(_SQLITE)  # a server keeps artefacts itself, a file keeps them beside it
+            location = (Path(path).absolute().parent / "mlruns").as_uri() if path != self.uri else None
             try:
                 return str(self.client.create_experiment(name, artifact_location=location))
             except MlflowException as error:

@@ -84,6 +84,9 @@ def test_register_deploy_and_the_end_of_the_run(
     parent = tracker.client.get_run(tracker.pipeline_run_id())
     assert (parent.info.status, parent.data.tags["csm.failure"]) == ("FAILED", "not synced")
     runs = tracker.client.search_runs([tracker.experiment_id])
+    assert parent.info.artifact_uri.startswith(f"file://{tmp_path}/mlruns/"), (
+        "beside the file, not where it was started"
+    )
     assert {run.info.run_name: run.info.status for run in runs} == {
         "0f8c1c9a-run": "FAILED",
         "register": "FINISHED",
