@@ -61,7 +61,8 @@ class ScaledIn:
     took_s: float
     """From leaving the endpoints to the end of the process."""
     status: int | None
-    """Of the process; None: it had to be killed."""
+    """Of the process; 1 where Triton's exit timeout was over before the last call had closed, None where it had to be
+    killed."""
 
     def delivered(self, streams: Sequence[Heard]) -> tuple[int, int, int]:
         """Streams that came whole, each frame as undisturbed; frames that came; frames that were to come."""
@@ -185,11 +186,11 @@ def rows_of(found: ScaledIn) -> list[Row]:
     return [
         *rows,
         Row(
-            what=f"scale-in: exit status, and seconds until then (preStop {server.pre_stop_s:g}, exit timeout "
+            what=f"scale-in: seconds until it ended by itself, and its status (preStop {server.pre_stop_s:g}, exit timeout "
             f"{server.exit_timeout_s:g})",
-            reach=f"0 within a grace of {server.grace_s:g}",
-            found=f"{found.status} after {found.took_s:.1f}",
-            met=found.status == 0 and found.took_s <= server.grace_s,
+            reach=f"within a grace of {server.grace_s:g}",
+            found=f"{found.took_s:.1f}, {found.status}",
+            met=found.status is not None and found.took_s <= server.grace_s,
         ),
         Row(
             what="scale-in: who still asked the pod itself during its preStop, and a new client of the Service",
