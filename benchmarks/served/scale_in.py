@@ -186,8 +186,8 @@ def rows_of(found: ScaledIn) -> list[Row]:
     return [
         *rows,
         Row(
-            what=f"scale-in: seconds until it ended by itself, and its status (preStop {server.pre_stop_s:g}, exit timeout "
-            f"{server.exit_timeout_s:g})",
+            what=f"scale-in: seconds until it ended by itself, and its status (preStop {server.pre_stop_s:g}, exit "
+            f"timeout {server.exit_timeout_s:g})",
             reach=f"within a grace of {server.grace_s:g}",
             found=f"{found.took_s:.1f}, {found.status}",
             met=found.status is not None and found.took_s <= server.grace_s,
