@@ -151,7 +151,7 @@ def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: P
     requests = [SpeechRequest(text="Good morning.", speaker=0, max_frames=frames) for frames in (20, 30)]
     start = time.time()
     heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
-    time.sleep(2.0)
+    time.sleep(max(2.0, start + 17.0 - time.time()))  # rows of 4 s: the fourth must be whole, and read
     end = time.time()
     trace = record(prometheus, 'namespace="speech",release="csm"', start=start, end=end, step=4.0)
     asked = sum(rate * (after[0] - when) for (when, rate, _), after in zip(trace.rows, trace.rows[1:], strict=False))
