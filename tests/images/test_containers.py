@@ -20,7 +20,7 @@ from kfp_container import step_command
 pytestmark = pytest.mark.timeout(1800)  # the first test of an image waits for its build
 
 BUILT = ("tracking", "data", "serve")
-"""Images that the tests build; the one for training has the same layers as `data`, and fewer packages."""
+"""Images that are looked into. That for training holds less than `data`; only TEST_IMAGES has it built."""
 
 LOOK = """
 import importlib.metadata, json, os, shutil
@@ -165,6 +165,44 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
         said = json.loads((there / name / "executor_output.json").read_text(encoding="utf-8"))
         digests[name] = said["parameterValues"]["Output"]
     assert digests == {"ingest": here.digest, "tokenise": tokens_here.digest}
+
+
+def test_the_step_train_trains(image_of: Callable[[str], str], tmp_path: Path) -> None:
+    image = image_of("train")
+    from csm_components.ingest.step import ingest
+    from csm_components.tokenise.step import tokenise
+    from csm_components.train.component import train_component
+    from csm_pipelines.presets import debug
+    from csm_pipelines.tiny import random_codec
+
+    corpus = containers.ROOT / "deploy" / "demo" / "corpus"
+    given = tmp_path / "given"
+    ingest(corpus=corpus, out=given / "conversations", default_license=None, max_conversations=8, workers=1)
+    tokenise(
+        conversations=given / "conversations",
+        codec=random_codec(given / "codec"),
+        tokenizer_from=None,
+        out=given / "tokens",
+        min_energy_correlation=-1.0,
+        workers=1,
+    )
+    for path in [given, *given.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    made = writable(tmp_path / "made")
+    command = step_command(
+        train_component,
+        Path("/made/step"),
+        tokens="/given/tokens",
+        base="",
+        recipe=json.dumps(debug().train.recipe | {"steps": 3}),
+        nodes="1x1",
+        threads=1,
+        code_version="test",
+    )
+    run_as_pod(image, *command, folders={given: "/given:ro", made: "/made"})
+    said = json.loads((made / "step" / "executor_output.json").read_text(encoding="utf-8"))
+    (manifest,) = (made / "step").rglob("bundle/manifest.json")
+    assert json.loads(manifest.read_text(encoding="utf-8"))["digest"] == said["parameterValues"]["Output"]
 
 
 def test_the_server_answers_a_stream_and_stops_within_its_grace(
