@@ -99,6 +99,16 @@ def test_the_launchers_are_bound_in_their_tenant_alone() -> None:
     assert of_kind(render("csm-training", VOLCANO), "ClusterRoleBinding") == []
 
 
+def test_releases_are_written_into_the_applications_that_a_tenant_names_and_no_other() -> None:
+    things = render("csm-training", VOLCANO)
+    role = named(things, "Role", "csm-deploy-research", namespace="argocd")
+    assert rights(role) == {("argoproj.io", "applications", verb) for verb in ("get", "patch")}  # tests of deploy
+    assert [rule["resourceNames"] for rule in role["rules"]] == [["csm-serving-production"]]
+    binding = named(things, "RoleBinding", "csm-deploy-research", namespace="argocd")
+    assert ("csm-research", "csm-pipeline") in {(who["namespace"], who["name"]) for who in binding["subjects"]}
+    assert not [thing for thing in things if "deploy-product" in thing["metadata"]["name"]]
+
+
 def test_no_role_reads_all_secrets_and_no_agent_has_any_role() -> None:
     things = render("csm-training", VOLCANO)
     for role in of_kind(things, "Role"):

@@ -259,6 +259,9 @@ def test_a_rollout_ends_when_argo_cd_serves_the_new_bundle(
     assert values["bundle"] == {"digest": digest, "url": result.url, "sizeLimit": "40Gi"}, "what else is set stays"
     assert values["serving"] == {"slots": 4}
     assert application["status"]["health"]["status"] == "Healthy"
+    asked = {tuple(line.partition("?")[0].split(" ", 1)) for line in api.requests if not line.endswith("/version")}
+    place = f"/apis/{GROUP}/v1alpha1/namespaces/argocd/{PLURAL}/csm-serving"
+    assert asked == {("GET", place), ("PATCH", place)}, "what the role csm-deploy-TENANT of csm-training allows"
 
 
 @pytest.mark.parametrize(

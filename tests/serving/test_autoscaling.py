@@ -121,7 +121,7 @@ def test_the_first_sound_is_nothing_without_traffic_and_its_percentile_with_it(
     bare = query.partition(" >= 0")[0]
     until(lambda: isinstance(prometheus.ask(bare), float), why="two scrapes")
     quiet = prometheus.ask(bare)
-    assert quiet != quiet, "a quantile of nothing is NaN, which KEDA before 2.20 took for a huge negative number"
+    assert quiet != quiet, "a quantile of nothing is NaN, which older KEDA takes for a huge negative number"
     assert prometheus.ask(query) == 0.0
     seconds = [0.08] * 40 + [0.35] * 60
     scrapes = Scrapes()
