@@ -1,25 +1,4 @@
-"""Every environment variable that the steps read, in one typed place.
-
-| variable | meaning | default |
-| --- | --- | --- |
-| `CSM_WORKERS` | worker processes of a step; 0 is one a core | 0 |
-| `CSM_STORAGE` | where objects go: a folder or `s3://bucket/prefix`; empty keeps them in the run's folder | empty |
-| `CSM_S3_ENDPOINT` | address of the S3 service: `https://host:port`, or `host:port` for plain HTTP | none |
-| `CSM_S3_ACCESS_KEY`, `CSM_S3_SECRET_KEY` | its keys | none |
-| `CSM_S3_REGION` | its region | `us-east-1` |
-| `CSM_METRICS_PORT` | port for the training's Prometheus metrics; 0 serves none | 0 |
-| `CSM_PUSHGATEWAY` | Prometheus pushgateway that a step's figures are pushed to; empty pushes nowhere | empty |
-| `CSM_CACHE_KEY` | digest of all that a step is made from; its result is then noted in the storage's ledger | empty |
-| `CSM_PIPELINE`, `CSM_MODEL` | pipeline and registered model: labels of the figures that are pushed | empty |
-| `CSM_EXPERIMENT` | MLflow experiment that runs belong to | `csm-foundry` |
-| `CSM_TRAIN_TARGET` | where training processes run, as JSON (`csm_components.targets.TrainTarget`) | this machine |
-| `CSM_DEPLOY_TARGET` | what a release is rolled out by, as JSON (`csm_components.targets.DeployTarget`) | nothing |
-| `CSM_PARENT_PID` | process that a step must not outlive; `csm run` sets it | 0: none |
-| `KUBECONFIG` | file that names the cluster, for a step outside of one | `~/.kube/config` |
-| `RANK` | number of a training process among all; torchrun sets it | 0 |
-| `MLFLOW_TRACKING_URI` | where runs are recorded; empty is sqlite in the run's folder | empty |
-| `MLFLOW_RUN_ID` | the run to write to; Kubeflow Pipelines sets it | none |
-"""
+"""Every environment variable that the steps read, in one typed place; docs/settings.md is made of it."""
 
 from __future__ import annotations
 
@@ -80,7 +59,7 @@ class Settings(BaseSettings):
     """What a release is rolled out by."""
 
     parent_pid: int = Field(default=0, ge=0)
-    """Process that a step must not outlive; 0 is none."""
+    """Process that a step must not outlive, which `csm run` sets; 0 is none."""
 
     kubeconfig: str | None = Field(default=None, validation_alias="KUBECONFIG")
     """File that names the cluster, for a step outside of one."""
@@ -92,7 +71,7 @@ class Settings(BaseSettings):
     """Where runs are recorded; without it, sqlite in the run's folder."""
 
     mlflow_run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
-    """The run to write to, given by whoever made it."""
+    """The run to write to, given by whoever made it, as Kubeflow Pipelines does."""
 
 
 def load_settings() -> Settings:

@@ -1,16 +1,4 @@
-"""How Kubeflow Pipelines is reached, from the environment; each goes before what a profile says.
-
-| variable | meaning |
-| --- | --- |
-| `CSM_KFP_HOST` | address of the API, `https://host` |
-| `CSM_KFP_UI` | address of its pages, for links; without it that of the API |
-| `CSM_KFP_NAMESPACE` | namespace of runs, in an installation of many users |
-| `CSM_KFP_EXPERIMENT` | experiment that runs belong to |
-| `CSM_KFP_TOKEN` | bearer token; never printed |
-| `CSM_KFP_TOKEN_FILE` | file with it, read anew for each command |
-| `CSM_KFP_CA` | file with the certificate authority of the API |
-| `CSM_KFP_POLL_S` | seconds between two looks at a run that is followed |
-"""
+"""How Kubeflow Pipelines is reached, from the environment; each goes before the profile. docs/settings.md is made of it."""
 
 from __future__ import annotations
 
@@ -32,20 +20,19 @@ class KfpSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CSM_KFP_", frozen=True, extra="ignore")
 
     host: str = Field(default="", pattern=r"^(https?://[^\s]+)?$")
-    """Address of the API."""
+    """Address of the API, `https://host`."""
     ui: str = Field(default="", pattern=r"^(https?://[^\s]+)?$")
-    """Address of its pages, for links."""
+    """Address of its pages, for links; without it that of the API."""
     namespace: str = ""
     """Namespace of runs, in an installation of many users."""
     experiment: str = ""
     """Experiment that runs belong to."""
     token: SecretStr | None = None
-    """Bearer token."""
+    """Bearer token; never printed."""
     token_file: str = ""
-    """File with it."""
+    """File with the token, read anew for each command."""
     ca: str = ""
     """File with the certificate authority of the API."""
-
     poll_s: float = Field(default=5.0, ge=0)
     """Seconds between two looks at a run that is followed."""
 
