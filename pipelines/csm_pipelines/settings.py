@@ -1,4 +1,4 @@
-"""How Kubeflow Pipelines is reached, from the environment, which goes before the profile; docs/settings.md is made of it."""
+"""How Kubeflow Pipelines is reached; the environment goes before the profile. docs/settings.md is made of it."""
 
 from __future__ import annotations
 
