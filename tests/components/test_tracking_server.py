@@ -146,13 +146,24 @@ def test_a_step_that_fails_is_a_failed_run_and_a_retry_mends_it(cluster: str, tm
 
 
 def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
-    program = (
-        "import sys; from csm_components.tracking import Tracker; tracker = Tracker(run='race'); "
-        "tracker.client; tracker.experiment_id; print('ready', flush=True); sys.stdin.readline(); "
-        "run = None\n"
-        "with tracker.step(sys.argv[1]) as log: run = log.run_id\n"
-        "print(tracker.client.get_run(run).data.tags['mlflow.parentRunId'])"
-    )
+    program = """if True:
+        import sys
+        from csm_components.tracking import Tracker
+
+        tracker = Tracker(run="race")
+        make = tracker.client.create_run
+
+        def make_with_the_others(*words, run_name, **more):
+            if run_name == "race":  # it has looked, and seen no parent
+                print("ready", flush=True)
+                sys.stdin.readline()
+            return make(*words, run_name=run_name, **more)
+
+        tracker.client.create_run = make_with_the_others
+        with tracker.step(sys.argv[1]) as log:
+            run = log.run_id
+        print(tracker.client.get_run(run).data.tags["mlflow.parentRunId"])
+        """
     pods = [
         subprocess.Popen(
             [sys.executable, "-c", program, f"step-{number}"],
@@ -178,7 +189,7 @@ def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
     gone = tracker.client.search_runs(
         [tracker.experiment_id], "tags.`csm.step` = 'pipeline' and tags.`csm.run` = 'race'", ViewType.DELETED_ONLY
     )
-    assert gone, "they did start at once: some made a parent that is not the one they agreed on"
+    assert len(gone) == 4, "each made a parent, and one of the five is what they agreed on"
 
 
 def test_the_run_that_kubeflow_made_is_written_to_and_no_other_is_made(
