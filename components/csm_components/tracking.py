@@ -253,11 +253,21 @@ class Tracker:
         # Whoever looked before this one was stored has stored its own by the end of the wait.
         time.sleep(max(_SETTLE_SECONDS, 3 * (time.monotonic() - began)))
         chosen = (self._find(settled) or self._find(tags))[0]
-        self.client.set_tag(chosen, _SETTLED_TAG, "true")
+        self._mark_settled(chosen)
         for other in self._find(tags):
             if other != chosen and not self._find({_PARENT_TAG: other}):
                 self.client.delete_run(other)
         return chosen
+
+    def _mark_settled(self, run_id: str) -> None:
+        """Marks a run; MLflow's database may refuse one of two that do so at the same moment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.set_tag(run_id, _SETTLED_TAG, "true")
+        except MlflowException:
+            if self.client.get_run(run_id).data.tags.get(_SETTLED_TAG) != "true":
+                raise
 
     def register(
         self, name: str, *, source: str, run_id: str | None, tags: Mapping[str, Any], description: str

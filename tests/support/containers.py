@@ -67,10 +67,10 @@ def make_base() -> str | None:
             return f"debootstrap could not make a base: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
         for path in UNUSED:
             shutil.rmtree(Path(folder) / path, ignore_errors=True)
-        packed = subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE)
         take = ["podman", "import", "--quiet", "--change", f"ENV PATH={PATH}", "-", BASE]
-        subprocess.run(take, stdin=packed.stdout, check=True, capture_output=True)
-        assert packed.wait() == 0
+        with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packed:
+            subprocess.run(take, stdin=packed.stdout, check=True, capture_output=True)
+        assert packed.returncode == 0
     return None
 
 
