@@ -47,6 +47,7 @@ def test_merging_changes_no_logit() -> None:
     with torch.no_grad():
         before = model.hidden(rows, mask)
         names = add_lora(model, rank=2, alpha=4.0)
+        model.double()
         assert len(names) == 3 * 7
         assert torch.equal(model.hidden(rows, mask), before), "an adapter begins as nothing"
         for name, parameter in model.named_parameters():
