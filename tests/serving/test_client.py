@@ -591,6 +591,7 @@ def test_a_stream_is_only_cancelled_while_there_is_something_to_cancel(
 
 
 def test_a_closed_client_says_so(server: StandIn) -> None:
+    server.faults = [Fault(silent_before=2)]  # so that not all of it has come before the client is closed
     client = SpeechClient(server.url, retry=SOON)
     stream = client.stream(TEXT)
     next(stream)
