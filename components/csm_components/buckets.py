@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from csm_components.s3 import S3Storage, plain_errors
 from csm_components.settings import Settings, load_settings
-from csm_components.storage import S3Storage, _plain_errors, open_storage
+from csm_components.storage import open_storage
 from csm_model.errors import ArtifactError, InputError
 
 
@@ -24,7 +25,7 @@ def make_bucket(url: str, settings: Settings | None = None) -> bool:
     from minio.error import S3Error
 
     storage = _storage(url, settings)
-    with _plain_errors(storage, ""):
+    with plain_errors(storage, ""):
         try:
             storage._client.make_bucket(bucket_name=storage.bucket)
         except S3Error as error:
@@ -54,7 +55,7 @@ def expire(url: str, days: int, settings: Settings | None = None) -> None:
             f"{url}: names a whole bucket; name the prefix whose objects are to be removed, s3://bucket/prefix"
         )
     prefix = f"{storage.prefix}/"
-    with _plain_errors(storage, ""):
+    with plain_errors(storage, ""):
         found = storage._client.get_bucket_lifecycle(bucket_name=storage.bucket)
         rules = [
             rule

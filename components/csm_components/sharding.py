@@ -12,9 +12,11 @@ from pathlib import Path
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
 from csm_model.errors import InputError
-from csm_model.files import digest_of_file
+from csm_model.files import digest_of_file, read_json
 
 _NAME = re.compile(r"(\d{5})-of-(\d{5})")
+SHARD = "shard.json"
+"""What a shard's folder is, with the key of all that it is made from; written last."""
 MOST = 99_999
 """Shards that names have room for."""
 
@@ -47,13 +49,19 @@ class ShardStore:
     """
 
     def __init__(self, step: str, key: str, folder: Path, storage: Storage | None) -> None:
+        self._key = key
         self._prefix = f"shards/{step}/{key}"
         self._folder = folder
         self._storage = storage
 
+    def made(self) -> bool:
+        """Whether the folder holds the shard already."""
+        note = self._folder / SHARD
+        return note.exists() and bool(read_json(note)["key"] == self._key)
+
     def fetch(self) -> bool:
         """Fetches the whole shard; False where no run has finished it."""
-        if self._storage is None or self._prefix not in self._storage.trees(self._prefix):
+        if self._storage is None or not self._storage.has_tree(self._prefix):
             return False
         self._storage.get_tree(self._prefix, self._folder)
         return True

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from csm_components.lifeline import follow, sole_user
@@ -142,18 +141,12 @@ def run_step(
     try:
         result, note = _in_folder(job, Path(work)) if work else _on_cluster(job, run)
         if settings.cache_key and settings.storage:
-            _note_in_ledger(note, settings.cache_key)
+            open_storage().put_json(asdict(note), ledger_key(step, settings.cache_key))
     except Exception:
         push_failure(step)
         raise
     push_success(step, note.seconds, note.result)
     return result  # type: ignore[no-any-return]
-
-
-def _note_in_ledger(note: _Note, key: str) -> None:
-    with TemporaryDirectory(prefix="csm-") as scratch:
-        write_json(Path(scratch) / "note.json", asdict(note))
-        open_storage().put_file(Path(scratch) / "note.json", ledger_key(note.step, key))
 
 
 def _in_folder(job: _Job, folder: Path) -> tuple[Any, _Note]:

@@ -17,19 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from csm_components.settings import Settings, load_settings
-from csm_model.errors import ArtifactError, DigestError, InputError, MissingDependencyError
-from csm_model.files import atomic_path, digest_of, digest_of_file
+from csm_components.tree_list import TREE, parse_tree, tree_of
+from csm_model.errors import DigestError, InputError
+from csm_model.files import copy_file, digest_of_file, read_json, write_json
 
-if TYPE_CHECKING:
-    from minio import Minio
-
-TREE = ".tree.json"
-"""Object that lists a tree's files; written last."""
-_TRANSFERS = 8
+TRANSFERS = 8
+"""Objects that travel at once."""
 
 
 class Storage(Protocol):
@@ -49,6 +46,18 @@ class Storage(Protocol):
 
     def digest(self, key: str) -> str | None:
         """SHA-256 of an object's bytes; none where there is no object."""
+        ...
+
+    def put_json(self, value: Any, key: str) -> None:
+        """Stores `value` as JSON; readers see the old object or the new one."""
+        ...
+
+    def get_json(self, key: str) -> Any:
+        """Reads JSON; raises `InputError` where there is no object and `ArtifactError` where it is damaged."""
+        ...
+
+    def has_tree(self, key: str) -> bool:
+        """Whether there is a tree of this key, whole."""
         ...
 
     def trees(self, prefix: str = "") -> list[str]:
@@ -83,8 +92,24 @@ class Storage(Protocol):
         ...
 
 
-class _Trees:
-    """Trees over single objects, the same for every storage."""
+class SharedStorage:
+    """JSON and trees over single objects, the same for every storage."""
+
+    def put_json(self: Storage, value: Any, key: str) -> None:
+        """See `Storage.put_json`."""
+        with _scratch_file(b"") as path:
+            write_json(path, value)
+            self.put_file(path, key)
+
+    def get_json(self: Storage, key: str) -> Any:
+        """See `Storage.get_json`."""
+        with _scratch_file(b"") as path:
+            self.get_file(key, path)
+            return read_json(path)
+
+    def has_tree(self: Storage, key: str) -> bool:
+        """See `Storage.has_tree`."""
+        return self.exists(f"{key}/{TREE}")
 
     def trees(self: Storage, prefix: str = "") -> list[str]:
         """See `Storage.trees`."""
@@ -114,11 +139,11 @@ class _Trees:
 
     def read_tree(self: Storage, key: str) -> dict[str, Any]:
         """See `Storage.read_tree`."""
-        if not self.exists(f"{key}/{TREE}"):
+        if not self.has_tree(key):
             raise InputError(f"{key}: no such tree in the storage, or it is not whole; run the step that writes it")
         with _scratch_file(b"") as listing:
             self.get_file(f"{key}/{TREE}", listing)
-            return _parse_tree(listing.read_bytes(), key)
+            return parse_tree(listing.read_bytes(), key)
 
     def get_files(self: Storage, key: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         """See `Storage.get_files`."""
@@ -132,7 +157,7 @@ class _Trees:
                 path.unlink()
                 raise DigestError(f"{key}/{name}: its bytes are not those that the tree names; store the tree again")
 
-        with ThreadPoolExecutor(_TRANSFERS) as threads:
+        with ThreadPoolExecutor(TRANSFERS) as threads:
             for _ in threads.map(fetch, files):
                 pass
 
@@ -153,7 +178,7 @@ class _Trees:
         return tree
 
 
-class LocalStorage(_Trees):
+class LocalStorage(SharedStorage):
     """Objects as files under a folder."""
 
     def __init__(self, root: Path) -> None:
@@ -167,15 +192,13 @@ class LocalStorage(_Trees):
 
     def put_file(self, path: Path, key: str) -> None:
         """See `Storage.put_file`."""
-        with atomic_path(self._path(key)) as partial:
-            shutil.copyfile(path, partial)
+        copy_file(path, self._path(key))
 
     def get_file(self, key: str, path: Path) -> None:
         """See `Storage.get_file`."""
         if not self._path(key).is_file():
             raise InputError(f"{self._path(key)}: no such object")
-        with atomic_path(path) as partial:
-            shutil.copyfile(self._path(key), partial)
+        copy_file(self._path(key), path)
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
@@ -193,85 +216,6 @@ class LocalStorage(_Trees):
     def delete(self, key: str) -> None:
         """See `Storage.delete`."""
         self._path(key).unlink(missing_ok=True)
-
-
-class S3Storage(_Trees):
-    """Objects in a bucket of any S3 service. The SHA-256 of each is kept as its metadata `sha256`."""
-
-    def __init__(self, client: Minio, bucket: str, prefix: str = "") -> None:
-        self._client = client
-        self.bucket = bucket
-        self.prefix = prefix.strip("/")
-
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}" if self.prefix else key
-
-    def put_file(self, path: Path, key: str) -> None:
-        """See `Storage.put_file`; makes the bucket where there is none.
-
-        The bucket is not asked for first: keys that may write under a prefix need not be allowed to look at all of it.
-        """
-        from minio.error import S3Error
-
-        put: dict[str, Any] = {
-            "bucket_name": self.bucket,
-            "object_name": self._key(key),
-            "file_path": str(path),
-            "metadata": {"sha256": digest_of_file(path)},
-        }
-        with _plain_errors(self, key):
-            try:
-                self._client.fput_object(**put)
-            except S3Error as error:
-                if error.code != "NoSuchBucket":
-                    raise
-                self._client.make_bucket(bucket_name=self.bucket)
-                self._client.fput_object(**put)
-
-    def get_file(self, key: str, path: Path) -> None:
-        """See `Storage.get_file`."""
-        with _plain_errors(self, key), atomic_path(path) as partial:
-            self._client.fget_object(bucket_name=self.bucket, object_name=self._key(key), file_path=str(partial))
-
-    def exists(self, key: str) -> bool:
-        """See `Storage.exists`."""
-        return self._metadata(key) is not None
-
-    def digest(self, key: str) -> str | None:
-        """See `Storage.digest`; an object that was not stored by this program has none either."""
-        return (self._metadata(key) or {}).get("x-amz-meta-sha256")
-
-    def _metadata(self, key: str) -> dict[str, str] | None:
-        from minio.error import S3Error
-
-        with _plain_errors(self, key):
-            try:
-                stat = self._client.stat_object(bucket_name=self.bucket, object_name=self._key(key))
-            except S3Error as error:
-                if error.code in ("NoSuchKey", "NoSuchBucket", "NoSuchObject"):
-                    return None
-                raise
-        return {name.lower(): value for name, value in (stat.metadata or {}).items()}
-
-    def list(self, prefix: str = "") -> list[str]:
-        """See `Storage.list`."""
-        from minio.error import S3Error
-
-        start = len(self.prefix) + 1 if self.prefix else 0
-        with _plain_errors(self, prefix):
-            rows = self._client.list_objects(bucket_name=self.bucket, prefix=self._key(prefix), recursive=True)
-            try:
-                return sorted(str(row.object_name)[start:] for row in rows)
-            except S3Error as error:
-                if error.code != "NoSuchBucket":
-                    raise
-                return []
-
-    def delete(self, key: str) -> None:
-        """See `Storage.delete`."""
-        if self.exists(key):
-            with _plain_errors(self, key):
-                self._client.remove_object(bucket_name=self.bucket, object_name=self._key(key))
 
 
 def open_storage(url: str | None = None, settings: Settings | None = None) -> Storage:
@@ -294,8 +238,16 @@ def open_storage(url: str | None = None, settings: Settings | None = None) -> St
     if parts.scheme == "file" and not parts.netloc:
         return LocalStorage(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
-        return S3Storage(_s3_client(settings, url), parts.netloc, parts.path)
+        from csm_components.s3 import S3Storage, s3_client
+
+        return S3Storage(s3_client(settings, url), parts.netloc, parts.path)
     raise InputError(f"storage {url!r}: must be a folder, file:///folder or s3://bucket/prefix")
+
+
+def open_tree(url: str, settings: Settings | None = None) -> tuple[Storage, str]:
+    """The storage that holds the tree of an address, such as s3://bucket/prefix/key, and its key there."""
+    parent, _, key = url.rstrip("/").rpartition("/")
+    return open_storage(parent, settings), key
 
 
 @contextmanager
@@ -304,68 +256,11 @@ def local_folder(url: str, settings: Settings | None = None) -> Iterator[Path]:
     if "://" not in url:
         yield Path(url)
         return
-    parent, _, name = url.rstrip("/").rpartition("/")
+    storage, key = open_tree(url, settings)
     with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-        folder = Path(scratch) / name
-        open_storage(parent, settings).get_tree(name, folder)
+        folder = Path(scratch) / key
+        storage.get_tree(key, folder)
         yield folder
-
-
-def _s3_client(settings: Settings, url: str) -> Minio:
-    import urllib3
-    from minio import Minio
-
-    missing = [
-        f"CSM_{name.upper()}"
-        for name in ("s3_endpoint", "s3_access_key", "s3_secret_key")
-        if not getattr(settings, name)
-    ]
-    if missing:
-        raise InputError(f"storage {url!r} needs {', '.join(missing)}; set them in the environment")
-    assert settings.s3_endpoint is not None
-    assert settings.s3_secret_key is not None
-    endpoint = settings.s3_endpoint if "://" in settings.s3_endpoint else f"http://{settings.s3_endpoint}"
-    address = urlsplit(endpoint)
-    if address.scheme not in ("http", "https") or not address.netloc or address.path.strip("/"):
-        raise InputError(f"CSM_S3_ENDPOINT={settings.s3_endpoint!r}: must be http(s)://host:port")
-    return Minio(
-        endpoint=address.netloc,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value(),
-        secure=address.scheme == "https",
-        region=settings.s3_region,
-        http_client=urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=300),
-            maxsize=_TRANSFERS,
-            retries=urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-        ),
-    )
-
-
-@contextmanager
-def _plain_errors(storage: S3Storage, key: str) -> Iterator[None]:
-    """Turns what the client raises into errors that name the address and the cure."""
-    from minio.error import MinioException, S3Error
-    from urllib3.exceptions import HTTPError
-
-    where = f"s3://{storage.bucket}/{storage._key(key)}"
-    try:
-        yield
-    except S3Error as error:
-        if error.code in ("NoSuchKey", "NoSuchBucket", "NoSuchObject"):
-            raise InputError(f"{where}: no such object") from None
-        if error.code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            raise InputError(
-                f"{where}: refused ({error.code}); check CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY"
-            ) from None
-        raise ArtifactError(f"{where}: the S3 service says {error.code} ({error.message})") from None
-    except HTTPError as error:
-        why = str(getattr(error, "reason", None) or error).rpartition(": ")[2].rstrip(")")
-        raise MissingDependencyError(
-            f"{where}: the S3 service does not answer as it should ({why}); check CSM_S3_ENDPOINT and that it runs"
-        ) from None
-    except MinioException as error:
-        raise ArtifactError(f"{where}: {error}") from None
 
 
 @contextmanager
@@ -375,25 +270,3 @@ def _scratch_file(data: bytes) -> Iterator[Path]:
         path = Path(folder) / "object"
         path.write_bytes(data)
         yield path
-
-
-def tree_of(folder: Path) -> dict[str, Any]:
-    """Digest and size of every file under `folder`, in order; halves of files are not part of it."""
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": digest_of_file(path), "size": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(".partial") and path.name != TREE
-    }
-    return {"format": 1, "digest": digest_of(files), "files": files}
-
-
-def _parse_tree(data: bytes, key: str) -> dict[str, Any]:
-    """Reads a tree's list; raises `DigestError` when it is not whole, or names a file outside the tree."""
-    try:
-        tree: dict[str, Any] = json.loads(data)
-        whole = tree["format"] == 1 and digest_of(tree["files"]) == tree["digest"]
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole or any(".." in Path(name).parts or Path(name).is_absolute() for name in tree["files"]):
-        raise DigestError(f"{key}/{TREE}: the tree's list is damaged; store the tree again")
-    return tree

@@ -52,6 +52,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file, in one step."""
+    with atomic_path(target) as partial:
+        shutil.copyfile(source, partial)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, in one step."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())

@@ -7,11 +7,9 @@ so that a plan can say what has changed since.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +17,6 @@ from rich.table import Table
 
 from csm_components.steps import ledger_key
 from csm_components.storage import Storage
-from csm_model.files import read_json, write_json
 from csm_pipelines.keys import StepKey
 from csm_pipelines.shards import ShardsInStorage
 from csm_pipelines.steps import PIPELINE_STEPS
@@ -84,17 +81,12 @@ def make_plan(
 
 def remember(storage: Storage, pipeline: str, model: str, keys: Mapping[str, StepKey], run: str) -> None:
     """Keeps what a submission was made from, for the next plan."""
-    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-        path = Path(scratch) / "submitted.json"
-        write_json(
-            path,
-            {
-                "run": run,
-                "submitted": time.time(),
-                "steps": {step: {"key": row.key, "inputs": dict(row.inputs)} for step, row in keys.items()},
-            },
-        )
-        storage.put_file(path, _submitted(pipeline, model))
+    submission = {
+        "run": run,
+        "submitted": time.time(),
+        "steps": {step: {"key": row.key, "inputs": dict(row.inputs)} for step, row in keys.items()},
+    }
+    storage.put_json(submission, _submitted(pipeline, model))
 
 
 def last_submission(storage: Storage, pipeline: str, model: str) -> dict[str, Any] | None:
@@ -107,12 +99,7 @@ def _submitted(pipeline: str, model: str) -> str:
 
 
 def _read(storage: Storage, key: str) -> dict[str, Any] | None:
-    if not storage.exists(key):
-        return None
-    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-        storage.get_file(key, Path(scratch) / "object.json")
-        found: dict[str, Any] = read_json(Path(scratch) / "object.json")
-        return found
+    return storage.get_json(key) if storage.exists(key) else None
 
 
 def _planned(

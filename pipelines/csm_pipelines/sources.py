@@ -18,7 +18,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from csm_components.settings import Settings
 from csm_components.settings import load_settings as load_component_settings
-from csm_components.storage import TREE, Storage, open_storage, tree_of
+from csm_components.storage import Storage, open_tree
+from csm_components.tree_list import tree_of
 from csm_pipelines.checks import RANDOM_CODEC
 from csm_pipelines.presets import RunConfig
 from csm_pipelines.profile import ClusterProfile
@@ -77,8 +78,8 @@ def find_sources(
 
 def _source(value: str, profile: ClusterProfile, settings: Settings, scratch: Path) -> Source:
     if "://" in value:
-        parent, _, name = value.rstrip("/").rpartition("/")
-        return Source(address=value.rstrip("/"), digest=open_storage(parent, settings).read_tree(name)["digest"])
+        storage, key = open_tree(value, settings)
+        return Source(address=value.rstrip("/"), digest=storage.read_tree(key)["digest"])
     folder = Path(value)
     if folder.is_file():  # a tokenizer.json; only a folder can be a tree
         inside = scratch / f"file-{folder.name}"
@@ -95,7 +96,7 @@ def send(sources: Mapping[str, Source], storage: Storage, console: Console) -> N
         if source.folder is None:
             continue
         key = f"{INPUTS}/{source.digest}"
-        if storage.exists(f"{key}/{TREE}"):
+        if storage.has_tree(key):
             console.print(f"{name}: in the storage already ({source.digest[:12]})", highlight=False)
             continue
         files = [path for path in source.folder.rglob("*") if path.is_file()]

@@ -7,7 +7,6 @@ figures of the run in which it did its work, and is named in `reused`.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from csm_components.steps import note_path
-from csm_model.files import atomic_path, read_json, write_json
+from csm_model.files import copy_file, read_json, write_json
 from csm_pipelines.steps import STEPS
 
 SUMMARY = "summary.json"
@@ -113,8 +112,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
             "summary": str(folder / SUMMARY),
         },
     }
-    with atomic_path(folder / REPORT) as partial:
-        shutil.copyfile(evaluated["report"], partial)
+    copy_file(Path(evaluated["report"]), folder / REPORT)
     write_json(folder / SUMMARY, summary)
     return summary
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
-from csm_components.storage import S3Storage, open_storage
+from csm_components.storage import open_storage
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 
 BUCKET = "s3://releases/csm"
@@ -147,7 +148,7 @@ def test_a_killed_fetch_leaves_no_bundle_and_the_next_goes_on(
     digest: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     slow = (
-        "import time\nfrom csm_components.storage import S3Storage\nget_file = S3Storage.get_file\n"
+        "import time\nfrom csm_components.s3 import S3Storage\nget_file = S3Storage.get_file\n"
         "def slow(self, key, path):\n    get_file(self, key, path)\n"
         "    if key.endswith('model.safetensors'):\n        print('kept', flush=True)\n        time.sleep(60)\n"
         "S3Storage.get_file = slow"

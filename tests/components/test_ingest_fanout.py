@@ -16,9 +16,10 @@ from rich.console import Console
 
 from csm_components.ingest import fanout
 from csm_components.ingest.step import ingest
+from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
 from csm_components.sharding import ShardStore, shard_names, shard_span
-from csm_components.storage import S3Storage, open_storage
+from csm_components.storage import open_storage
 from csm_model.errors import InputError
 from csm_model.files import read_json
 

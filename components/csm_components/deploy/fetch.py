@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.settings import Settings
-from csm_components.storage import open_storage
+from csm_components.storage import open_tree
 from csm_model.errors import DigestError, InputError
 from csm_model.files import digest_of, read_json
 from csm_model.manifest import MANIFEST
@@ -36,8 +36,7 @@ def fetch_bundle(url: str, digest: str, out: Path, *, settings: Settings | None 
         raise InputError(f"digest {digest!r}: must be the 64 hexadecimal digits of the bundle's manifest")
     if _is_there(out, digest):
         return False
-    parent, _, key = url.rstrip("/").rpartition("/")
-    storage = open_storage(parent, settings)
+    storage, key = open_tree(url, settings)
     rows = storage.read_tree(key)["files"]
     if MANIFEST not in rows:
         raise InputError(f"{url}: not a bundle (no {MANIFEST}); give the address that the step deploy published")

@@ -14,7 +14,6 @@ Everything can be repeated, and a killed one started again. What is rolled out b
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +83,7 @@ def deploy(
     digest, number = _promoted(bundle, version, model)
     storage, key = open_storage(settings=settings), f"bundles/{digest}"
     url = f"{settings.storage.rstrip('/')}/{key}"
-    known = key in storage.trees(key)
+    known = storage.has_tree(key)
     with judged_bundle(bundle, version) as folder:
         storage.put_tree(folder, key)
     say(f"published {url}")
@@ -140,6 +139,4 @@ def _publish_values(storage: Storage, model: str, version: int, values: Mapping[
     pointer = {"format": 1, "model": model, "version": version, "values": kept, **values["bundle"]}
     storage.put_file(out / VALUES, f"releases/{model}/{kept}")
     storage.put_file(out / VALUES, f"releases/{model}/{VALUES}")
-    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-        write_json(Path(scratch) / RELEASE, pointer)
-        storage.put_file(Path(scratch) / RELEASE, f"releases/{model}/{RELEASE}")
+    storage.put_json(pointer, f"releases/{model}/{RELEASE}")

@@ -23,7 +23,7 @@ from csm_components.ingest.layouts import find_sounds, is_sound, read_corpus
 from csm_components.ingest.licenses import license_of_folder
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation
 from csm_components.settings import Settings, worker_count
-from csm_components.storage import Storage, open_storage
+from csm_components.storage import Storage, open_tree
 from csm_model.errors import InputError
 from csm_model.files import digest_of_file
 
@@ -95,8 +95,7 @@ def open_corpus(url: str, settings: Settings | None = None) -> Iterator[CorpusFi
     if "://" not in url:
         yield corpus_in(Path(url))
         return
-    parent, _, key = url.rstrip("/").rpartition("/")
-    storage = open_storage(parent, settings)
+    storage, key = open_tree(url, settings)
     rows = storage.read_tree(key)["files"]
     with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
         folder = Path(scratch) / key

@@ -10,7 +10,6 @@ What is joined is, file by file, what `step.ingest` would have written. A shard'
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,10 @@ from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import committed_part, part_path
 from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus
 from csm_components.settings import Settings
-from csm_components.sharding import shard_names, shard_span, shard_store
+from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import atomic_path, digest_of, read_json, write_json
+from csm_model.files import copy_file, digest_of, read_json, write_json
 
-SHARD = "shard.json"
 FORMAT = 1
 
 
@@ -111,7 +109,7 @@ def ingest_shard(
         keys = keys_of(sources, rules, digests)
         key = _key_of_shard(keys, code_version)
         store = shard_store("ingest", key, out)
-        reused = _is_of(out, key) or store.fetch()
+        reused = store.made() or store.fetch()
         if not reused:
             store.resume()
 
@@ -194,8 +192,8 @@ def join_ingest(
         if not committed_part(out, source, keys[source.id]):
             part = part_path(folder, source.id)
             if file := read_json(part)["file"]:
-                _copy(folder / file, out / file)
-            _copy(part, part_path(out, source.id))
+                copy_file(folder / file, out / file)
+            copy_file(part, part_path(out, source.id))
     return step.finish(corpus.rstrip("/").rpartition("/")[2], out, described, inputs=inputs, console=console)
 
 
@@ -208,12 +206,3 @@ def _shard_note(part: Path) -> dict[str, Any]:
     if note.get("format") != FORMAT:
         raise ArtifactError(f"{part}: is not a shard of format {FORMAT}; run the shard again")
     return note
-
-
-def _is_of(out: Path, key: str) -> bool:
-    return (out / SHARD).exists() and read_json(out / SHARD)["key"] == key
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_path(target) as partial:
-        shutil.copyfile(source, partial)

@@ -10,7 +10,6 @@ What is joined is, file by file, what `step.tokenise` would have written. The fo
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +18,15 @@ from rich.console import Console
 
 from csm_components.ingest.conversations import read_conversations
 from csm_components.settings import worker_count
-from csm_components.sharding import shard_names, shard_span, shard_store
+from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_components.tokenise import step
 from csm_components.tokenise.shard import ShardTask, committed
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_model.errors import InputError
-from csm_model.files import atomic_path, digest_of, read_json, write_json
+from csm_model.files import copy_file, digest_of, read_json, write_json
 from csm_model.text import load_tokenizer
 
-SHARD = "shard.json"
 FORMAT = 1
 
 
@@ -132,7 +130,7 @@ def tokenise_shard(
     mine = tasks[shard_span(shard, len(tasks))]
     key = digest_of({"format": FORMAT, "keys": [[task.name, task.key] for task in mine], "code_version": code_version})
     store = shard_store("tokenise", key, out)
-    reused = _is_of(out, key) or store.fetch()
+    reused = store.made() or store.fetch()
     if not reused:
         store.resume()
         speed = step.make_shards(
@@ -198,8 +196,7 @@ def join_tokenise(
             )
         if not committed(task):
             for name in _files(there):
-                with atomic_path(out / name) as partial:
-                    shutil.copyfile(there.out / name, partial)
+                copy_file(there.out / name, out / name)
     speed = sum(read_json(part / SHARD)["sound_seconds_per_second"] for part in parts)
     return step.finish(work, check, speed=speed, console=console)
 
@@ -213,7 +210,3 @@ def _files(task: ShardTask) -> list[str]:
     """Files of a committed token shard, its part last; one of which no turn was left has only the part."""
     paths = [task.path, task.part] if task.path.exists() else [task.part]
     return [path.relative_to(task.out).as_posix() for path in paths]
-
-
-def _is_of(out: Path, key: str) -> bool:
-    return (out / SHARD).exists() and read_json(out / SHARD)["key"] == key

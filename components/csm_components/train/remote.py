@@ -12,14 +12,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from csm_components.storage import Storage
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, read_json
 
 
 def job_name(run: str, step: str, inputs: str) -> str:
@@ -78,14 +77,11 @@ class Remote:
             "mirror": self._address(f"checkpoints/{self.job}"),
             "disks": "own",
         }
-        with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-            write_json(Path(scratch) / "config.json", config)
-            self.storage.put_file(Path(scratch) / "config.json", self.config)
+        self.storage.put_json(config, self.config)
 
-    def fetch_config(self, path: Path) -> dict[str, Any]:
-        """The configuration, by way of a file on this machine."""
-        self.storage.get_file(self.config, path)
-        config: dict[str, Any] = read_json(path)
+    def fetch_config(self) -> dict[str, Any]:
+        """The configuration."""
+        config: dict[str, Any] = self.storage.get_json(self.config)
         return config
 
     def fetch_base(self, config: Mapping[str, Any], folder: Path) -> str | None:
@@ -107,7 +103,7 @@ class Remote:
 
     def has_result(self) -> bool:
         """Whether the job has left what it learnt."""
-        return self.trained in self.storage.trees(self.trained)
+        return self.storage.has_tree(self.trained)
 
     def fetch_result(self, out: Path) -> bool:
         """Puts bundle and metrics into `out`; False where the job has left none."""
@@ -121,7 +117,7 @@ class Remote:
         return True
 
     def _put_once(self, folder: Path, key: str) -> None:
-        if key not in self.storage.trees(key):
+        if not self.storage.has_tree(key):
             self.storage.put_tree(folder, key)
 
     def _address(self, key: str) -> str:

@@ -16,7 +16,6 @@ The output folder:
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -160,10 +159,7 @@ def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
     """The manifest of the tokens, and where the trainer finds them."""
     if "://" not in str(tokens):
         return read_json(Path(tokens) / "manifest.json"), str(Path(tokens).absolute())
-    with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
-        path = Path(scratch) / "manifest.json"
-        open_storage(str(tokens)).get_file("manifest.json", path)
-        return read_json(path), str(tokens)
+    return open_storage(str(tokens)).get_json("manifest.json"), str(tokens)
 
 
 @dataclass(kw_only=True)

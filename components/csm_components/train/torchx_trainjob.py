@@ -1,8 +1,8 @@
 """A torchx scheduler that makes a TrainJob of the Kubeflow Trainer (v2), from the same `AppDef` as any other.
 
 The Trainer tells torchrun about nodes, workers and rendezvous through PET_ variables, so those arguments are taken out
-of the command. What it lets a job change of its runtime's pods goes into `runtimePatches`; there are no retries and no
-time to live in a TrainJob, so the launcher starts a failed one again and removes an ended one.
+of the command. What it lets a job change of its runtime's pods goes into `runtimePatches`; there are no retries in a
+TrainJob, so the launcher makes one that failed again, and no time to live, so one that has ended well stays.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class TrainJobScheduler(Scheduler[TrainJobOpts]):  # type: ignore[misc]
         return DescribeAppResponse(app_id=app_id, state=AppState.RUNNING)
 
     def list(self, cfg: Mapping[str, CfgVal] | None = None) -> list[ListAppResponse]:
-        """The trainings of the namespace."""
-        raise NotImplementedError("kubectl get trainjobs -l app.kubernetes.io/component=training")
+        """Refused: a launcher knows its job by name, and its role may not list others."""
+        raise NotImplementedError("list them with kubectl get trainjobs -l app.kubernetes.io/component=training")
 
     def _submit_dryrun(self, app: AppDef, cfg: TrainJobOpts) -> AppDryRunInfo[dict[str, Any], TrainJobOpts]:
         return AppDryRunInfo(train_job(app, self._target), lambda job: json.dumps(job, indent=2))

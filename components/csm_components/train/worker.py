@@ -38,7 +38,7 @@ def work_on(job: str) -> int:
     here = Path(tempfile.gettempdir()) / job
     out = here / "out"
     with sole_user(here, wait_seconds=_FETCH_SECONDS):  # the first process of a machine fetches for all of it
-        config = remote.fetch_config(here / "remote.json")
+        config = remote.fetch_config()
         base = remote.fetch_base(config, here / "base")
         write_json(here / "config.json", config | {"out": str(out), "cache_dir": str(here / "cache"), "base": base})
     arguments = ["--config", str(here / "config.json")]

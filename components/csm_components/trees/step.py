@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csm_components.settings import load_settings
-from csm_components.storage import open_storage
+from csm_components.storage import open_storage, open_tree
 from csm_model.bundle import read_manifest
 from csm_model.files import atomic_folder
 
@@ -38,7 +38,7 @@ def keep(bundle: Path) -> TreeResult:
     """
     digest = str(read_manifest(bundle)["digest"])
     storage, key = open_storage(), f"{KEPT}/{digest}"
-    known = key in storage.trees(key)
+    known = storage.has_tree(key)
     storage.put_tree(bundle, key)
     return TreeResult(url=f"{load_settings().storage.rstrip('/')}/{key}", digest=digest, reused=known)
 
@@ -55,8 +55,8 @@ def fetch(tree: str, out: Path) -> TreeResult:
         DigestError: a file is not the one that the tree names.
     """
     if "://" in tree:
-        parent, _, name = tree.rstrip("/").rpartition("/")
-        open_storage(parent).get_tree(name, out)
+        storage, key = open_tree(tree)
+        storage.get_tree(key, out)
     else:
         with atomic_folder(out) as partial:
             shutil.copytree(tree, partial, dirs_exist_ok=True)

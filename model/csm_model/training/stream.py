@@ -7,7 +7,6 @@ turn of them is asked for, the last `open_shards` stay open, and a thread checks
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import threading
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from csm_model.errors import ArtifactError, CsmError, InputError
-from csm_model.files import atomic_path, digest_of_file, read_json, write_json
+from csm_model.files import copy_file, digest_of_file, read_json, write_json
 from csm_model.training.cache import Fetch, FileCache
 from csm_model.training.shards import Index, Shard, TokenTurn, check_digest, read_index, shards_of_split
 
@@ -83,8 +82,8 @@ class RemoteTokens(TokenFolder):
                 raise ArtifactError(f"manifest.json of the stored tokens names {name!r}, which lies outside of them")
             target = local / name
             if not (target.is_file() and digest_of_file(target) == sha256):
-                with cache.file(fetch, name, sha256) as path, atomic_path(target) as partial:
-                    shutil.copyfile(path, partial)
+                with cache.file(fetch, name, sha256) as path:
+                    copy_file(path, target)
         write_json(local / "manifest.json", manifest)
         super().__init__(local)
 
