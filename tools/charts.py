@@ -19,6 +19,7 @@ from typing import Any
 from chart_usage import usage_problems
 from chart_values import ChartError, Value, read_values
 from jsonschema import Draft202012Validator, SchemaError
+from made_files import drifted, write
 
 ROOT = Path(__file__).resolve().parent.parent
 CHARTS = ROOT / "charts"
@@ -103,18 +104,10 @@ def problems(chart: Path) -> list[str]:
         lines = usage_problems(chart, read_values(chart / "values.yaml"))
     except ChartError as error:
         return [str(error)]
-    for path, text in made.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            lines.append(f"{chart.name}: {path.name} is not of this values.yaml: run python tools/charts.py")
+    lines += [
+        f"{chart.name}: {path.name} is not of this values.yaml: run python tools/charts.py" for path in drifted(made)
+    ]
     return lines
-
-
-def write(chart: Path) -> None:
-    """Makes a chart's files, each in one step. Raises `ChartError`."""
-    for path, text in made_files(chart).items():
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
 
 
 def main(arguments: list[str]) -> int:
@@ -134,7 +127,7 @@ def main(arguments: list[str]) -> int:
         return 1 if lines else 0
     try:
         for chart in chosen:
-            write(chart)
+            write(made_files(chart))
     except ChartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

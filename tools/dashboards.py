@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from made_files import write_or_check
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIFICATIONS = ROOT / "deploy" / "monitoring" / "dashboards"
@@ -191,15 +192,5 @@ def written() -> dict[Path, str]:
     return texts
 
 
-def drifted() -> list[Path]:
-    """Dashboards that are not what their specification says."""
-    return [path for path, text in written().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-
-
 if __name__ == "__main__":
-    changed = drifted()
-    for path in changed:
-        print(path.relative_to(ROOT))
-        if "--check" not in sys.argv[1:]:
-            path.write_text(written()[path], encoding="utf-8")
-    sys.exit(1 if changed and "--check" in sys.argv[1:] else 0)
+    sys.exit(write_or_check(written(), sys.argv[1:]))

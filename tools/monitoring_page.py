@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from made_files import write_or_check
 from prometheus_client import CollectorRegistry
 
 from csm_components.metrics import TrainingMetrics, failure_figures, success_figures
@@ -102,15 +103,5 @@ def written() -> dict[Path, str]:
     }
 
 
-def drifted() -> list[Path]:
-    """Pages whose tables are not what the code says."""
-    return [page for page, text in written().items() if page.read_text(encoding="utf-8") != text]
-
-
 if __name__ == "__main__":
-    changed = drifted()
-    for page in changed:
-        print(page.relative_to(ROOT))
-        if "--check" not in sys.argv[1:]:
-            page.write_text(written()[page], encoding="utf-8")
-    sys.exit(1 if changed and "--check" in sys.argv[1:] else 0)
+    sys.exit(write_or_check(written(), sys.argv[1:]))

@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from made_files import write_or_check
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -111,19 +112,5 @@ def page() -> str:
     return "".join(parts)
 
 
-def main(arguments: list[str]) -> int:
-    """Writes or checks the page; returns the exit code."""
-    text = page()
-    if arguments == ["--check"]:
-        if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-            return 0
-        sys.stderr.write(f"{PAGE.name} is not of these settings: run python tools/reference.py\n")
-        return 1
-    partial = PAGE.with_name(f".{PAGE.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(PAGE)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check({PAGE: page()}, sys.argv[1:]))

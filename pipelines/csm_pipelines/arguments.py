@@ -1,4 +1,4 @@
-"""From a preset's configuration to the arguments of a pipeline on a cluster."""
+"""From a preset's configuration to the arguments of a pipeline, here and on a cluster."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ _LEAVES_OUT = {
 }
 
 
+def settings_arguments(config: RunConfig) -> dict[str, Any]:
+    """The arguments that are settings alone: all but places, and what only the pipeline of one machine takes."""
+    return {
+        "prompt_format": config.data.prompt_format or "",
+        "default_license": config.data.license or "",
+        "max_conversations": config.data.conversations or 0,
+        "min_energy_correlation": config.data.min_energy_correlation,
+        "recipe": json.dumps(dict(config.train.recipe), sort_keys=True),
+        "nodes": config.train.nodes,
+        "threads": config.train.threads,
+        "precision": config.release.precision,
+        "evaluation": json.dumps(asdict(config.judge), sort_keys=True),
+        "thresholds": json.dumps(config.gate.thresholds(), sort_keys=True),
+        "gate": json.dumps(asdict(config.gate), sort_keys=True),
+        "model": config.release.model,
+    }
+
+
 def cluster_arguments(
     pipeline: str, config: RunConfig, sources: Mapping[str, Source], *, shards: int, code_version: str
 ) -> dict[str, Any]:
@@ -31,27 +49,14 @@ def cluster_arguments(
     for name, why in _NEEDS.get(pipeline, {}).items():
         if name not in sources:
             raise InputError(why)
-    data, judge, release = config.data, config.judge, config.release
     address = {name: source.address for name, source in sources.items()}
-    arguments = {
+    arguments = settings_arguments(config) | {
         "bundle": address.get("bundle", ""),
         "corpus": address["corpus"],
         "codec": address["codec"],
         "code_version": code_version,
         "base": address.get("base", ""),
-        "tokenizer": address.get("tokenizer", data.tokenizer or ""),
-        "prompt_format": data.prompt_format or "",
-        "default_license": data.license or "",
-        "max_conversations": data.conversations or 0,
-        "min_energy_correlation": data.min_energy_correlation,
+        "tokenizer": address.get("tokenizer", config.data.tokenizer or ""),
         "shards": shards,
-        "recipe": json.dumps(dict(config.train.recipe), sort_keys=True),
-        "nodes": config.train.nodes,
-        "threads": config.train.threads,
-        "precision": release.precision,
-        "evaluation": json.dumps(asdict(judge), sort_keys=True),
-        "thresholds": json.dumps(config.gate.thresholds(), sort_keys=True),
-        "gate": json.dumps(asdict(config.gate), sort_keys=True),
-        "model": release.model,
     }
     return {name: value for name, value in arguments.items() if name not in _LEAVES_OUT[pipeline]}

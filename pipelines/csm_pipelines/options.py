@@ -1,12 +1,33 @@
-"""What several commands read from their options."""
+"""Options that several commands have, and what is read from them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from csm_model.errors import InputError
-from csm_pipelines.kfp_client import Trigger
+
+if TYPE_CHECKING:
+    from csm_pipelines.kfp_client import Trigger
+
+Pipeline = Annotated[str, typer.Argument(help="training, finetune, release or nightly.")]
+Profile = Annotated[str, typer.Option(help="The cluster: a profile of deploy/profiles, or a file.")]
+Preset = Annotated[str, typer.Option(help="What to run, as for csm run.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset; may be given again."),
+]
+Bundle = Annotated[str | None, typer.Option(help="Float bundle of a release: a folder, or its address.")]
+Shards = Annotated[int | None, typer.Option(help="Parts of ingest and tokenise. [default: the profile's]")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image", metavar="ROLE=IMAGE", help="An image by digest, data=... or train=...; may be given again."
+    ),
+]
 
 ROLES = ("data", "train")
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -27,6 +48,8 @@ def images_of(options: Iterable[str] | None) -> Mapping[str, str]:
 
 def trigger_of(cron: str, every: str) -> Trigger:
     """When a recurring run starts; raises `InputError` unless exactly one of the two is given, and well formed."""
+    from csm_pipelines.kfp_client import Trigger
+
     if bool(cron) == bool(every):
         raise InputError("give either --cron, such as '0 0 3 * * *', or --every, such as 12h")
     if cron:

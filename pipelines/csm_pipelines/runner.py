@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from csm_components.failures import cause, error_from
 from csm_components.lifeline import sole_user
 from csm_model.errors import CsmError
 from csm_model.files import digest_of, write_json
+from csm_pipelines.arguments import settings_arguments
 from csm_pipelines.checks import RANDOM_CODEC, check_config, check_path
 from csm_pipelines.presets import RunConfig
 from csm_pipelines.progress import StepBoard, StepOutput, console_for
@@ -80,29 +81,17 @@ def run_pipeline(config: RunConfig, *, runs: Path = RUNS, console: Console | Non
 
 def pipeline_arguments(config: RunConfig, folder: Path) -> dict[str, Any]:
     """What the pipeline function takes."""
-    data, judge, release = config.data, config.judge, config.release
-    return {
+    data, release = config.data, config.release
+    return settings_arguments(config) | {
         "corpus": data.corpus,
         "codec": data.codec,
         "code_version": version("csm-foundry"),
         "base": data.base or "",
         "tokenizer": data.tokenizer or "",
-        "prompt_format": data.prompt_format or "",
-        "default_license": data.license or "",
-        "max_conversations": data.conversations or 0,
-        "min_energy_correlation": data.min_energy_correlation,
-        "recipe": json.dumps(dict(config.train.recipe), sort_keys=True),
-        "nodes": config.train.nodes,
-        "threads": config.train.threads,
-        "precision": release.precision,
-        "evaluation": json.dumps(asdict(judge), sort_keys=True),
-        "thresholds": json.dumps(config.gate.thresholds(), sort_keys=True),
-        "gate": json.dumps(asdict(config.gate), sort_keys=True),
-        "model": release.model,
         "text": release.say,
         "speaker": release.speaker,
         "sentences": json.dumps(SPARE_SENTENCES),
-        "max_frames": judge.max_frames or 0,
+        "max_frames": config.judge.max_frames or 0,
         "workers": data.workers,
         "work": str(folder),
     }

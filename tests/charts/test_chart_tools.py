@@ -52,7 +52,7 @@ def chart(tmp_path: Path) -> Path:
     (folder / "values.yaml").write_text(VALUES)
     (folder / "README.md.in").write_text("# demo\n\n<!-- values -->\n")
     (folder / "templates" / "demo.yaml").write_text(TEMPLATE)
-    charts.write(folder)
+    charts.write(charts.made_files(folder))
     return folder
 
 
@@ -115,7 +115,7 @@ def test_a_value_that_says_too_little_is_refused(chart: Path, more: str, said: s
     (problem,) = charts.problems(chart)
     assert said in problem
     with pytest.raises(ChartError):
-        charts.write(chart)
+        charts.write(charts.made_files(chart))
 
 
 def test_a_page_without_a_place_for_the_table_is_refused(chart: Path) -> None:

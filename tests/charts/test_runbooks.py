@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import made_files
 import monitoring_page
 import pytest
 import yaml
@@ -63,4 +64,4 @@ def leaves(chart: str) -> list:
 
 
 def test_the_pages_are_what_the_code_says() -> None:
-    assert monitoring_page.drifted() == [], "run python tools/monitoring_page.py"
+    assert made_files.drifted(monitoring_page.written()) == [], "run python tools/monitoring_page.py"

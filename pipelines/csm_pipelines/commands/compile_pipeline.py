@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
+from csm_pipelines.options import Images, Pipeline, Profile, images_of
+
 
 def compile_(
-    pipeline: Annotated[str, typer.Argument(help="training, finetune, release or nightly.")],
-    profile: Annotated[str, typer.Option(help="The cluster: a profile of deploy/profiles, or a file.")],
+    pipeline: Pipeline,
+    profile: Profile,
     out: Annotated[Path | None, typer.Option(help="File to write. [default: standard output]")] = None,
     format_: Annotated[
         str, typer.Option("--format", help="ir: what the API takes; crs: Pipeline and PipelineVersion resources.")
     ] = "ir",
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROLE=IMAGE", help="An image by digest, data=... or train=...; may be given again."),
-    ] = None,
+    image: Images = None,
 ) -> None:
     """Compile a pipeline for a cluster, without cache keys: every step runs.
 
@@ -31,7 +30,6 @@ def compile_(
     from typing import cast
 
     from csm_pipelines.compiling import Format, compile_pipeline, write_pipeline
-    from csm_pipelines.options import images_of
     from csm_pipelines.profile import load_profile
 
     text = compile_pipeline(pipeline, load_profile(profile, images_of(image)), format=cast("Format", format_))

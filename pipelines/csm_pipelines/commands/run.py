@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from csm_pipelines.options import Settings
+
 
 def run(
     preset: Annotated[str, typer.Option(help="What to run: demo, demo-base or debug.")] = "demo",
     corpus: Annotated[
         str | None, typer.Option(help="Folder of audio and text: lhotse, LibriSpeech or JSONL. [default: the preset's]")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset; may be given again."),
-    ] = None,
+    settings: Settings = None,
     runs: Annotated[Path, typer.Option(help="Folder for the runs; RUNS/latest names the last one.")] = Path("runs"),
     show: Annotated[bool, typer.Option("--show", help="Print the configuration as JSON and leave.")] = False,
 ) -> None:

@@ -7,27 +7,22 @@ from typing import Annotated
 import typer
 
 from csm_pipelines.commands.runs import PROFILE
+from csm_pipelines.options import Images, Preset, Profile, Settings, Shards, images_of, trigger_of
 
 SCHEDULE = typer.Argument(help="Name or id of the schedule.")
 
 
 def create(
     name: Annotated[str, typer.Argument(help="Name of the schedule.")],
-    profile: Annotated[str, typer.Option(help="The cluster: a profile of deploy/profiles, or a file.")],
-    preset: Annotated[str, typer.Option(help="What to run, as for csm run.")] = "demo",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset; may be given again."),
-    ] = None,
+    profile: Profile,
+    preset: Preset = "demo",
+    settings: Settings = None,
     cron: Annotated[
         str, typer.Option(help="Six fields, seconds first, UTC: '0 0 3 * * *' is each night at three.")
     ] = "",
     every: Annotated[str, typer.Option(help="Time from one start to the next: 12h, 1d.")] = "",
-    shards: Annotated[int | None, typer.Option(help="Parts of ingest and tokenise. [default: the profile's]")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROLE=IMAGE", help="An image by digest, data=... or train=...; may be given again."),
-    ] = None,
+    shards: Shards = None,
+    image: Images = None,
 ) -> None:
     """Finetune from what is new, again and again; what passes the gate is deployed.
 
@@ -43,7 +38,6 @@ def create(
     import sys
 
     from csm_pipelines.kfp_client import KfpClient
-    from csm_pipelines.options import images_of, trigger_of
     from csm_pipelines.progress import console_for
     from csm_pipelines.settings import load_settings
     from csm_pipelines.submission import Request, prepare

@@ -6,21 +6,17 @@ from typing import Annotated
 
 import typer
 
+from csm_pipelines.options import Bundle, Images, Pipeline, Preset, Profile, Settings, Shards, images_of
+
 
 def submit(
-    pipeline: Annotated[str, typer.Argument(help="training, finetune, release or nightly.")],
-    profile: Annotated[str, typer.Option(help="The cluster: a profile of deploy/profiles, or a file.")],
-    preset: Annotated[str, typer.Option(help="What to run, as for csm run.")] = "demo",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset; may be given again."),
-    ] = None,
-    bundle: Annotated[str | None, typer.Option(help="Float bundle of a release: a folder, or its address.")] = None,
-    shards: Annotated[int | None, typer.Option(help="Parts of ingest and tokenise. [default: the profile's]")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROLE=IMAGE", help="An image by digest, data=... or train=...; may be given again."),
-    ] = None,
+    pipeline: Pipeline,
+    profile: Profile,
+    preset: Preset = "demo",
+    settings: Settings = None,
+    bundle: Bundle = None,
+    shards: Shards = None,
+    image: Images = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. [default: pipeline, model and time]")] = None,
     follow: Annotated[bool, typer.Option(help="Show the steps until the run has ended.")] = True,
 ) -> None:
@@ -42,7 +38,6 @@ def submit(
 
     from csm_pipelines.following import follow as follow_run
     from csm_pipelines.kfp_client import KfpClient
-    from csm_pipelines.options import images_of
     from csm_pipelines.outcome import leave
     from csm_pipelines.progress import console_for
     from csm_pipelines.run_plan import remember
