@@ -38,16 +38,15 @@ def tokenise_component(
     Returns:
         Digest of the tokens.
     """
-    from contextlib import ExitStack
     from dataclasses import asdict
     from pathlib import Path
 
     from csm_components.steps import place, run_step
-    from csm_components.storage import local_folder
     from csm_components.tokenise import step
+    from csm_components.tokenise.tokenizer import local_tools
 
     out = place(tokens, work, "tokens")
-    with ExitStack() as stack:
+    with local_tools(codec, tokenizer_from, tokenizer, prompt_format) as sources:
         result = run_step(
             work,
             "tokenise",
@@ -56,13 +55,10 @@ def tokenise_component(
             dataset="dataset_digest",
             address=tokens.uri,
             conversations=Path(conversations.path),
-            codec=stack.enter_context(local_folder(codec)),
-            tokenizer_from=stack.enter_context(local_folder(tokenizer_from)) if tokenizer_from else None,
             out=out,
             min_energy_correlation=min_energy_correlation,
             workers=workers or None,
-            tokenizer=(str(stack.enter_context(local_folder(tokenizer))) if "://" in tokenizer else tokenizer) or None,
-            prompt_format=prompt_format or None,
+            **sources,
         )
     tokens.metadata.update(asdict(result) | {"code_version": code_version})
     return result.digest
@@ -97,26 +93,22 @@ def plan_tokenise_component(
     Returns:
         Names of the shards.
     """
-    from contextlib import ExitStack
     from pathlib import Path
 
     from csm_components.steps import run_step
-    from csm_components.storage import local_folder
     from csm_components.tokenise.fanout import plan_tokenise
+    from csm_components.tokenise.tokenizer import local_tools
 
-    with ExitStack() as stack:
+    with local_tools(codec, tokenizer_from, tokenizer, prompt_format) as sources:
         result = run_step(
             "",
             "plan-tokenise",
             plan_tokenise,
             run=run,
             conversations=Path(conversations.path),
-            codec=stack.enter_context(local_folder(codec)),
-            tokenizer_from=stack.enter_context(local_folder(tokenizer_from)) if tokenizer_from else None,
             out=Path(tools.path),
             shards=shards,
-            tokenizer=(str(stack.enter_context(local_folder(tokenizer))) if "://" in tokenizer else tokenizer) or None,
-            prompt_format=prompt_format or None,
+            **sources,
         )
     tools.metadata.update(
         {
