@@ -35,6 +35,9 @@ LINE = {
 }  # fmt: skip
 """A line of figures as a trainer writes it."""
 ASKERS = [*rules(), *queries(), *runbook_queries()]
+SEEN_BEFORE = (f"count(csm_frames_total) == {len(TRACKS)}", "csm_training_step")
+"""A counter grows only from a value that was scraped, of each track."""
+SEEN_AFTER = ("rate(csm_first_audio_seconds_count[1m]) > 0", "delta(csm_training_step[1m]) > 0")
 LAST_OF_GROUPS = (
     "count(track:csm_streams_failed:ratio_rate10m) == 2",
     "count(track:csm_real_time_factor:ratio_rate5m) == 2",
@@ -60,12 +63,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         tracks = [{"targets": [server], "labels": RELEASE | track} for track in TRACKS]
         pushed = {"job_name": "pushgateway", "honor_labels": True, "static_configs": [{"targets": [gateway.netloc]}]}
         with Prometheus(folder, [{"job_name": "csm-serving", "static_configs": tracks}, pushed]) as watching:
-            watching.until("csm_stream_slots and on () csm_training_step")
+            for before in SEEN_BEFORE:
+                watching.until(before)
             with SpeechClient(triton.url) as client:
                 client.say("Good morning.", max_frames=20)
             push(gateway, LINE | {"step": 20.0})
-            watching.until("rate(csm_first_audio_seconds_count[1m]) > 0 and on () delta(csm_training_step[1m]) > 0")
-            watching.until(" and on () ".join(LAST_OF_GROUPS))
+            for after in (*SEEN_AFTER, *LAST_OF_GROUPS):
+                watching.until(after)
             yield watching
 
 
