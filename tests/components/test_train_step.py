@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from csm_components.tracking import Tracker
 from csm_components.train.logs import LaunchError
 from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
 from csm_components.train.step import StoppedError, TrainResult, TrainSettings, train
+from csm_components.trees.step import keep
 from csm_model.files import read_json
 
 RECIPE = {
@@ -188,3 +190,34 @@ def test_without_a_folder_of_the_run_the_bundle_alone_is_the_output(tmp_path: Pa
     assert read_json(tmp_path / "outputs" / "bundle" / "manifest.json")["digest"] == digest
     assert bundle.metadata["digest"] == digest
     assert bundle.uri == str(tmp_path / "outputs" / "bundle"), "where it is sent is the pipeline's to say"
+
+
+def test_what_another_run_has_trained_and_kept_is_not_trained_again(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSM_STORAGE", str(tmp_path / "storage"))
+    tracker = Tracker(folder=tmp_path / "runs" / "nightly")
+    said: list[str] = []
+
+    def night(run: str, *, code: str = "1", steps: int = 1) -> TrainResult:
+        recipe = RECIPE | {"steps": steps, "validate_every": 1}
+        settings = TrainSettings(recipe=recipe, nodes="1x1")
+        out = tmp_path / run
+        result = train(
+            tokens, out, settings=settings, tracker=tracker, pipeline=run, code_version=code, say=said.append
+        )
+        assert read_json(out / "final" / "manifest.json")["digest"] == result.digest
+        return result
+
+    first = night("monday")
+    assert not night("tuesday").reused, "nothing of it was kept"
+    keep(tmp_path / "monday" / "final")
+    third = night("wednesday")
+    assert third == replace(first, out=third.out, bundle=third.bundle, reused=True, minutes=third.minutes)
+    assert said[-1] == "run tuesday has trained this, and its bundle is kept: nothing is trained"
+    (run, *_) = tracker.client.search_runs([tracker.experiment_id], filter_string="tags.trained_by = 'tuesday'")
+    assert run.data.metrics["loss"] == first.loss
+    assert not night("another program", code="2").reused
+    assert not night("another recipe", steps=2).reused
+    monkeypatch.setenv("CSM_CACHE_KEY", "of Kubeflow")
+    assert not night("with a key").reused

@@ -59,6 +59,7 @@ def train_component(
             settings=TrainSettings(recipe=json.loads(recipe), nodes=nodes, threads=threads, target=target),
             tracker=tracker_of(work, run),
             pipeline=run,
+            code_version=code_version,
         )
     if work:
         bundle.uri = result.bundle

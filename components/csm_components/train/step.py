@@ -16,7 +16,8 @@ The output folder:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.tracking import RunLog, Tracker
+from csm_components.train.kept import kept_training
 from csm_components.train.progress import MetricsFollower, last_value, loss_figure, read_rows, training_seconds
 from csm_components.train.remote import job_name
 from csm_model.errors import CsmError
@@ -89,9 +91,12 @@ def train(
     settings: TrainSettings | None = None,
     tracker: Tracker | None = None,
     pipeline: str = "",
+    code_version: str = "",
     say: Callable[[str], None] = print,
 ) -> TrainResult:
     """Trains on the shards in `tokens`; a run that was killed goes on from its last checkpoint.
+
+    On a cluster without a cache key, a bundle that another run has kept of the same inputs is taken instead.
 
     Args:
         tokens: folder that tokenise wrote, or where it is stored, such as s3://bucket/prefix: shards then come through
@@ -101,6 +106,7 @@ def train(
         settings: how to train.
         tracker: where to record; nowhere without it.
         pipeline: name of the pipeline run on a cluster: each has a job of its own there.
+        code_version: of the program; a bundle that another version made is not taken.
         say: called with lines of progress.
 
     Raises:
@@ -133,26 +139,48 @@ def train(
         from csm_components.train.elsewhere import Elsewhere
 
         job.elsewhere = Elsewhere(settings.target, job_name(pipeline, "train", inputs), out)
-    if tracker is None:
-        job.run(None)
-    else:
-        with tracker.step("train", system_metrics=job.elsewhere is None) as log:
-            log.params({**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest})
-            log.dataset(
-                source.split("/")[-2],
-                digest=tokens_manifest["dataset_digest"],
-                source=source,
-                profile={key: value for key, value in tokens_manifest.items() if key.endswith("digest")},
-                context="dataset",
-            )
-            log.tags({key: value for key, value in tokens_manifest.items() if key.endswith("digest")})
+    kept = kept_training(inputs, code_version) if pipeline else None
+    found = kept.fetch(out) if kept else None
+    params = {**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest}
+    watched = job.elsewhere is None and found is None
+    with _recorded(tracker, params, tokens_manifest, source, system_metrics=watched) as log:
+        if found is None:
             job.run(log)
-    if not (out / "final" / "manifest.json").exists():
-        step = last_value(read_rows(out / "metrics.jsonl"), "step") or 0
-        raise StoppedError(f"training was asked to stop after step {step:.0f} and is saved: run it again to go on")
-    result = _result(out, base_digest)
+        else:
+            say(f"run {found['run']} has trained this, and its bundle is kept: nothing is trained")
+            if log is not None:
+                log.tags({"trained_by": found["run"]})
+                log.metrics({name: found["result"][name] for name in ("loss", "validation_first", "validation_depth")})
+    if found is None:
+        result = _result(out, base_digest)
+        if kept:
+            kept.note(asdict(result), pipeline)
+    else:
+        result = TrainResult(**{**found["result"], "out": str(out), "bundle": str(out / "final"), "reused": True})
     write_json(out / RESULT, {**asdict(result), "inputs": inputs})
     return result
+
+
+@contextmanager
+def _recorded(
+    tracker: Tracker | None, params: Mapping[str, Any], tokens: Mapping[str, Any], source: str, *, system_metrics: bool
+) -> Iterator[RunLog | None]:
+    """The step's run in MLflow, with what goes into it; None where nothing is recorded."""
+    if tracker is None:
+        yield None
+        return
+    digests = {key: value for key, value in tokens.items() if key.endswith("digest")}
+    with tracker.step("train", system_metrics=system_metrics) as log:
+        log.params(params)
+        log.dataset(
+            source.split("/")[-2],
+            digest=tokens["dataset_digest"],
+            source=source,
+            profile=digests,
+            context="dataset",
+        )
+        log.tags(digests)
+        yield log
 
 
 def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
@@ -240,8 +268,11 @@ def _start_afresh_unless(out: Path, inputs: str) -> None:
 
 
 def _result(out: Path, base_digest: str) -> TrainResult:
+    """What the job left; raises `StoppedError` where it has not come to its end."""
     rows = read_rows(out / "metrics.jsonl")
-
+    if not (out / "final" / "manifest.json").exists():
+        step = last_value(rows, "step") or 0
+        raise StoppedError(f"training was asked to stop after step {step:.0f} and is saved: run it again to go on")
     return TrainResult(
         out=str(out),
         bundle=str(out / "final"),
