@@ -26,7 +26,8 @@ from typing import Any
 
 import pytest
 from chart_rendering import ci_file, only, render
-from rendered_processes import PATH, Machine, container_of, free_port
+from ports import free_port
+from rendered_processes import PATH, Machine, container_of
 
 from csm_components.settings import Settings
 from csm_components.storage import open_storage

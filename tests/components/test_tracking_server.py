@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from csm_components.finish.step import end_run
 from csm_components.register.gate import Gate
@@ -35,9 +35,7 @@ def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     home = tmp_path_factory.mktemp("mlflow")
     (home / "probe").write_text("")
     open_storage(f"s3://{BUCKET}", s3).put_file(home / "probe", "probe")  # makes the bucket
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     assert s3.s3_access_key is not None
     assert s3.s3_secret_key is not None
     environment = os.environ | {

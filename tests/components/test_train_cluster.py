@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from job_controllers import Trainer, Volcano
 from kube_api import KubeApi, RefusedError
 from kubelet import Kubelet
+from ports import free_port
 
 from csm_components.settings import Settings
 from csm_components.storage import open_storage
@@ -47,12 +47,6 @@ except CsmError as error:
     sys.exit(f"error: {error}")
 print("digest", result.digest, flush=True)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

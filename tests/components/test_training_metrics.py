@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from csm_components.metrics import TrainingMetrics
 from csm_model.errors import MissingDependencyError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_latest_line_is_served_and_written(tmp_path: Path) -> None:

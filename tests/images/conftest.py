@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import containers
 import pytest
@@ -60,18 +58,8 @@ def image_of(request: pytest.FixtureRequest, out: Path) -> Callable[[str], str]:
 def run_container() -> Iterator[Callable[..., Running]]:
     """Starts containers that are gone when the test is over."""
 
-    @contextmanager
-    def started(image: str, *command: str, **given: Any) -> Iterator[Running]:
-        name = f"csm-test-{uuid.uuid4().hex[:8]}"
-        options = ("--detach", "--name", name, *given.pop("options", ()))
-        containers.output(*containers.as_pod(image, *command, options=options, **given))
-        try:
-            yield Running(name=name)
-        finally:
-            containers.output("podman", "rm", "--force", "--time", "5", name)
-
     with ExitStack() as stack:
-        yield lambda image, *command, **given: stack.enter_context(started(image, *command, **given))
+        yield lambda image, *command, **given: stack.enter_context(containers.running(image, *command, **given))
 
 
 @pytest.fixture(scope="session")

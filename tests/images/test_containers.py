@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from bills import complaints
 from containers import Running, run_as_pod, writable
 from image_requirements import canonical
 from kfp_container import step_command
+from ports import free_ports
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of an image waits for its build
 
@@ -102,23 +101,9 @@ def test_the_values_that_were_written_name_the_image(image_of: Callable[[str], s
     assert (out / "csm-platform.yaml").read_text() == f"image:\n  repository: {repository}\n  digest: {digest}\n"
 
 
-def test_the_tracking_server_answers(image_of: Callable[[str], str], run_container: Callable[..., Running]) -> None:
-    with socket.socket() as claim:
-        claim.bind(("127.0.0.1", 0))
-        port = claim.getsockname()[1]
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
-    server = run_container(image_of("tracking"), *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"})
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5) as answer:
-                assert answer.read().decode().startswith("3.")
-                break
-        except OSError:
-            assert time.monotonic() < deadline, server.logs()
-            assert server.state()["Running"], server.logs()
-            time.sleep(0.5)
+def test_the_tracking_server_answers(image_of: Callable[[str], str]) -> None:
+    with containers.mlflow_server(image_of("tracking")):
+        pass
     assert run_as_pod(image_of("tracking"), "python3", "-c", "import boto3, psycopg2").strip() == ""
     assert containers.version() in run_as_pod(image_of("tracking"), "csm", "--version")
 
@@ -213,12 +198,7 @@ def test_the_server_answers_a_stream_and_stops_within_its_grace(
 ) -> None:
     from csm_serving.client import SpeechClient
 
-    ports = [socket.socket() for _ in range(3)]
-    for port in ports:
-        port.bind(("127.0.0.1", 0))
-    grpc, http, metrics = (port.getsockname()[1] for port in ports)
-    for port in ports:
-        port.close()
+    grpc, http, metrics = free_ports(3)
     server = run_container(
         image_of("serve"),
         folders={bundle: "/models/bundle:ro", writable(tmp_path / "run"): "/run/csm"},
@@ -231,7 +211,7 @@ def test_the_server_answers_a_stream_and_stops_within_its_grace(
         },
         options=("--shm-size", "512m"),
     )
-    wait_until_ready(server, http)
+    server.until_answers(f"http://127.0.0.1:{http}/v2/models/csm/ready")
     with SpeechClient(f"127.0.0.1:{grpc}") as client:
         whole = [chunk.audio.tobytes() for chunk in client.stream("How are you today?", max_frames=50)]
         assert len(whole) > 25
@@ -244,15 +224,3 @@ def test_the_server_answers_a_stream_and_stops_within_its_grace(
     status = int(containers.output("podman", "wait", server.name))
     assert status == 0, server.logs()
     assert time.monotonic() - before < 25
-
-
-def wait_until_ready(server: Running, port: int) -> None:
-    deadline = time.monotonic() + 300
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/csm/ready", timeout=5):
-                return
-        except OSError:
-            assert time.monotonic() < deadline, server.logs()
-            assert server.state()["Running"], server.logs()
-            time.sleep(0.5)

@@ -12,7 +12,7 @@ from pathlib import Path
 import containers
 import pytest
 from image_builders import Buildah, Builder, Podman
-from kube_play import free_ports
+from ports import free_port
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A registry on loopback, without TLS; yields its name."""
     if reason := containers.missing("docker-registry"):
         pytest.skip(reason)
-    (port,) = free_ports(1)
+    port = free_port()
     config = tmp_path / "registry.yml"
     storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/store}}}}"
     config.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\n")

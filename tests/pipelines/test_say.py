@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from ports import free_port
 
 from csm_serving.settings import load_settings
 from csm_serving.triton import LocalTriton
@@ -81,9 +81,7 @@ def test_turns_of_another_form_are_refused(csm: Csm, content: str, words: str) -
 
 
 def test_where_no_server_answers_one_is_started(csm: Csm, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("CSM_SERVING_GRPC_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("CSM_SERVING_GRPC_PORT", str(free_port()))
     (Path("runs") / "latest").mkdir(parents=True)
     (Path("runs") / "latest" / "bundle").symlink_to(bundle)
     said = csm("say", "Hello there.", "--out", "said.wav")

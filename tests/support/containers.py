@@ -9,10 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "localhost/csm-debian:bookworm"
@@ -124,7 +129,8 @@ def as_pod(
 
 def run_as_pod(image: str, *command: str, **given: Any) -> str:
     """Runs a command in an image to its end; returns what it printed."""
-    return output(*as_pod(image, *command, options=("--rm",), **given), timeout=900)
+    options = ("--rm", *given.pop("options", ()))
+    return output(*as_pod(image, *command, options=options, **given), timeout=900)
 
 
 def writable(folder: Path) -> Path:
@@ -149,8 +155,44 @@ class Running:
         """What podman knows of it."""
         return dict(json.loads(output("podman", "inspect", self.name))[0]["State"])
 
+    def until_answers(self, url: str, seconds: float = 300) -> str:
+        """Waits until it answers under an address; returns what it says."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    return str(answer.read().decode())
+            except OSError:
+                assert time.monotonic() < deadline, self.logs()
+                assert self.state()["Running"], self.logs()
+                time.sleep(0.5)
+
     def stop(self, grace_s: int) -> float:
         """SIGTERM, and SIGKILL after `grace_s`; returns the seconds that it took."""
         started = time.monotonic()
         output("podman", "stop", "--time", str(grace_s), self.name)
         return time.monotonic() - started
+
+
+@contextmanager
+def running(image: str, *command: str, **given: Any) -> Iterator[Running]:
+    """Starts a container as a pod would, which is gone at the end."""
+    name = f"csm-test-{uuid.uuid4().hex[:8]}"
+    options = ("--detach", "--name", name, *given.pop("options", ()))
+    output(*as_pod(image, *command, options=options, **given))
+    try:
+        yield Running(name=name)
+    finally:
+        output("podman", "rm", "--force", "--time", "5", name)
+
+
+@contextmanager
+def mlflow_server(image: str) -> Iterator[str]:
+    """The MLflow server of its image, which keeps artefacts itself; yields its address."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
+    with running(image, *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"}) as server:
+        assert server.until_answers(f"{url}/version").startswith("3.")
+        yield url

@@ -17,7 +17,6 @@ import base64
 import copy
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ports import free_ports
 
 CONFIGURATION = """\
 [containers]
@@ -40,17 +40,6 @@ runtime = "runc"
 NETWORK = "slirp4netns:allow_host_loopback=true"
 HOST = "10.0.2.2"
 """This machine's loopback, as the pod sees it."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
-    claims = [socket.socket() for _ in range(count)]
-    for claim in claims:
-        claim.bind(("127.0.0.1", 0))
-    ports = [int(claim.getsockname()[1]) for claim in claims]
-    for claim in claims:
-        claim.close()
-    return ports
 
 
 @dataclass(frozen=True, kw_only=True)

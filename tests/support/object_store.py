@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,18 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 
 from csm_components.settings import Settings
-
-
-def _free_port() -> int:
-    """A port that nobody listens on, whose gRPC twin (plus 10,000) exists."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port
 
 
 @contextmanager
@@ -49,8 +39,8 @@ def seaweedfs(home: Path) -> Iterator[Settings]:
             }
         )
     )
-    port = _free_port()
-    ports = {"master.port": _free_port(), "volume.port": _free_port(), "filer.port": _free_port(), "s3.port": port}
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [
         weed,
         "server",
@@ -69,7 +59,7 @@ def seaweedfs(home: Path) -> Iterator[Settings]:
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        settings = Settings(s3_endpoint=f"127.0.0.1:{port}", s3_access_key=access, s3_secret_key=secret)
+        settings = Settings(s3_endpoint=f"127.0.0.1:{ports['s3.port']}", s3_access_key=access, s3_secret_key=secret)
         _await(settings, server, home / "log")
         yield settings
     finally:
