@@ -1,14 +1,18 @@
-"""A bundle of random weights, its sound nonsense and its arithmetic true, and a real Triton that serves it."""
+"""A bundle of random weights, its sound nonsense and its arithmetic true; a real Triton that serves it; a stand-in."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_bundles import random_bundle
+from stand_in import SOON, Hear, Heard, StandIn
 
 from csm_model.text import train_bpe
+from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
 from csm_serving.settings import load_settings
 from csm_serving.triton import LocalTriton
@@ -58,3 +62,43 @@ def triton(bundle: Path) -> Iterator[LocalTriton]:
 def client(triton: LocalTriton) -> Iterator[SpeechClient]:
     with SpeechClient(triton.url) as connected:
         yield connected
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    stand_in = StandIn().start()
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def hear(request: pytest.FixtureRequest) -> Hear:
+    """Takes a stream to its end with one client or the other; what was heard before an error is in `into`."""
+
+    def by_threads(url: Any, text: Any, into: Heard | None = None, asked: Any = None, **options: Any) -> Heard:
+        heard = into or Heard()
+        with SpeechClient(url, **{"retry": SOON} | options) as client:
+            stream = client.stream(text, **asked or {})
+            try:
+                heard.chunks.extend(stream)
+            finally:
+                heard.retries, heard.end = stream.retries, stream.end
+                stream.close()
+        return heard
+
+    async def by_asyncio(url: Any, text: Any, into: Heard | None = None, asked: Any = None, **options: Any) -> Heard:
+        heard = into or Heard()
+        async with (
+            AsyncSpeechClient(url, **{"retry": SOON} | options) as client,
+            client.stream(text, **asked or {}) as stream,
+        ):
+            try:
+                async for chunk in stream:
+                    heard.chunks.append(chunk)
+            finally:
+                heard.retries, heard.end = stream.retries, stream.end
+        return heard
+
+    if request.param == "threads":
+        return by_threads
+    return lambda *args, **kwargs: asyncio.run(by_asyncio(*args, **kwargs))
