@@ -11,6 +11,7 @@ from pathlib import Path
 
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
+from csm_components.tree_list import TREE
 from csm_model.errors import InputError
 from csm_model.files import digest_of_file, read_json
 
@@ -60,10 +61,14 @@ class ShardStore:
         return note.exists() and bool(read_json(note)["key"] == self._key)
 
     def fetch(self) -> bool:
-        """Fetches the whole shard; False where no run has finished it."""
+        """Fetches the whole shard; False where no run has finished it, or where its files' age is up."""
         if self._storage is None or not self._storage.has_tree(self._prefix):
             return False
-        self._storage.get_tree(self._prefix, self._folder)
+        try:
+            self._storage.get_tree(self._prefix, self._folder)
+        except InputError:  # files go before their list, which was written last; without it the shard is kept anew
+            self._storage.delete(f"{self._prefix}/{TREE}")
+            return False
         return True
 
     def resume(self) -> None:

@@ -22,8 +22,8 @@ from csm_components.buckets import expire, make_bucket
 from csm_components.settings import Settings, load_settings
 from csm_model.errors import InputError, MissingDependencyError
 
-CHECKPOINTS = "checkpoints"
-"""Folder of a tenant's storage whose objects are removed after a while."""
+CHECKPOINTS, SHARDS = "checkpoints", "shards"
+"""Folders of a tenant's storage whose objects are removed after a while; what they held can be made again."""
 _TIMEOUT_S = 60
 
 
@@ -38,6 +38,8 @@ class Tenant(BaseModel):
     """`s3://bucket/prefix`: all that it stores lies under it."""
     checkpoint_days: int = Field(default=0, ge=0, alias="checkpointDays")
     """Days after which a checkpoint is removed; 0 keeps them."""
+    shard_days: int = Field(default=0, ge=0, alias="shardDays")
+    """Days after which what ingest and tokenise have made of a shard is removed; 0 keeps it."""
     experiment: str = ""
     """Its experiment in MLflow; empty makes none."""
 
@@ -167,7 +169,8 @@ def prepare(
     for tenant in tenants:
         if make_bucket(tenant.storage, settings):
             yield f"{tenant.name}: the bucket of {tenant.storage} is made"
-        expire(f"{tenant.storage}/{CHECKPOINTS}", tenant.checkpoint_days, settings)
+        for folder, days in ((CHECKPOINTS, tenant.checkpoint_days), (SHARDS, tenant.shard_days)):
+            expire(f"{tenant.storage}/{folder}", days, settings)
         if accounts is None or not tenant.experiment:
             continue
         if users is None:

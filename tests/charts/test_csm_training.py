@@ -210,7 +210,7 @@ def test_the_job_is_given_tenants_that_the_command_reads() -> None:
     prepared = next(thing for thing in of_kind(things, "ConfigMap") if "tenants.json" in thing["data"])
     rows = json.loads(prepared["data"]["tenants.json"])
     assert [Tenant.model_validate(row).name for row in rows] == ["research", "product"]
-    assert rows[0]["checkpointDays"] == 30
+    assert (rows[0]["checkpointDays"], rows[0]["shardDays"]) == (30, 90)
 
 
 def test_a_changed_tenant_is_another_job() -> None:

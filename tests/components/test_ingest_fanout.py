@@ -166,6 +166,22 @@ def test_another_run_takes_a_shard_from_the_storage_by_its_content(
     assert not ingest_shard(str(moved), name, tmp_path / "six").reused
 
 
+def test_a_shard_of_which_files_are_gone_is_made_again(
+    tmp_path: Path, lhotse_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSM_STORAGE", str(tmp_path / "storage"))
+    name = "00001-of-00002"
+    made = ingest_shard(str(lhotse_corpus), name, tmp_path / "one")
+    prefix = f"shards/ingest/{made.key}"
+    storage = open_storage()
+    gone = next(key for key in storage.list(f"{prefix}/") if key.endswith(".flac"))
+    storage.delete(gone)
+    again = ingest_shard(str(lhotse_corpus), name, tmp_path / "two")
+    assert (again.reused, again.key) == (False, made.key)
+    assert files_in(tmp_path / "two") == files_in(tmp_path / "one")
+    assert storage.exists(gone), "kept whole again"
+
+
 def test_the_keys_of_all_shards_are_known_before_any_is_made(tmp_path: Path, lhotse_corpus: Path) -> None:
     keys = fanout.shard_keys(str(lhotse_corpus), shards=3, code_version="1")
     plan = fanout.plan_ingest(str(lhotse_corpus), shards=3)

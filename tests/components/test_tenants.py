@@ -14,7 +14,7 @@ from csm_components.tenants import Accounts, Login, Tenant, prepare, read_tenant
 from csm_model.errors import InputError, MissingDependencyError
 from csm_pipelines.cli import main
 
-VOICES = {"name": "voices", "storage": "s3://tenants-voices/all", "checkpointDays": 14}
+VOICES = {"name": "voices", "storage": "s3://tenants-voices/all", "checkpointDays": 14, "shardDays": 60}
 
 
 def rules(s3: Settings, bucket: str) -> dict[str, int]:
@@ -58,7 +58,7 @@ def test_what_is_there_is_left_alone(s3: Settings) -> None:
     tenants = [Tenant.model_validate(VOICES), Tenant(name="talks", storage="s3://tenants-voices/talks")]
     assert list(prepare(tenants, settings=s3)) == ["voices: the bucket of s3://tenants-voices/all is made"]
     assert list(prepare(tenants, settings=s3)) == []
-    assert rules(s3, "tenants-voices") == {"all/checkpoints/": 14}
+    assert rules(s3, "tenants-voices") == {"all/checkpoints/": 14, "all/shards/": 60}
 
 
 @pytest.mark.parametrize(

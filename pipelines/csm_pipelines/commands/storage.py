@@ -26,7 +26,7 @@ def make_bucket(
 
 
 def prepare_tenants(
-    tenants: Annotated[Path, typer.Argument(help="JSON list of tenants: name, storage, checkpointDays, experiment.")],
+    tenants: Annotated[Path, typer.Argument(help="JSON list: name, storage, checkpointDays, shardDays, experiment.")],
     users: Annotated[
         Path | None,
         typer.Option(help="Folder with a folder a tenant: its user's name and password.", show_default=False),
