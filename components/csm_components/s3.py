@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from csm_components.settings import Settings
 from csm_components.storage import TRANSFERS, SharedStorage
-from csm_model.errors import ArtifactError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError, NotFoundError
 from csm_model.files import atomic_path, digest_of_file
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def plain_errors(storage: S3Storage, key: str) -> Iterator[None]:
         yield
     except S3Error as error:
         if error.code in ("NoSuchKey", "NoSuchBucket", "NoSuchObject"):
-            raise InputError(f"{where}: no such object") from None
+            raise NotFoundError(f"{where}: no such object") from None
         if error.code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             raise InputError(
                 f"{where}: refused ({error.code}); check CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY"

@@ -12,10 +12,12 @@ from pathlib import Path
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
 from csm_components.tree_list import TREE
-from csm_model.errors import InputError
+from csm_model.errors import InputError, NotFoundError
 from csm_model.files import digest_of_file, read_json
 
 _NAME = re.compile(r"(\d{5})-of-(\d{5})")
+SHARDS = "shards"
+"""Folder of the storage that keeps what shards have made."""
 SHARD = "shard.json"
 """What a shard's folder is, with the key of all that it is made from; written last."""
 MOST = 99_999
@@ -39,6 +41,11 @@ def shard_span(name: str, items: int) -> slice:
     return slice(items * number // count, items * (number + 1) // count)
 
 
+def shard_tree(step: str, key: str) -> str:
+    """The tree of the storage that a shard is, by the key of all that it is made from."""
+    return f"{SHARDS}/{step}/{key}"
+
+
 class ShardStore:
     """Files of one shard in the storage, under the key of all that the shard is made from.
 
@@ -51,7 +58,7 @@ class ShardStore:
 
     def __init__(self, step: str, key: str, folder: Path, storage: Storage | None) -> None:
         self._key = key
-        self._prefix = f"shards/{step}/{key}"
+        self._prefix = shard_tree(step, key)
         self._folder = folder
         self._storage = storage
 
@@ -66,7 +73,7 @@ class ShardStore:
             return False
         try:
             self._storage.get_tree(self._prefix, self._folder)
-        except InputError:  # files go before their list, which was written last; without it the shard is kept anew
+        except NotFoundError:  # files go before their list, which was written last; without it the shard is kept anew
             self._storage.delete(f"{self._prefix}/{TREE}")
             return False
         return True

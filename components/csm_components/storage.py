@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from csm_components.settings import Settings, load_settings
 from csm_components.tree_list import TREE, parse_tree, tree_of
-from csm_model.errors import DigestError, InputError
+from csm_model.errors import DigestError, InputError, NotFoundError
 from csm_model.files import copy_file, digest_of_file, read_json, write_json
 
 TRANSFERS = 8
@@ -37,7 +37,7 @@ class Storage(Protocol):
         ...
 
     def get_file(self, key: str, path: Path) -> None:
-        """Fetches an object into a file, in one step; raises `InputError` where there is none."""
+        """Fetches an object into a file, in one step; raises `NotFoundError` where there is none."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -53,7 +53,7 @@ class Storage(Protocol):
         ...
 
     def get_json(self, key: str) -> Any:
-        """Reads JSON; raises `InputError` where there is no object and `ArtifactError` where it is damaged."""
+        """Reads JSON; raises `NotFoundError` where there is no object and `ArtifactError` where it is damaged."""
         ...
 
     def has_tree(self, key: str) -> bool:
@@ -140,7 +140,7 @@ class SharedStorage:
     def read_tree(self: Storage, key: str) -> dict[str, Any]:
         """See `Storage.read_tree`."""
         if not self.has_tree(key):
-            raise InputError(f"{key}: no such tree in the storage, or it is not whole; run the step that writes it")
+            raise NotFoundError(f"{key}: no such tree in the storage, or it is not whole; run the step that writes it")
         with _scratch_file(b"") as listing:
             self.get_file(f"{key}/{TREE}", listing)
             return parse_tree(listing.read_bytes(), key)
@@ -197,7 +197,7 @@ class LocalStorage(SharedStorage):
     def get_file(self, key: str, path: Path) -> None:
         """See `Storage.get_file`."""
         if not self._path(key).is_file():
-            raise InputError(f"{self._path(key)}: no such object")
+            raise NotFoundError(f"{self._path(key)}: no such object")
         copy_file(self._path(key), path)
 
     def exists(self, key: str) -> bool:

@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from csm_components.buckets import expire, make_bucket
 from csm_components.settings import Settings, load_settings
+from csm_components.sharding import SHARDS
 from csm_model.errors import InputError, MissingDependencyError
 
-CHECKPOINTS, SHARDS = "checkpoints", "shards"
-"""Folders of a tenant's storage whose objects are removed after a while; what they held can be made again."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a tenant's storage whose objects are removed after a while."""
 _TIMEOUT_S = 60
 
 

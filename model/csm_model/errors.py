@@ -2,7 +2,8 @@
 
 CsmError
 ├── InputError            a value given by the user: text, speaker, path, setting
-│   └── AudioError        sound that cannot be read or used
+│   ├── AudioError        sound that cannot be read or used
+│   └── NotFoundError     an object or a tree that is not in the storage
 ├── ArtifactError         a stored thing is damaged or of the wrong kind
 │   ├── DigestError       its bytes are not those that its manifest names
 │   └── CheckpointError   a checkpoint that cannot be resumed from
@@ -22,6 +23,10 @@ class InputError(CsmError):
 
 class AudioError(InputError):
     """Sound that cannot be read or used."""
+
+
+class NotFoundError(InputError):
+    """An object or a tree is not in the storage."""
 
 
 class ArtifactError(CsmError):

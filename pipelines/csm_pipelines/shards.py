@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from csm_components.settings import Settings
+from csm_components.sharding import shard_tree
 from csm_components.storage import Storage
 from csm_pipelines.presets import RunConfig
 from csm_pipelines.sources import Source
@@ -53,5 +54,5 @@ def ingest_shards(
         code_version=code_version,
         settings=settings,
     )
-    there = sum(storage.has_tree(f"shards/ingest/{key}") for key in keys.values())
+    there = sum(storage.has_tree(shard_tree("ingest", key)) for key in keys.values())
     return ShardsInStorage(there=there, planned=len(keys))

@@ -18,7 +18,7 @@ from csm_components.ingest import fanout
 from csm_components.ingest.step import ingest
 from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
-from csm_components.sharding import ShardStore, shard_names, shard_span
+from csm_components.sharding import ShardStore, shard_names, shard_span, shard_tree
 from csm_components.storage import open_storage
 from csm_model.errors import InputError
 from csm_model.files import read_json
@@ -172,9 +172,8 @@ def test_a_shard_of_which_files_are_gone_is_made_again(
     monkeypatch.setenv("CSM_STORAGE", str(tmp_path / "storage"))
     name = "00001-of-00002"
     made = ingest_shard(str(lhotse_corpus), name, tmp_path / "one")
-    prefix = f"shards/ingest/{made.key}"
     storage = open_storage()
-    gone = next(key for key in storage.list(f"{prefix}/") if key.endswith(".flac"))
+    gone = next(key for key in storage.list(f"{shard_tree('ingest', made.key)}/") if key.endswith(".flac"))
     storage.delete(gone)
     again = ingest_shard(str(lhotse_corpus), name, tmp_path / "two")
     assert (again.reused, again.key) == (False, made.key)

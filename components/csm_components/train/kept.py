@@ -10,7 +10,6 @@ Where Kubeflow has a cache key for the step, that decides, and nothing is looked
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.settings import load_settings
+from csm_components.steps import ledger_key
 from csm_components.storage import Storage, open_storage
 from csm_components.trees.step import KEPT
 from csm_model.files import digest_of
@@ -42,7 +42,6 @@ class KeptTraining:
         bundle = f"{KEPT}/{note['result']['digest']}"
         if not self.storage.has_tree(bundle):
             return None
-        shutil.rmtree(out / "final", ignore_errors=True)
         self.storage.get_tree(bundle, out / "final")
         return note
 
@@ -63,4 +62,4 @@ def kept_training(inputs: str, code_version: str) -> KeptTraining | None:
     if not settings.storage or settings.cache_key:
         return None
     key = digest_of({"inputs": inputs, "code": code_version, "torch": version("torch")})
-    return KeptTraining(storage=open_storage(), key=f"ledger/trained/{key}.json")
+    return KeptTraining(storage=open_storage(), key=ledger_key("trained", key))
