@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,24 +140,22 @@ def train(
         from csm_components.train.elsewhere import Elsewhere
 
         job.elsewhere = Elsewhere(settings.target, job_name(pipeline, "train", inputs), out)
-    kept = kept_training(inputs, code_version) if pipeline else None
-    found = kept.fetch(out) if kept else None
     params = {**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest}
-    watched = job.elsewhere is None and found is None
-    with _recorded(tracker, params, tokens_manifest, source, system_metrics=watched) as log:
-        if found is None:
-            job.run(log)
-        else:
-            say(f"run {found['run']} has trained this, and its bundle is kept: nothing is trained")
+    recorded = partial(_recorded, tracker, params, tokens_manifest, source)
+    kept = kept_training(inputs, code_version) if pipeline else None
+    if kept and (note := kept.fetch(out)):
+        say(f"run {note['run']} has trained this, and its bundle is kept: nothing is trained")
+        result = TrainResult(**{**note["result"], "out": str(out), "bundle": str(out / "final"), "reused": True})
+        with recorded(system_metrics=False) as log:
             if log is not None:
-                log.tags({"trained_by": found["run"]})
-                log.metrics({name: found["result"][name] for name in ("loss", "validation_first", "validation_depth")})
-    if found is None:
+                log.tags({"trained_by": note["run"]})
+                log.metrics({name: getattr(result, name) for name in ("loss", "validation_first", "validation_depth")})
+    else:
+        with recorded(system_metrics=job.elsewhere is None) as log:
+            job.run(log)
         result = _result(out, base_digest)
         if kept:
             kept.note(asdict(result), pipeline)
-    else:
-        result = TrainResult(**{**found["result"], "out": str(out), "bundle": str(out / "final"), "reused": True})
     write_json(out / RESULT, {**asdict(result), "inputs": inputs})
     return result
 
