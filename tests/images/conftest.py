@@ -57,7 +57,6 @@ def image_of(request: pytest.FixtureRequest, out: Path) -> Callable[[str], str]:
 @pytest.fixture
 def run_container() -> Iterator[Callable[..., Running]]:
     """Starts containers that are gone when the test is over."""
-
     with ExitStack() as stack:
         yield lambda image, *command, **given: stack.enter_context(containers.running(image, *command, **given))
 

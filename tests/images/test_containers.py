@@ -14,7 +14,7 @@ from bills import complaints
 from containers import Running, run_as_pod, writable
 from image_requirements import canonical
 from kfp_container import step_command
-from ports import free_ports
+from ports import free_port, free_ports
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of an image waits for its build
 
@@ -101,9 +101,12 @@ def test_the_values_that_were_written_name_the_image(image_of: Callable[[str], s
     assert (out / "csm-platform.yaml").read_text() == f"image:\n  repository: {repository}\n  digest: {digest}\n"
 
 
-def test_the_tracking_server_answers(image_of: Callable[[str], str]) -> None:
-    with containers.mlflow_server(image_of("tracking")):
-        pass
+def test_the_tracking_server_answers(image_of: Callable[[str], str], run_container: Callable[..., Running]) -> None:
+    port = free_port()
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
+    server = run_container(image_of("tracking"), *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"})
+    assert server.until_answers(f"http://127.0.0.1:{port}/version", seconds=120).startswith("3.")
     assert run_as_pod(image_of("tracking"), "python3", "-c", "import boto3, psycopg2").strip() == ""
     assert containers.version() in run_as_pod(image_of("tracking"), "csm", "--version")
 

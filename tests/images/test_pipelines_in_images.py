@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
-import re
 import subprocess
 import time
 import warnings
@@ -165,8 +164,7 @@ def written_by(root: Path) -> dict[str, list[Path]]:
     """What each step's containers returned, by the step."""
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("executor_output.json")):
-        task = next(part for part in reversed(path.relative_to(root).parts) if "component" in part)
-        found.setdefault(cluster_step_of(re.sub(r"-component(-\d+)?$", "-component", task)), []).append(path)
+        found.setdefault(cluster_step_of(path.parent.name), []).append(path)
     return found
 
 

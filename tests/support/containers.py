@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ports import free_ports
-
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "localhost/csm-debian:bookworm"
 """A Debian with Python 3.11 and its library, which stands for the public base."""
@@ -184,15 +182,3 @@ def running(image: str, *command: str, **given: Any) -> Iterator[Running]:
         yield Running(name=name)
     finally:
         output("podman", "rm", "--force", "--time", "5", name)
-
-
-@contextmanager
-def mlflow_server(image: str) -> Iterator[str]:
-    """The MLflow server of its image, which keeps artefacts itself; yields its address."""
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
-    with running(image, *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"}) as server:
-        assert server.until_answers(f"{url}/version").startswith("3.")
-        yield url
