@@ -1,7 +1,8 @@
-"""Makes the demo's two corpora: lhotse recordings and supervisions over 24 kHz Opus files.
+"""Makes the demo's corpora: lhotse recordings and supervisions over 24 kHz Opus files.
 
     python deploy/demo/make_corpora.py demo --out deploy/demo/corpus      # the corpus in the repository
     python deploy/demo/make_corpora.py base --out data/base-corpus        # what the base model was trained on
+    python deploy/demo/make_corpora.py voices --out data/voices           # further voices, low ones above all, for the codec
 
 Needs the extras `data` and `voices`. Every conversation has its own seed, so the result is the same on every machine
 up to the last bits of the synthesisers' arithmetic. A conversation that is already there is not made again. No sentence
@@ -15,8 +16,9 @@ import json
 import os
 import random
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,9 @@ class Conversation:
 
 # The numbers by which the models know the voices. 1 is never used by the base corpus: the demo's second voice is new to it.
 SPEAKER_IDS = {"heart": 0, "kumo": 1, "heart-78": 2, "heart-86": 3, "heart-114": 4, "alpha": 5, "gongitsune": 6}
+# In the corpus of voices alone; the base has not heard them.
+SPEAKER_IDS |= {"nezumi": 7, "tebukuro": 8, "kumo-alpha-deep": 9, "kumo-nezumi-deep": 10}
+SPEAKER_IDS |= {"kumo-gongitsune": 11, "kumo-tebukuro": 12, "kumo-alpha": 13}
 DEMO_VOICES = ("heart", "kumo")
 DEMO_SIZES = {"train": 190, "validation": 10, "test": 24}
 # Conversations for each pair of base voices, about 18 hours in all; the Kokoro voices are slow to make and get fewer.
@@ -59,6 +64,14 @@ BASE_PAIRS = {
     ("heart-78", "gongitsune"): 45,
 }
 SCRAMBLED_SHARE = 0.4  # of the base conversations
+# Of the corpus of voices. In its test split there are further voices, which no codec is trained on.
+VOICE_PAIRS = {
+    ("kumo", "kumo-alpha-deep"): 40,
+    ("kumo", "kumo-gongitsune"): 20,
+    ("kumo-nezumi-deep", "kumo-alpha"): 20,
+    ("alpha", "gongitsune"): 10,
+}
+HELD_OUT_VOICES = {("kumo-tebukuro", "nezumi"): 16}
 
 
 def plan_demo() -> list[Conversation]:
@@ -93,15 +106,14 @@ def plan_demo() -> list[Conversation]:
     return plan
 
 
-def plan_base() -> list[Conversation]:
-    """The base corpus: wider text, other voices, and none of the demo's held-out sentences."""
+def _drawn(pairs: Mapping[tuple[str, str], int], first_seed: int, prefix: str) -> Iterator[Conversation]:
+    """Conversations of wide text for pairs of voices, pair after pair, with none of the demo's held-out sentences."""
     held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
     words = dictionary()
-    plan = []
-    for pair_index, (pair, count) in enumerate(BASE_PAIRS.items()):
+    for pair_index, (pair, count) in enumerate(pairs.items()):
         index = made = 0
         while made < count:
-            seed = 10_000_000 + pair_index * 100_000 + index
+            seed = first_seed + pair_index * 100_000 + index
             index += 1
             rng = random.Random(seed)
             if rng.random() < SCRAMBLED_SHARE:
@@ -110,19 +122,27 @@ def plan_base() -> list[Conversation]:
                 turns = conversation(rng, BASE_TOPICS, BASE_SLOTS, turns=TURNS)
             if held_out.intersection(turn.text for turn in turns):
                 continue
-            split = "validation" if made % 100 == 99 else "train"
             made += 1
-            plan.append(
-                Conversation(
-                    id=f"base-{seed}",
-                    split=split,
-                    seed=seed,
-                    voices=pair,
-                    speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
-                    turns=tuple(turns),
-                )
+            yield Conversation(
+                id=f"{prefix}-{seed}",
+                split="validation" if made % 100 == 0 else "train",
+                seed=seed,
+                voices=pair,
+                speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                turns=tuple(turns),
             )
-    return plan
+
+
+def plan_base() -> list[Conversation]:
+    """The base corpus: wider text, other voices, and none of the demo's held-out sentences."""
+    return list(_drawn(BASE_PAIRS, 10_000_000, "base"))
+
+
+def plan_voices() -> list[Conversation]:
+    """Further voices for the codec; the test split holds voices of its own."""
+    train = sorted(_drawn(VOICE_PAIRS, 20_000_000, "voices"), key=lambda item: item.seed % 100_000)
+    test = [replace(item, split="test") for item in _drawn(HELD_OUT_VOICES, 30_000_000, "voices-test")]
+    return train + test
 
 
 def _make(item: Conversation, out: Path) -> None:
@@ -187,11 +207,11 @@ def _write_manifests(plan: list[Conversation], out: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=("demo", "base"))
+    parser.add_argument("which", choices=("demo", "base", "voices"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; made if it is not there")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    plan = {"demo": plan_demo, "base": plan_base}[arguments.which]()
+    plan = {"demo": plan_demo, "base": plan_base, "voices": plan_voices}[arguments.which]()
     unknown = {voice for item in plan for voice in item.voices} - VOICES.keys()
     assert not unknown, unknown
     for folder in ("audio", "parts"):

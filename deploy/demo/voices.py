@@ -2,7 +2,8 @@
 
 `heart` is hibari's packaged voice. `heart-NN` is the same voice spoken slower or faster and resampled back to tempo, so
 that pitch and formants move by NN/100: the speed perturbation that speech recognisers are trained with, which listeners and
-speaker encoders hear as other people. The Kokoro voices read American English phonemes made by hibari's G2P.
+speaker encoders hear as other people. The Kokoro voices read American English phonemes made by hibari's G2P; mixtures of
+their style vectors are further voices, deep ones where a woman's is taken away from kumo's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ VOICES: dict[str, tuple[str, str, int]] = {
     "alpha": ("kokoro", "jf_alpha", 100),
     "gongitsune": ("kokoro", "jf_gongitsune", 100),
     "kumo": ("kokoro", "jm_kumo", 100),
+    "nezumi": ("kokoro", "jf_nezumi", 100),
+    "tebukuro": ("kokoro", "jf_tebukuro", 100),
+    "kumo-alpha-deep": ("kokoro", "jm_kumo 1.4, jf_alpha -0.4", 100),
+    "kumo-nezumi-deep": ("kokoro", "jm_kumo 1.3, jf_nezumi -0.3", 100),
+    "kumo-gongitsune": ("kokoro", "jm_kumo 0.7, jf_gongitsune 0.3", 100),
+    "kumo-tebukuro": ("kokoro", "jm_kumo 0.7, jf_tebukuro 0.3", 100),
+    "kumo-alpha": ("kokoro", "jm_kumo 0.6, jf_alpha 0.4", 100),
 }
 
 
@@ -61,12 +69,20 @@ def _speak_hibari(text: str, voice: str, speed: float, seed: int) -> np.ndarray:
     return _hibari()(text, speed=speed, seed=seed)
 
 
+@functools.cache
+def _style(voice: str) -> np.ndarray:
+    """A Kokoro voice, or a mixture such as "jm_kumo 1.4, jf_alpha -0.4"."""
+    styles = _kokoro()[2]
+    parts = [part.split() for part in voice.split(",")]
+    return sum(styles[name] * np.float32(weight[0] if weight else 1.0) for name, *weight in parts)
+
+
 def _speak_kokoro(text: str, voice: str, speed: float, seed: int) -> np.ndarray:
-    session, vocab, styles = _kokoro()
+    session, vocab, _ = _kokoro()
     tokens = [vocab[symbol] for symbol in " ".join(_hibari().phonemize(text)) if symbol in vocab]
     feed = {
         "tokens": [[0, *tokens, 0]],
-        "style": styles[voice][len(tokens) - 1].reshape(1, 256),
+        "style": _style(voice)[len(tokens) - 1].reshape(1, 256),
         "speed": np.float32([speed]),
     }
     return session.run(None, feed)[0].ravel()
@@ -86,8 +102,9 @@ def dictionary() -> list[str]:
 
 
 def origin(name: str) -> str:
-    engine, _, percent = VOICES[name]
-    return ORIGIN[engine] + ("" if percent == 100 else f", pitch and formants x {percent / 100}")
+    engine, voice, percent = VOICES[name]
+    mixed = f", voices mixed: {voice}" if "," in voice else ""
+    return ORIGIN[engine] + mixed + ("" if percent == 100 else f", pitch and formants x {percent / 100}")
 
 
 def _trimmed(audio: np.ndarray, threshold: float = 0.01, margin_s: float = 0.06) -> np.ndarray:

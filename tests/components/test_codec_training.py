@@ -44,6 +44,21 @@ def test_both_stages_make_a_codec_once(corpus: Path, tmp_path: Path) -> None:
         train_codec([corpus], tmp_path, minutes=20, sizes="debug", max_steps=12, say=print)
 
 
+def test_sounds_without_texts_add_to_the_clips(corpus: Path, tmp_path: Path) -> None:
+    sounds = tmp_path / "sounds" / "anna"
+    sounds.mkdir(parents=True)
+    for number in range(3):
+        soundfile.write(sounds / f"{number}.wav", np.zeros((22_050, 2)), 22_050)
+    options = {"minutes": 20, "sizes": "debug", "max_steps": 2, "stage": "joint"}
+    alone = train_codec([corpus], tmp_path / "alone", **options)
+    both = train_codec([corpus], tmp_path / "both", sounds=[sounds.parent, sounds], **options)
+    assert both.clips == alone.clips + 2 * 3
+    assert both.dataset_digest != alone.dataset_digest
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match="nothing: holds no sound files"):
+        train_codec([corpus], tmp_path / "again", sounds=[tmp_path / "nothing"], **options)
+
+
 def test_refusals(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are joint, decoder, both"):
         train_codec([corpus], tmp_path, minutes=1, stage="all")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from scipy.signal import resample_poly
 
 from csm_components.evaluate import judges
-from csm_components.evaluate.codec import evenly, main, read_clips
+from csm_components.evaluate.codec import evenly, main, pitch_errors, read_clips
 from csm_components.evaluate.judges import Mos, Recogniser, SpeakerJudge, whisper_folder
 from csm_components.evaluate.silence import silence_of
 from csm_components.evaluate.wer import corpus_wer, word_errors
@@ -144,5 +146,33 @@ def test_a_codec_is_measured_from_a_corpus(
     assert main([*arguments, "--limit", "2", "--recognisers", "tiny", "--json", str(tmp_path / "figures.json")]) == 0
     assert "distillMOS" in capsys.readouterr().out
     assert (tmp_path / "figures.json").exists()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures["voices"]) == 2
+    assert all(own["clips"] == 2 for own in figures["voices"].values()), "the limit is a voice's"
+    assert figures["total"]["clips"] == 4
     assert main([*arguments[:3], str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_codec_is_measured_on_sounds_without_texts(tmp_path: Path, lhotse_corpus: Path) -> None:
+    RvqCodec(RvqConfig.debug()).eval().save(tmp_path / "codec")
+    for number, clip in enumerate(evenly(list(read_clips(lhotse_corpus, "test")), 1)):
+        (tmp_path / "sounds" / f"voice-{number}").mkdir(parents=True)
+        soundfile.write(tmp_path / "sounds" / f"voice-{number}" / "a.wav", clip.audio, 24_000)
+    arguments = ["--codec", str(tmp_path / "codec"), "--from", str(tmp_path / "sounds")]
+    assert main([*arguments, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert sorted(figures["voices"]) == ["voice-0", "voice-1"]
+    assert figures["total"]["wer_decoded"] == {}, "nothing was said that could be compared"
+    assert figures["total"]["mos_decoded"] >= 1.0
+
+
+def test_pitch_errors_allow_for_a_delay() -> None:
+    time = np.arange(24_000) / 24_000
+    phase = 2 * np.pi * np.cumsum(120 + 40 * time) / 24_000
+    real = (0.1 * sum(np.cos(k * phase) / k for k in range(1, 10))).astype(np.float32)
+    assert pitch_errors(real, np.roll(real, 720))[0] == 0
+    wrong = (0.1 * sum(np.cos(k * 1.6 * phase) / k for k in range(1, 10))).astype(np.float32)
+    off, both = pitch_errors(real, wrong)
+    assert both > 50
+    assert off > 0.9 * both

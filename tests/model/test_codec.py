@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from csm_model.files import read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
 
-@pytest.fixture(scope="module")
-def codec() -> RvqCodec:
+@pytest.fixture(scope="module", params=[False, True], ids=["as it was", "with voicing"])
+def codec(request: pytest.FixtureRequest) -> RvqCodec:
     torch.manual_seed(0)
-    return RvqCodec(RvqConfig.debug()).eval()
+    return RvqCodec(replace(RvqConfig.debug(), voicing=request.param)).eval()
 
 
 def speech(samples: int, seed: int = 0) -> torch.Tensor:
@@ -173,6 +174,47 @@ def test_decoder_stage_keeps_the_codes(tmp_path: Path) -> None:
     config = CodecTraining(stage="decoder", minutes=30, max_steps=3, batch_seconds=2.0)
     after = CodecTrainer(clips(), config, tmp_path, codec=codec, sizes=codec.config).run()
     assert torch.equal(after.encode(speech(19_200)), before)
+
+
+def test_a_codec_learns_voicing_anew_and_keeps_the_codes(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    codes = codec.encode(speech(19_200))
+    begun = codec.with_voicing().eval()
+    assert begun.with_voicing() is begun
+    assert torch.equal(begun.encode(speech(19_200)), codes)
+    assert torch.equal(begun.decode(codes), codec.decode(codes)), "a voice everywhere is what there was before"
+    config = CodecTraining(stage="decoder", minutes=30, max_steps=12, batch_seconds=2.0, log_every=1, judged_from=0.5)
+    after = CodecTrainer(clips(), config, tmp_path, codec=begun, sizes=begun.config).run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["voicing"] < rows[0]["voicing"]
+    assert "judge" not in rows[0]
+    assert "judge" in rows[-1]
+    assert torch.equal(after.encode(speech(19_200)), codes)
+
+
+def test_low_voices_are_half_of_the_batches(tmp_path: Path) -> None:
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    sounds = [
+        sum(np.cos(2 * np.pi * hertz * k * time) / k for k in range(1, 9)) * 8000 for hertz in (90, 240, 240, 240, 240)
+    ]
+    tones = [Clip(audio=np.asarray(sound, np.int16), phonemes=[]) for sound in sounds]
+    trainer = CodecTrainer(tones, CodecTraining(low_share=0.5), tmp_path, sizes=RvqConfig.debug())
+    drawn = trainer._drawn(np.random.default_rng(0), 400)
+    assert 160 < drawn.count(0) < 240
+    assert set(drawn) == set(range(5))
+
+
+def test_a_moved_clip_changes_pitch_and_length_alone(tmp_path: Path) -> None:
+    trainer = CodecTrainer(clips(), CodecTraining(moved_share=1.0), tmp_path, sizes=RvqConfig.debug())
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    sound = (0.5 * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
+    moved = trainer._moved(sound, np.random.default_rng(1))
+    factor = len(sound) / len(moved)
+    assert factor != 1.0
+    found = np.abs(np.fft.rfft(moved)).argmax() * SAMPLE_RATE / len(moved)
+    assert found == pytest.approx(200 * factor, rel=0.01)
+    assert np.abs(moved).max() == pytest.approx(0.5, rel=0.02)
 
 
 def test_joint_training_goes_on_from_loaded_codebooks(tmp_path: Path) -> None:

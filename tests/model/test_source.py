@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from csm_model.codec.pitch import HOP, track_pitch
+from csm_model.codec.pitch import HOP, in_range, middle_pitch, track_pitch
 from csm_model.codec.source import BANDS, DELAY, Controls, HarmonicNoise, minimum_phase
 from csm_model.frames import SAMPLE_RATE
 
@@ -40,6 +41,30 @@ def test_pitch_is_found_where_it_is(first: float, last: float) -> None:
     assert voiced[0, inner].all()
     expected = pitch[HOP - 1 :: HOP][inner]
     torch.testing.assert_close(found[0, inner], expected, rtol=0.01, atol=0.0)
+
+
+def test_a_step_an_octave_off_is_not_in_range() -> None:
+    pitch, voiced = torch.full((1, 20), 90.0), torch.ones(1, 20, dtype=torch.bool)
+    pitch[0, 5], pitch[0, 6], pitch[0, 7], voiced[0, 8] = 180.0, 45.0, 120.0, False
+    assert torch.equal(in_range(pitch, voiced).logical_not().nonzero()[:, 1], torch.tensor([5, 6, 8]))
+    assert not in_range(pitch, torch.zeros_like(voiced)).any(), "a clip without a voice has no middle"
+
+
+def test_the_middle_pitch_of_a_clip() -> None:
+    low, _ = glide(60, 60, seconds=2.0)
+    assert middle_pitch((low[0] * 32767).to(torch.int16).numpy()) == pytest.approx(60, rel=0.02)
+    assert np.isnan(middle_pitch(np.zeros(SAMPLE_RATE, np.int16)))
+    assert np.isnan(middle_pitch(np.zeros(10, np.int16)))
+
+
+def test_log_odds_against_a_voice_make_the_pulses_softer() -> None:
+    source = HarmonicNoise(8, voicing=True)
+    asked = torch.zeros(1, 3, source.head.out_features)
+    asked[0, :, -1] = torch.tensor([3.0, 0.0, -5.0])
+    controls = source.limited(asked)
+    assert torch.equal(controls.pulses[0, :, 7], torch.tensor([0.0, 0.0, -5.0]))
+    assert torch.equal(controls.noise, torch.zeros(1, 3, BANDS))
+    assert torch.equal(source.limited(asked[..., :-1]).pulses, torch.zeros(1, 3, BANDS)), "never asked, never softer"
 
 
 def test_noise_and_silence_have_no_pitch() -> None:

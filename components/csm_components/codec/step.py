@@ -1,5 +1,7 @@
 """Trains an `RvqCodec` from the training split of one or more corpora, and goes on where a killed training stopped.
 
+A codec needs no texts: folders of nothing but sound add to the voices that it hears.
+
 OUT/conversations/N/          the corpora, ingested
 OUT/joint/, OUT/decoder/      checkpoints and metrics of the stages
 OUT/codec.json, OUT/codec.safetensors    the trained codec: OUT is the folder that tokenise takes
@@ -10,21 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from csm_components.ingest.audio import read_mono, to_pcm
 from csm_components.ingest.conversations import read_conversations
+from csm_components.ingest.layouts import find_sounds
 from csm_components.ingest.step import ingest
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import InputError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
 from csm_model.text import PhonemeTokenizer
 
-SIZES = {"demo": RvqConfig, "debug": RvqConfig.debug}
+SIZES = {"demo": RvqConfig(voicing=True), "debug": replace(RvqConfig.debug(), voicing=True)}
 STAGES = {"joint": ("joint",), "decoder": ("decoder",), "both": ("joint", "decoder")}
 _JOINT_SHARE = 0.5  # of the minutes, where both stages are asked for
 _SAY_EVERY_SECONDS = 20.0
@@ -44,7 +48,7 @@ class CodecResult:
     digest: str
     """Of the codec."""
     dataset_digest: str
-    """Of the ingested corpora."""
+    """Of the ingested corpora, and of the sounds without texts."""
     clips: int
     hours: float
     """Of speech in the training split."""
@@ -69,6 +73,19 @@ def load_clips(conversations: Path) -> list[Clip]:
     return clips
 
 
+def load_sounds(folder: Path) -> tuple[list[Clip], str]:
+    """Every sound file under a folder, whole, without phonemes; and their digest.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = find_sounds(folder)
+    if not names:
+        raise InputError(f"{folder}: holds no sound files; check the path")
+    clips = [Clip(audio=to_pcm(read_mono(folder / name)), phonemes=[]) for name in names]
+    return clips, digest_of([[name, digest_of_file(folder / name)] for name in names])
+
+
 def plan(minutes: float, stage: str, *, seed: int, max_steps: int | None = None) -> list[CodecTraining]:
     """The stages to train, each with its share of the minutes."""
     if stage not in STAGES:
@@ -87,6 +104,7 @@ def train_codec(
     out: Path,
     *,
     minutes: float,
+    sounds: Sequence[Path] = (),
     stage: str = "both",
     start: Path | None = None,
     sizes: str = "demo",
@@ -96,7 +114,7 @@ def train_codec(
 ) -> CodecResult:
     """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
 
-    A corpus that is named twice counts twice.
+    A corpus, or a folder of `sounds`, that is named twice counts twice.
 
     Raises:
         InputError: no such corpus or sizes, no training turns, a decoder stage without a codec to begin from, or a
@@ -107,10 +125,11 @@ def train_codec(
     stages = plan(minutes, stage, seed=seed, max_steps=max_steps)
     if stage == "decoder" and start is None:
         raise InputError("the decoder stage needs a codec to begin from: name its folder")
-    codec = RvqCodec.load(start) if start is not None else None
+    codec = RvqCodec.load(start).with_voicing() if start is not None else None
     folders = {corpus: out / "conversations" / str(number) for number, corpus in enumerate(dict.fromkeys(corpora))}
     digests = {corpus: ingest(corpus, folder).digest for corpus, folder in folders.items()}
-    dataset = digest_of([digests[corpus] for corpus in corpora])
+    heard = {folder: load_sounds(folder) for folder in dict.fromkeys(sounds)}
+    dataset = digest_of([digests[corpus] for corpus in corpora] + [heard[folder][1] for folder in sounds])
     begun = codec.digest if codec is not None else None
     inputs = digest_of([dataset, sizes, begun, [asdict(config) for config in stages]])
     if (out / "result.json").exists():
@@ -120,9 +139,10 @@ def train_codec(
         return CodecResult(**{**stored["result"], "reused": True})
     turns = {corpus: load_clips(folder) for corpus, folder in folders.items()}
     clips = [clip for corpus in corpora for clip in turns[corpus]]
+    clips += [clip for folder in sounds for clip in heard[folder][0]]
     trainers = []
     for config in stages:
-        trainer = CodecTrainer(clips, config, out / config.stage, codec=codec, sizes=SIZES[sizes]())
+        trainer = CodecTrainer(clips, config, out / config.stage, codec=codec, sizes=SIZES[sizes])
         trainers.append(trainer)
         codec = trainer.run(_narrator(say))
     assert codec is not None

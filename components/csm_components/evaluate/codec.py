@@ -1,31 +1,35 @@
-"""How much of speech a codec keeps: word error rate, opinion score and voice, before and after.
+"""How much a codec keeps of every voice: words, opinion score, likeness, pitch and voicing, before and after.
 
-python -m csm_components.evaluate.codec --codec deploy/demo/codec --from deploy/demo/corpus --split test --limit 72
+python -m csm_components.evaluate.codec --codec deploy/demo/codec --from deploy/demo/corpus --split test --limit 48
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from csm_components.evaluate.judges import Audio, Mos, Recogniser, Size, SpeakerJudge, references_of
 from csm_components.evaluate.wer import Errors, corpus_wer, wer_interval, word_errors
-from csm_components.ingest.audio import read_sound, to_model_rate
+from csm_components.ingest.audio import read_mono, read_sound, to_model_rate
 from csm_components.ingest.conversations import read_conversations
-from csm_components.ingest.layouts import find_sounds, read_corpus
+from csm_components.ingest.layouts import find_sounds, is_described, read_corpus
 from csm_model.codec import AudioCodec, load_codec
+from csm_model.codec.pitch import HOP, track_pitch
 from csm_model.errors import CsmError, InputError
 from csm_model.files import write_json
 from csm_model.frames import SAMPLE_RATE
+
+MOST_LATE = 6  # steps of 10 ms that a codec may be late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +42,13 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecFigures:
-    """What judges say of a codec. Word error rates are fractions; scores run from 1 to 5; similarities are cosines."""
+class VoiceFigures:
+    """What judges say of a voice. Word error rates are fractions; scores run from 1 to 5; similarities are cosines."""
 
-    codec_digest: str
     clips: int
     seconds: float
     wer_original: dict[str, float]
-    """By recogniser."""
+    """By recogniser; empty where the clips have no texts."""
     wer_decoded: dict[str, float]
     wer_decoded_interval: dict[str, tuple[float, float]]
     mos_original: float
@@ -54,14 +57,50 @@ class CodecFigures:
     """Of each decoded clip to its original."""
     similarity_low: float
     """The least of them."""
+    pitch: float
+    """Median pitch of the originals in Hz."""
+    pitch_off: float
+    """Share of the steps voiced in both of which the pitch is off by more than a fifth."""
+    voiced_original: float
+    """Share of voiced steps (10 ms)."""
+    voiced_decoded: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecFigures:
+    """What a codec keeps of every voice, and of all clips together."""
+
+    codec_digest: str
+    total: VoiceFigures
+    voices: dict[str, VoiceFigures]
     same_speaker: float
     """Originals to the mean voice of their own speaker: what similarity means here."""
     other_speaker: float
     """Originals to the mean voice of the other speakers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One clip before and after."""
+
+    seconds: float
+    before: dict[str, Errors]
+    after: dict[str, Errors]
+    mos: tuple[float, float]
+    similarity: float
+    pitch: NDArray[np.float32]
+    """Of the original's voiced steps, Hz."""
+    pitch_off: tuple[int, int]
+    """Steps with the pitch off, of steps voiced in both."""
+    voiced: tuple[float, float]
+    steps: int
+
+
 def read_clips(folder: Path, split: str) -> Iterator[Clip]:
-    """Turns of a folder that ingest wrote, or of a corpus in any layout that ingest reads."""
+    """Turns of a folder that ingest wrote, of a corpus in any layout that ingest reads, or sounds without texts.
+
+    Of those, the folder that a file is in is its speaker, and there are no splits.
+    """
     if (folder / "cuts.jsonl.gz").exists():
         for conversation in read_conversations(folder, split=split):
             for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
@@ -69,7 +108,13 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that ingest wrote, or a corpus")
-    for source in read_corpus(folder, find_sounds(folder)).conversations:
+    sounds = find_sounds(folder)
+    if sounds and not is_described(folder):
+        for name in sounds:
+            path = folder / name
+            yield Clip(text="", speaker=path.parent.name, audio=read_mono(path))
+        return
+    for source in read_corpus(folder, sounds).conversations:
         if source.split not in (split, None):
             continue
         opened: dict[str, tuple[Audio, int]] = {}
@@ -86,10 +131,14 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
 
 
 def evenly(clips: Sequence[Clip], limit: int) -> list[Clip]:
-    """At most `limit` clips, spread over all of them."""
-    if limit <= 0 or len(clips) <= limit:
-        return list(clips)
-    return [clips[index] for index in np.linspace(0, len(clips) - 1, limit).round().astype(int)]
+    """At most `limit` clips of every speaker, spread over all of them, in the order that they come in."""
+    chosen: set[int] = set()
+    for speaker in {clip.speaker for clip in clips}:
+        own = [index for index, clip in enumerate(clips) if clip.speaker == speaker]
+        if 0 < limit < len(own):
+            own = [own[place] for place in np.linspace(0, len(own) - 1, limit).round().astype(int)]
+        chosen.update(own)
+    return [clips[index] for index in sorted(chosen)]
 
 
 @torch.inference_mode()
@@ -100,6 +149,52 @@ def decode_back(codec: AudioCodec, audio: Audio) -> Audio:
     return sound
 
 
+@torch.inference_mode()
+def pitch_of(audio: Audio) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Pitch in Hz and whether there is a voice, 100 times a second."""
+    pitch, voiced = track_pitch(torch.from_numpy(np.pad(audio, (0, -len(audio) % HOP)))[None])
+    return pitch[0].numpy(), voiced[0].numpy()
+
+
+def pitch_errors(real: Audio, made: Audio) -> tuple[int, int]:
+    """Steps of which the pitch is off by more than a fifth, of those that are voiced in both.
+
+    A codec may be late; counted is the lateness, up to `MOST_LATE` steps, at which the most steps agree.
+    """
+    (pitch, voiced), (made_pitch, made_voiced) = pitch_of(real), pitch_of(made)
+    best = (0, 0)
+    for late in range(min(MOST_LATE, len(pitch) - 1) + 1):
+        end = len(pitch) - late
+        both = voiced[:end] & made_voiced[late : late + end]
+        off = np.abs(np.log(made_pitch[late : late + end] / pitch[:end])) > np.log(1.2)
+        errors = int((both & off).sum()), int(both.sum())
+        if errors[1] - errors[0] > best[1] - best[0] or not best[1]:
+            best = errors
+    return best
+
+
+def figures_of(judged: Sequence[Judged]) -> VoiceFigures:
+    """The figures over clips."""
+    sizes = [size for size in judged[0].after if sum(clip.after[size].words for clip in judged)]
+    pitch = np.concatenate([clip.pitch for clip in judged])
+    steps = sum(clip.steps for clip in judged)
+    return VoiceFigures(
+        clips=len(judged),
+        seconds=sum(clip.seconds for clip in judged),
+        wer_original={size: corpus_wer([clip.before[size] for clip in judged]) for size in sizes},
+        wer_decoded={size: corpus_wer([clip.after[size] for clip in judged]) for size in sizes},
+        wer_decoded_interval={size: wer_interval([clip.after[size] for clip in judged]) for size in sizes},
+        mos_original=float(np.mean([clip.mos[0] for clip in judged])),
+        mos_decoded=float(np.mean([clip.mos[1] for clip in judged])),
+        similarity=float(np.mean([clip.similarity for clip in judged])),
+        similarity_low=min(clip.similarity for clip in judged),
+        pitch=float(np.median(pitch)) if len(pitch) else 0.0,
+        pitch_off=sum(clip.pitch_off[0] for clip in judged) / max(1, sum(clip.pitch_off[1] for clip in judged)),
+        voiced_original=sum(clip.voiced[0] * clip.steps for clip in judged) / steps,
+        voiced_decoded=sum(clip.voiced[1] * clip.steps for clip in judged) / steps,
+    )
+
+
 def measure_codec(
     codec: AudioCodec,
     clips: Sequence[Clip],
@@ -107,65 +202,82 @@ def measure_codec(
     recognisers: Sequence[Size] = ("tiny", "base"),
     console: Console | None = None,
 ) -> CodecFigures:
-    """Judges every clip before and after the codec.
+    """Judges every clip before and after the codec; a clip without a text is not read.
 
     Raises:
         InputError: there is no clip.
     """
     if not clips:
         raise InputError("no clips to measure the codec on; check the split")
-    readers, mos, voices = [Recogniser(size) for size in recognisers], Mos(), SpeakerJudge()
-    before: dict[str, list[Errors]] = {size: [] for size in recognisers}
-    after: dict[str, list[Errors]] = {size: [] for size in recognisers}
-    scores, decoded_scores, alike, owns, others = [], [], [], [], []
-    numbers = {name: number for number, name in enumerate(sorted({clip.speaker for clip in clips}))}
+    readers = [Recogniser(size) for size in (recognisers if any(clip.text for clip in clips) else ())]
+    mos, voices = Mos(), SpeakerJudge()
+    judged: dict[str, list[Judged]] = {clip.speaker: [] for clip in clips}
+    owns, others = [], []
+    numbers = {name: number for number, name in enumerate(sorted(judged))}
     references = references_of(voices, [(numbers[clip.speaker], clip.audio) for clip in clips])
     for clip in track(clips, description="codec", console=console or Console(stderr=True)):
         decoded = decode_back(codec, clip.audio)
-        for reader in readers:
-            before[reader.size].append(word_errors(clip.text, reader.transcribe(clip.audio)))
-            after[reader.size].append(word_errors(clip.text, reader.transcribe(decoded)))
-        scores.append(mos.score(clip.audio))
-        decoded_scores.append(mos.score(decoded))
         embedding = voices.embed(clip.audio)
-        alike.append(float(embedding @ voices.embed(decoded)))
+        pitch, voiced = pitch_of(clip.audio)
+        judged[clip.speaker].append(
+            Judged(
+                seconds=len(clip.audio) / SAMPLE_RATE,
+                before={reader.size: _read(reader, clip.text, clip.audio) for reader in readers},
+                after={reader.size: _read(reader, clip.text, decoded) for reader in readers},
+                mos=(mos.score(clip.audio), mos.score(decoded)),
+                similarity=float(embedding @ voices.embed(decoded)),
+                pitch=pitch[voiced],
+                pitch_off=pitch_errors(clip.audio, decoded),
+                voiced=(float(voiced.mean()), float(pitch_of(decoded)[1].mean())),
+                steps=len(voiced),
+            )
+        )
         verdict = voices.decide(embedding, references)
         owns.append(verdict.similarity[numbers[clip.speaker]])
         others += [value for number, value in verdict.similarity.items() if number != numbers[clip.speaker]]
     return CodecFigures(
         codec_digest=codec.digest,
-        clips=len(clips),
-        seconds=sum(len(clip.audio) for clip in clips) / SAMPLE_RATE,
-        wer_original={size: corpus_wer(errors) for size, errors in before.items()},
-        wer_decoded={size: corpus_wer(errors) for size, errors in after.items()},
-        wer_decoded_interval={size: wer_interval(errors) for size, errors in after.items()},
-        mos_original=float(np.mean(scores)),
-        mos_decoded=float(np.mean(decoded_scores)),
-        similarity=float(np.mean(alike)),
-        similarity_low=float(np.min(alike)),
+        total=figures_of([clip for own in judged.values() for clip in own]),
+        voices={name: figures_of(own) for name, own in sorted(judged.items())},
         same_speaker=float(np.mean(owns)),
         other_speaker=float(np.mean(others)) if others else 0.0,
     )
 
 
+def _read(reader: Recogniser, text: str, audio: Audio) -> Errors:
+    return word_errors(text, reader.transcribe(audio)) if text else word_errors("", "")
+
+
 def table_of(figures: CodecFigures) -> Table:
-    """The figures side by side, for a terminal."""
-    table = Table(title=f"codec {figures.codec_digest[:12]}, {figures.clips} clips, {figures.seconds:.0f} s")
-    for heading in ("", "original", "decoded"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for size, wer in figures.wer_original.items():
-        low, high = figures.wer_decoded_interval[size]
+    """Every voice by itself, before and after, for a terminal."""
+    total = figures.total
+    table = Table(
+        title=f"codec {figures.codec_digest[:12]}, {total.clips} clips, {total.seconds:.0f} s",
+        caption=f"originals to the mean of their voice {figures.same_speaker:.2f}, others {figures.other_speaker:.2f}",
+    )
+    table.add_column("original, decoded")
+    rows = {**figures.voices, "all": total} if len(figures.voices) > 1 else figures.voices
+    for name, own in rows.items():
+        table.add_column(f"{name}, {own.clips}", justify="right")
+    for size in total.wer_decoded:
+        read = rows.values()
         table.add_row(
             f"word error rate, Whisper {size}",
-            f"{wer:.2%}",
-            f"{figures.wer_decoded[size]:.2%}  ({low:.1%} to {high:.1%})",
+            *(f"{own.wer_original[size]:.1%}, {own.wer_decoded[size]:.1%}" if own.wer_decoded else "" for own in read),
         )
-    table.add_row("distillMOS", f"{figures.mos_original:.2f}", f"{figures.mos_decoded:.2f}")
-    table.add_row(
-        "speaker similarity to the original",
-        f"own voice {figures.same_speaker:.2f}, other {figures.other_speaker:.2f}",
-        f"{figures.similarity:.3f}  (least {figures.similarity_low:.2f})",
-    )
+        table.add_row(
+            "95 % interval of the decoded",
+            *("{:.1%} to {:.1%}".format(*own.wer_decoded_interval[size]) if own.wer_decoded else "" for own in read),
+        )
+    figures_by_name: dict[str, Callable[[VoiceFigures], str]] = {
+        "distillMOS": lambda own: f"{own.mos_original:.2f}, {own.mos_decoded:.2f}",
+        "similarity to the original (least)": lambda own: f"{own.similarity:.3f} ({own.similarity_low:.2f})",
+        "median pitch": lambda own: f"{own.pitch:.0f} Hz",
+        "pitch off by more than a fifth": lambda own: f"{own.pitch_off:.1%}",
+        "voiced": lambda own: f"{own.voiced_original:.0%}, {own.voiced_decoded:.0%}",
+    }
+    for name, said in figures_by_name.items():
+        table.add_row(name, *(said(own) for own in rows.values()))
     return table
 
 
@@ -178,10 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="source",
         type=Path,
         required=True,
-        help="folder that ingest wrote, or a corpus as ingest reads it",
+        help="folder that ingest wrote, a corpus as ingest reads it, or VOICE/*.flac without texts",
     )
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
-    parser.add_argument("--limit", type=int, default=48, help="clips, spread evenly; 0 for all (default 48)")
+    parser.add_argument("--limit", type=int, default=48, help="clips of a voice, spread evenly; 0 for all (default 48)")
     parser.add_argument("--recognisers", nargs="+", default=["tiny", "base"], choices=["tiny", "base"])
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)

@@ -56,6 +56,12 @@ def to_model_rate(samples: Samples, rate: int) -> Samples:
     return resampled
 
 
+def read_mono(path: Path) -> Samples:
+    """A whole file as mono samples `[S]` at 24 kHz, the mean of its channels."""
+    samples, rate = read_sound(path)
+    return to_model_rate(samples.mean(axis=1), rate)
+
+
 def to_pcm(samples: Samples) -> Pcm:
     """Samples (float, -1 to 1) to 16-bit integers, rounded; what lies beyond is cut off."""
     pcm: Pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)

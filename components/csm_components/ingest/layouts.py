@@ -39,6 +39,11 @@ def find_sounds(folder: Path, leave_out: Path | None = None) -> list[str]:
     return sorted(found)
 
 
+def is_described(folder: Path) -> bool:
+    """Whether there is a description that `read_corpus` reads."""
+    return bool(find_lhotse(folder) or find_librispeech(folder) or find_jsonl(folder))
+
+
 def read_corpus(folder: Path, sounds: list[str]) -> Corpus:
     """Reads the description of a corpus; raises `InputError` where there is none, or no sound, or it breaks a rule.
 

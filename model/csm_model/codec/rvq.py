@@ -11,7 +11,7 @@ Shapes: B batch, K codebooks, T frames (12.5 Hz), S samples, C channels.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
 
 STEPS = FRAME_SAMPLES // HOP  # of 100 Hz in a frame
 FOLD = 4  # steps of 50 Hz in a frame
+_SURELY = 2.0  # log odds of a voice before there is anything learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class RvqConfig:
     """Width of the decoder's blocks at 100 Hz."""
     decoder_depth: int = 6
     """Blocks of the decoder at 100 Hz."""
+    voicing: bool = False
+    """Whether the decoder says where there is a voice. Codecs from before it could do so do not."""
 
     @classmethod
     def debug(cls) -> RvqConfig:
@@ -106,7 +109,7 @@ class Decoder(nn.Module):
         self.coarse = CausalStack(config.frame_channels, config.frame_depth)
         self.unfold = nn.Linear(config.frame_channels, STEPS * config.decoder_channels)
         self.fine = CausalStack(config.decoder_channels, config.decoder_depth)
-        self.source = HarmonicNoise(config.decoder_channels)
+        self.source = HarmonicNoise(config.decoder_channels, voicing=config.voicing)
 
     def controls(self, latent: Tensor) -> Controls:
         """The whole sequence at once: what the vocoder is to do."""
@@ -147,7 +150,10 @@ class RvqCodec(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of the configuration and the weights, as they are stored (float16)."""
-        total = hashlib.sha256(repr(sorted(asdict(self.config).items())).encode())
+        config = asdict(self.config)
+        if not config["voicing"]:
+            del config["voicing"]  # as it was before there was such a thing
+        total = hashlib.sha256(repr(sorted(config.items())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             total.update(name.encode())
             total.update(tensor.half().numpy().tobytes())
@@ -175,6 +181,21 @@ class RvqCodec(nn.Module):
     def slot_decoder(self, slots: int) -> RvqSlotDecoder:
         """Fresh state for `slots` streams, over the weights as they are now."""
         return RvqSlotDecoder(self, slots)
+
+    def with_voicing(self) -> RvqCodec:
+        """The same codec, of which the decoder can learn where there is a voice; to begin with there is one everywhere.
+
+        Codes stay as they are.
+        """
+        if self.config.voicing:
+            return self
+        codec = RvqCodec(replace(self.config, voicing=True))
+        state = self.state_dict()
+        for name, value in (("weight", 0.0), ("bias", _SURELY)):
+            whole = state[f"decoder.source.head.{name}"]
+            state[f"decoder.source.head.{name}"] = torch.cat([whole, torch.full_like(whole[:1], value)])
+        codec.load_state_dict(state)
+        return codec
 
     def checked(self, codes: Tensor) -> Tensor:
         """Refuses codes that no codebook has."""

@@ -1,7 +1,7 @@
 """A vocoder of pulses and noise: what the codec's decoder shapes into speech.
 
-The decoder says, 100 times a second, how high the voice is and how loud the pulses and the noise are in each of 64
-bands; the phases follow from that, so none has to be learnt. Harmonics plus filtered noise as in
+The decoder says, 100 times a second, how high the voice is, whether there is one, and how loud the pulses and the noise
+are in each of 64 bands; the phases follow from that, so none has to be learnt. Harmonics plus filtered noise as in
 [DDSP](https://arxiv.org/abs/2001.04643), with a band-limited pulse train and minimum-phase filters as in
 [WORLD](https://doi.org/10.1587/transinf.2015EDP7457).
 
@@ -42,6 +42,7 @@ class Controls(NamedTuple):
     pitch: Tensor  # [B, L], Hz at the end of each step
     pulses: Tensor  # [B, L, BANDS], log gains
     noise: Tensor  # [B, L, BANDS], log gains
+    voicing: Tensor | None = None  # [B, L], log odds of a voice, infinite where they are not asked; in `pulses` already
 
 
 @dataclass
@@ -63,12 +64,12 @@ class HarmonicNoise(nn.Module):
     shapes: Tensor  # [BANDS, 2 * bins], to log gains and phases
     table: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, voicing: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.head = nn.Linear(channels, 1 + 2 * BANDS)
+        self.head = nn.Linear(channels, 1 + 2 * BANDS + voicing)
         with torch.no_grad():
-            self.head.bias[1:].fill_(_QUIET)
+            self.head.bias[1 : 1 + 2 * BANDS].fill_(_QUIET)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         filters = mel_filters(SAMPLE_RATE, WINDOW, BANDS).T
         # Every bin is a mean of the bands around it; the bins beyond the outermost bands follow the nearest one.
@@ -87,10 +88,20 @@ class HarmonicNoise(nn.Module):
 
     @staticmethod
     def limited(asked: Tensor) -> Controls:
-        """What the head's outputs `[B, L, 1 + 2 * BANDS]` mean, within the bounds of a voice."""
-        pitch, pulses, noise = torch.split(asked, [1, BANDS, BANDS], dim=-1)
+        """What the head's outputs `[B, L, 1 + 2 * BANDS]` mean, within the bounds of a voice.
+
+        One more output is the log odds of a voice. Where they are against one, the pulses are as much softer: by
+        min(1, p / (1 - p)), which is an addition to the log gains, the same to the last bit whatever stands beside it.
+        """
+        pitch, pulses, noise, *more = asked.split([1, BANDS, BANDS] + [1] * (asked.shape[-1] > 1 + 2 * BANDS), dim=-1)
         hertz = torch.exp(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
-        return Controls(pitch=hertz, pulses=pulses.clamp(-12.0, 6.0), noise=noise.clamp(-12.0, 6.0))
+        voicing = more[0] if more else torch.full_like(pitch, torch.inf)
+        return Controls(
+            pitch=hertz,
+            pulses=(pulses + voicing.clamp(max=0.0)).clamp(-12.0, 6.0),
+            noise=noise.clamp(-12.0, 6.0),
+            voicing=voicing[..., 0],
+        )
 
     def initial_state(self, batch_size: int) -> SourceState:
         """Silence."""

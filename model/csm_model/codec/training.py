@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
 from csm_model.codec.losses import SpectralLoss
-from csm_model.codec.pitch import track_pitch
+from csm_model.codec.pitch import in_range, middle_pitch, track_pitch
 from csm_model.codec.rvq import RvqCodec, RvqConfig
 from csm_model.codec.source import DELAY
 from csm_model.errors import InputError
@@ -33,6 +33,8 @@ from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
 
 CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
 CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
+MOVED = 0.22  # octaves by which a clip's pitch may be moved
+LOW_PITCH = 150.0  # Hz; a clip whose middle pitch is below it is of a low voice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,22 @@ class CodecTraining:
     """Weight of the STFT distance beside the mel distance."""
     commitment_weight: float = 0.25
     """Weight of the pull of latents to their codes."""
-    pitch_weight: float = 1.0
+    pitch_weight: float = 3.0
     """Weight of the distance of the log pitch where the sound is voiced."""
+    voicing_weight: float = 0.5
+    """Weight of the cross-entropy of where there is a voice."""
+    low_share: float = 0.5
+    """Share of the clips of a batch that are of low voices (below 150 Hz), where there are any."""
+    moved_share: float = 0.3
+    """Share of clips that are played slower or faster, by up to a sixth: other voices."""
     phoneme_weight: float = 0.3
     """Weight of the CTC loss of the first codebook."""
     feature_weight: float = 0.5
     """Weight of feature matching in the `decoder` stage."""
     adversarial_weight: float = 0.25
     """Weight of the adversarial loss in the `decoder` stage."""
+    judged_from: float = 0.2
+    """Share of the `decoder` stage after which the discriminators join in; a step costs twice as much with them."""
     seed: int = 0
     """Of the batches and the weights."""
     checkpoint_seconds: float = 60.0
@@ -99,6 +109,9 @@ class CodecTrainer:
             raise InputError("there are no clips to train the codec from: give a corpus with at least one turn")
         torch.manual_seed(config.seed)
         self.clips, self.config, self.out = clips, config, out
+        pitches = {id(clip): middle_pitch(clip.audio) for clip in {id(clip): clip for clip in clips}.values()}
+        low = [pitches[id(clip)] < LOW_PITCH for clip in clips]
+        self.voices = [group for group in (np.flatnonzero(low), np.flatnonzero(np.logical_not(low))) if len(group)]
         self.codec = (codec or RvqCodec(sizes)).train().requires_grad_(True)
         if codec is not None:
             self.codec.quantizer.adopt()
@@ -152,18 +165,35 @@ class CodecTrainer:
     def _batch(self) -> tuple[Tensor, Tensor, list[list[int]]]:
         """Clips of about one length: sound `[B, S]`, mask `[B, T]`, phonemes."""
         rng = np.random.default_rng((self.config.seed, self.step))
-        anchor = len(self.clips[int(rng.integers(len(self.clips)))].audio)
+        anchor = len(self.clips[self._drawn(rng, 1)[0]].audio)
         count = max(2, round(self.config.batch_seconds * SAMPLE_RATE / anchor))
-        pool = rng.integers(len(self.clips), size=count * 6)
+        pool = self._drawn(rng, count * 6)
         chosen = sorted(pool, key=lambda index: abs(len(self.clips[index].audio) - anchor))[:count]
-        frames = max(frames_of(len(self.clips[index].audio)) for index in chosen)
+        sounds = [self._moved(self.clips[index].audio / np.float32(32768.0), rng) for index in chosen]
+        frames = max(frames_of(len(sound)) for sound in sounds)
         audio = np.zeros((count, frames * FRAME_SAMPLES), np.float32)
         mask = np.zeros((count, frames), bool)
-        for row, index in enumerate(chosen):
-            sound = self.clips[index].audio
-            audio[row, : len(sound)] = sound / 32768.0 * 10 ** rng.uniform(-0.2, 0.1)
+        for row, sound in enumerate(sounds):
+            audio[row, : len(sound)] = sound * 10 ** rng.uniform(-0.2, 0.1)
             mask[row, : frames_of(len(sound))] = True
         return torch.from_numpy(audio), torch.from_numpy(mask), [self.clips[index].phonemes for index in chosen]
+
+    def _drawn(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Clips, `low_share` of them of low voices."""
+        groups = [
+            self.voices[int(len(self.voices) > 1 and rng.random() >= self.config.low_share)] for _ in range(count)
+        ]
+        return [int(group[rng.integers(len(group))]) for group in groups]
+
+    def _moved(self, sound: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Played slower or faster, or as it is: pitch, formants and pace move together."""
+        if rng.random() >= self.config.moved_share:
+            return sound
+        size = round(len(sound) * np.exp2(rng.uniform(-MOVED, MOVED)))
+        spectrum = np.fft.rfft(sound)
+        moved = np.fft.irfft(spectrum[: size // 2 + 1], n=size) * (size / len(sound))
+        result: npt.NDArray[np.float32] = moved.astype(np.float32)
+        return result
 
     def _keep(self, count: int) -> Tensor:
         books = self.codec.num_codebooks
@@ -193,15 +223,20 @@ class CodecTrainer:
         """
         controls = self.codec.decoder.controls(latent)
         pitch, voiced = track_pitch(audio)
-        error = (controls.pitch.log() - pitch.log()).abs() * voiced
-        tune = error.sum() / voiced.sum().clamp(min=1)
+        sure = in_range(pitch, voiced)
+        error = (controls.pitch.log() - pitch.log()).abs() * sure
+        tune = error.sum() / sure.sum().clamp(min=1)
+        voicing = controls.pitch.new_zeros(())
+        if self.codec.config.voicing:
+            assert controls.voicing is not None
+            voicing = F.binary_cross_entropy_with_logits(controls.voicing, voiced.float())
         if self.step % 2:
-            controls = controls._replace(pitch=torch.where(voiced, pitch, controls.pitch))
+            controls = controls._replace(pitch=torch.where(sure, pitch, controls.pitch))
         made = self.codec.decoder(controls)[:, DELAY:]
         mel, stft = self.spectral(made, audio[:, :-DELAY])
         config = self.config
-        total = mel + config.stft_weight * stft + config.pitch_weight * tune
-        return made, total, {"mel": mel, "stft": stft, "pitch": tune}
+        total = mel + config.stft_weight * stft + config.pitch_weight * tune + config.voicing_weight * voicing
+        return made, total, {"mel": mel, "stft": stft, "pitch": tune, "voicing": voicing}
 
     def _joint_step(self) -> dict[str, Tensor]:
         audio, mask, phonemes = self._batch()
@@ -221,6 +256,9 @@ class CodecTrainer:
             self.codec.quantizer.eval()
             latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
         made, total, losses = self._reconstruct(latent, audio)
+        if self._progress() < self.config.judged_from:
+            self._descend(self.optimizer, total)
+            return losses
         real = audio[:, :-DELAY]
         size = min(CROP_FRAMES * FRAME_SAMPLES, real.shape[1])
         start = int(torch.randint(0, real.shape[1] - size + 1, ()))

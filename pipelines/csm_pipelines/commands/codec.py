@@ -16,6 +16,13 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training goes on in it.")],
+    sound: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of sound files without texts, of voices that the codec is to carry too; twice counts twice.",
+            show_default=False,
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(help="Time to train for, over all the runs that it takes.", min=0.01)
     ] = 20.0,
@@ -39,8 +46,20 @@ def train(
       csm codec train --corpus deploy/demo/base-corpus --corpus deploy/demo/corpus --out codec --minutes 60
 
       csm codec train --corpus deploy/demo/corpus --from codec --out codec-2 --stage decoder --minutes 30
+
+      csm codec train --corpus deploy/demo/corpus --sound data/people/train --from codec --out codec-3 --stage decoder
     """
     from csm_components.codec.step import train_codec
 
-    result = train_codec(corpus, out, minutes=minutes, stage=stage, start=start, sizes=sizes, seed=seed, say=typer.echo)
+    result = train_codec(
+        corpus,
+        out,
+        minutes=minutes,
+        sounds=sound or (),
+        stage=stage,
+        start=start,
+        sizes=sizes,
+        seed=seed,
+        say=typer.echo,
+    )
     typer.echo(f"codec {result.digest[:12]} after {result.steps} steps and {result.minutes:.1f} min: {result.out}")
