@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 
 from csm_components.codec.step import load_clips, train_codec
-from csm_model.codec import load_codec
+from csm_model.codec import RvqCodec, RvqConfig, load_codec
 from csm_model.errors import InputError
 
 
@@ -57,6 +58,19 @@ def test_sounds_without_texts_add_to_the_clips(corpus: Path, tmp_path: Path) -> 
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="nothing: holds no sound files"):
         train_codec([corpus], tmp_path / "again", sounds=[tmp_path / "nothing"], **options)
+
+
+def test_a_joint_training_goes_on_with_more_codebooks(corpus: Path, tmp_path: Path) -> None:
+    begun = replace(RvqConfig.debug(), num_codebooks=2)
+    RvqCodec(begun).eval().save(tmp_path / "begun")
+    options = {"minutes": 20, "sizes": "debug", "max_steps": 2, "stage": "joint", "start": tmp_path / "begun"}
+    train_codec([corpus], tmp_path / "out", codebooks=3, **options)
+    made = load_codec(tmp_path / "out")
+    assert made.num_codebooks == 3
+    with pytest.raises(InputError, match="3 codebooks, of 2 to begin from: take the joint stage"):
+        train_codec([corpus], tmp_path / "again", codebooks=3, **{**options, "stage": "decoder"})
+    with pytest.raises(InputError, match="0 codebooks: a codec has at least one"):
+        train_codec([corpus], tmp_path / "again", codebooks=0, **options)
 
 
 def test_refusals(corpus: Path, tmp_path: Path) -> None:

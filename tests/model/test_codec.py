@@ -193,6 +193,27 @@ def test_a_codec_learns_voicing_anew_and_keeps_the_codes(tmp_path: Path) -> None
     assert torch.equal(after.encode(speech(19_200)), codes)
 
 
+def test_more_codebooks_keep_the_codes_of_those_before() -> None:
+    torch.manual_seed(3)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    codes = codec.encode(speech(19_200))
+    assert codec.with_codebooks(codec.num_codebooks) is codec
+    more = codec.with_codebooks(6).eval()
+    assert more.encode(speech(19_200)).shape[1] == 6
+    assert torch.equal(more.encode(speech(19_200))[:, :4], codes)
+    assert torch.equal(more.decode(codes), codec.decode(codes))
+    assert torch.equal(codec.with_codebooks(2).eval().encode(speech(19_200)), codes[:, :2])
+
+
+def test_pitch_is_learnt_from_the_first_two_codebooks(tmp_path: Path) -> None:
+    config = CodecTraining(
+        minutes=30, max_steps=30, batch_seconds=2.0, learning_rate=2e-2, log_every=1, early_weight=3.0
+    )
+    CodecTrainer(clips(), config, tmp_path, sizes=replace(RvqConfig.debug(), voicing=True)).run()
+    early = [json.loads(line)["early"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(early[-5:]) < 0.8 * np.mean(early[:5])
+
+
 def test_low_voices_are_half_of_the_batches(tmp_path: Path) -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     sounds = [

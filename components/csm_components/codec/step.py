@@ -108,30 +108,41 @@ def train_codec(
     stage: str = "both",
     start: Path | None = None,
     sizes: str = "demo",
+    codebooks: int | None = None,
     seed: int = 0,
     max_steps: int | None = None,
     say: Callable[[str], None] = print,
 ) -> CodecResult:
     """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
 
-    A corpus, or a folder of `sounds`, that is named twice counts twice.
+    `codebooks` is how many, should it not be as many as `sizes` has or the codec begun from; more of them can only be
+    learnt in the joint stage. A corpus, or a folder of `sounds`, that is named twice counts twice.
 
     Raises:
-        InputError: no such corpus or sizes, no training turns, a decoder stage without a codec to begin from, or a
-            folder that holds a codec of other data or settings.
+        InputError: no such corpus, sizes or codebooks, no training turns, a decoder stage without a codec to begin
+            from or with more codebooks than that has, or a folder that holds a codec of other data or settings.
     """
     if sizes not in SIZES:
         raise InputError(f"sizes {sizes!r}: there are {', '.join(SIZES)}")
     stages = plan(minutes, stage, seed=seed, max_steps=max_steps)
     if stage == "decoder" and start is None:
         raise InputError("the decoder stage needs a codec to begin from: name its folder")
+    if codebooks is not None and codebooks < 1:
+        raise InputError(f"{codebooks} codebooks: a codec has at least one")
+    config = SIZES[sizes]
     codec = RvqCodec.load(start).with_voicing() if start is not None else None
+    if codebooks is not None:
+        config = replace(config, num_codebooks=codebooks)
+        if codec is not None:
+            if stage == "decoder" and codebooks > codec.num_codebooks:
+                raise InputError(f"{codebooks} codebooks, of {codec.num_codebooks} to begin from: take the joint stage")
+            codec = codec.with_codebooks(codebooks)
     folders = {corpus: out / "conversations" / str(number) for number, corpus in enumerate(dict.fromkeys(corpora))}
     digests = {corpus: ingest(corpus, folder).digest for corpus, folder in folders.items()}
     heard = {folder: load_sounds(folder) for folder in dict.fromkeys(sounds)}
     dataset = digest_of([digests[corpus] for corpus in corpora] + [heard[folder][1] for folder in sounds])
     begun = codec.digest if codec is not None else None
-    inputs = digest_of([dataset, sizes, begun, [asdict(config) for config in stages]])
+    inputs = digest_of([dataset, asdict(config), begun, [asdict(each) for each in stages]])
     if (out / "result.json").exists():
         stored = read_json(out / "result.json")
         if stored["inputs"] != inputs:
@@ -141,8 +152,8 @@ def train_codec(
     clips = [clip for corpus in corpora for clip in turns[corpus]]
     clips += [clip for folder in sounds for clip in heard[folder][0]]
     trainers = []
-    for config in stages:
-        trainer = CodecTrainer(clips, config, out / config.stage, codec=codec, sizes=SIZES[sizes])
+    for each in stages:
+        trainer = CodecTrainer(clips, each, out / each.stage, codec=codec, sizes=config)
         trainers.append(trainer)
         codec = trainer.run(_narrator(say))
     assert codec is not None

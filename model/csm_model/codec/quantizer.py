@@ -17,6 +17,9 @@ class Quantized(NamedTuple):
 
     latent: Tensor  # [B, T, D], straight-through: the gradient reaches the encoder
     first: Tensor  # [B, T, D], the first codebook's part alone, straight-through
+    first_two: (
+        Tensor  # [B, T, D], the part of the first two codebooks (of the one, where there is one), straight-through
+    )
     codes: Tensor  # [B, K, T] int64
     commitment: Tensor  # scalar
 
@@ -66,7 +69,7 @@ class ResidualQuantizer(nn.Module):
         `mask` `[B, T]` says which frames are real; `keep` `[B]` how many codebooks an item uses (quantiser dropout).
         """
         residual, total = latent.detach(), torch.zeros_like(latent)
-        first, codes = total, []
+        first, first_two, codes = total, total, []
         for index in range(len(self.codebooks)):
             code = self.nearest(residual, index)
             entry = F.embedding(code, self.codebooks[index])
@@ -76,6 +79,7 @@ class ResidualQuantizer(nn.Module):
             total = total + used * entry
             residual = residual - entry
             first = entry if index == 0 else first
+            first_two = first_two + entry if index < 2 else first_two
             codes.append(code)
         weight = mask[..., None].to(latent.dtype)
         distance = (latent - total).square() + (latent - first).square()
@@ -83,6 +87,7 @@ class ResidualQuantizer(nn.Module):
         return Quantized(
             latent=latent + (total - latent).detach(),
             first=latent + (first - latent).detach(),
+            first_two=latent + (first_two - latent).detach(),
             codes=torch.stack(codes, dim=1),
             commitment=commitment,
         )

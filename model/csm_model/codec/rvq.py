@@ -197,6 +197,22 @@ class RvqCodec(nn.Module):
         codec.load_state_dict(state)
         return codec
 
+    def with_codebooks(self, count: int) -> RvqCodec:
+        """The same codec with more codebooks, the further ones not trained yet, or without the last ones.
+
+        The codes of the codebooks that stay are as they were.
+        """
+        if count == self.num_codebooks:
+            return self
+        codec = RvqCodec(replace(self.config, num_codebooks=count))
+        state = self.state_dict()
+        kept = min(count, self.num_codebooks)
+        # Entries near nothing: to begin with, a further codebook adds little to what the decoder knows.
+        fresh = 0.01 * torch.randn_like(codec.quantizer.codebooks[kept:])
+        state["quantizer.codebooks"] = torch.cat([state["quantizer.codebooks"][:kept], fresh])
+        codec.load_state_dict(state)
+        return codec
+
     def checked(self, codes: Tensor) -> Tensor:
         """Refuses codes that no codebook has."""
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.num_codebooks:

@@ -30,6 +30,7 @@ WINDOW = 960
 DELAY = WINDOW - HOP  # samples by which the sound comes late
 BANDS = 64
 LOWEST, HIGHEST = 50.0, 500.0  # Hz, of the pitch
+MIDDLE_LOG_PITCH = math.log(170.0)  # what a head that says nothing says
 _ROWS = WINDOW // HOP
 _OVERLAP = 1.5  # squared Hann windows at a quarter of their length add up to this
 _QUIET = -3.0  # log gain to begin with
@@ -94,7 +95,7 @@ class HarmonicNoise(nn.Module):
         min(1, p / (1 - p)), which is an addition to the log gains, the same to the last bit whatever stands beside it.
         """
         pitch, pulses, noise, *more = asked.split([1, BANDS, BANDS] + [1] * (asked.shape[-1] > 1 + 2 * BANDS), dim=-1)
-        hertz = torch.exp(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
+        hertz = torch.exp(pitch[..., 0] + MIDDLE_LOG_PITCH).clamp(LOWEST, HIGHEST)
         voicing = more[0] if more else torch.full_like(pitch, torch.inf)
         return Controls(
             pitch=hertz,

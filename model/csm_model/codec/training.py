@@ -1,8 +1,9 @@
 """Trains an `RvqCodec` from clips of speech with their phonemes, and goes on where a killed run stopped.
 
-Two stages. `joint` trains all of it by spectral distances, the pitch, commitment, and a CTC loss that makes the first
-codebook carry the phonemes. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay
-good, and trains the decoder against discriminators.
+Two stages. `joint` trains all of it by spectral distances, pitch and voicing, commitment, a CTC loss that makes the
+first codebook carry the phonemes, and by pitch and voicing once more, as they are read from the first two codebooks
+alone. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay good, and trains the
+decoder, after a while against discriminators.
 
 Shapes: B batch, T frames, S samples.
 """
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
 from csm_model.codec.losses import SpectralLoss
 from csm_model.codec.pitch import in_range, middle_pitch, track_pitch
-from csm_model.codec.rvq import RvqCodec, RvqConfig
-from csm_model.codec.source import DELAY
+from csm_model.codec.rvq import STEPS, RvqCodec, RvqConfig
+from csm_model.codec.source import DELAY, MIDDLE_LOG_PITCH
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
@@ -43,6 +44,24 @@ class Clip:
 
     audio: npt.NDArray[np.int16]
     phonemes: list[int]
+
+
+class Target(NamedTuple):
+    """The pitch that is to be learnt."""
+
+    pitch: Tensor  # [B, L], Hz
+    voiced: Tensor  # [B, L]
+    sure: Tensor  # [B, L], where it is voiced and the pitch no octave off
+
+    @classmethod
+    def of(cls, audio: Tensor) -> Target:
+        """Of sound `[B, S]`."""
+        pitch, voiced = track_pitch(audio)
+        return cls(pitch, voiced, in_range(pitch, voiced))
+
+    def pitch_distance(self, log_pitch: Tensor) -> Tensor:
+        """Mean distance of the log of a pitch `[B, L]`, where it is sure."""
+        return ((log_pitch - self.pitch.log()).abs() * self.sure).sum() / self.sure.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +92,8 @@ class CodecTraining:
     """Weight of the distance of the log pitch where the sound is voiced."""
     voicing_weight: float = 0.5
     """Weight of the cross-entropy of where there is a voice."""
+    early_weight: float = 0.3
+    """Weight of pitch and voicing as they are read from the first two codebooks alone, in the `joint` stage."""
     low_share: float = 0.5
     """Share of the clips of a batch that are of low voices (below 150 Hz), where there are any."""
     moved_share: float = 0.3
@@ -116,11 +137,16 @@ class CodecTrainer:
         if codec is not None:
             self.codec.quantizer.adopt()
         self.phoneme_head = nn.Linear(self.codec.config.latent_dim, CTC_STEPS * (config.vocab_size + 1))
+        self.pitch_head = nn.Linear(self.codec.config.latent_dim, 2 * STEPS)
         self.spectral = SpectralLoss()
         self.discriminators = Discriminators()
         trained: list[nn.Parameter]
         if config.stage == "joint":
-            trained = [*self.codec.parameters(), *self.phoneme_head.parameters()]
+            trained = [
+                *self.codec.parameters(),
+                *self.phoneme_head.parameters(),
+                *self.pitch_head.parameters(),
+            ]
         else:
             self.codec.encoder.requires_grad_(False)
             trained = list(self.codec.decoder.parameters())
@@ -137,6 +163,7 @@ class CodecTrainer:
         return {
             "codec": self.codec,
             "phoneme_head": self.phoneme_head,
+            "pitch_head": self.pitch_head,
             "discriminators": self.discriminators,
             "optimizer": self.optimizer,
             "judge_optimizer": self.judge_optimizer,
@@ -215,23 +242,27 @@ class CodecTrainer:
             scores[spoken].transpose(0, 1), targets, mask[spoken].sum(1) * CTC_STEPS, lengths, zero_infinity=True
         )
 
-    def _reconstruct(self, latent: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _early_loss(self, first_two: Tensor, target: Target) -> Tensor:
+        """How ill pitch and voicing can be read from the first two codebooks, frame by frame."""
+        log_pitch, voicing = self.pitch_head(first_two).unflatten(-1, (STEPS, 2)).flatten(1, 2).unbind(-1)
+        return self.config.pitch_weight * target.pitch_distance(
+            log_pitch + MIDDLE_LOG_PITCH
+        ) + self.config.voicing_weight * F.binary_cross_entropy_with_logits(voicing, target.voiced.float())
+
+    def _reconstruct(self, latent: Tensor, audio: Tensor, target: Target) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What the decoder makes of latents, the weighted sum of its distances to the sound, and each of them.
 
         On every second step the pulses follow the true pitch: a pulse train that is a little out of tune says nothing
         of how loud its harmonics should be.
         """
         controls = self.codec.decoder.controls(latent)
-        pitch, voiced = track_pitch(audio)
-        sure = in_range(pitch, voiced)
-        error = (controls.pitch.log() - pitch.log()).abs() * sure
-        tune = error.sum() / sure.sum().clamp(min=1)
+        tune = target.pitch_distance(controls.pitch.log())
         voicing = controls.pitch.new_zeros(())
         if self.codec.config.voicing:
             assert controls.voicing is not None
-            voicing = F.binary_cross_entropy_with_logits(controls.voicing, voiced.float())
+            voicing = F.binary_cross_entropy_with_logits(controls.voicing, target.voiced.float())
         if self.step % 2:
-            controls = controls._replace(pitch=torch.where(sure, pitch, controls.pitch))
+            controls = controls._replace(pitch=torch.where(target.sure, target.pitch, controls.pitch))
         made = self.codec.decoder(controls)[:, DELAY:]
         mel, stft = self.spectral(made, audio[:, :-DELAY])
         config = self.config
@@ -241,21 +272,27 @@ class CodecTrainer:
     def _joint_step(self) -> dict[str, Tensor]:
         audio, mask, phonemes = self._batch()
         quantized = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio)))
-        _, total, losses = self._reconstruct(quantized.latent, audio)
+        target = Target.of(audio)
+        _, total, losses = self._reconstruct(quantized.latent, audio, target)
         phoneme = self._phoneme_loss(quantized.first, mask, phonemes)
-        total = total + self.config.commitment_weight * quantized.commitment
+        early = self._early_loss(quantized.first_two, target)
+        total = total + self.config.commitment_weight * quantized.commitment + self.config.early_weight * early
         self._descend(self.optimizer, total + self.config.phoneme_weight * phoneme)
         used = torch.unique(quantized.codes[:, 0]).numel()
         return {
-            **losses, "commitment": quantized.commitment, "phoneme": phoneme, "codes_used": torch.tensor(float(used)),
-        }  # fmt: skip
+            **losses,
+            "commitment": quantized.commitment,
+            "phoneme": phoneme,
+            "early": early,
+            "codes_used": torch.tensor(float(used)),
+        }
 
     def _decoder_step(self) -> dict[str, Tensor]:
         audio, mask, _ = self._batch()
         with torch.no_grad():
             self.codec.quantizer.eval()
             latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
-        made, total, losses = self._reconstruct(latent, audio)
+        made, total, losses = self._reconstruct(latent, audio, Target.of(audio))
         if self._progress() < self.config.judged_from:
             self._descend(self.optimizer, total)
             return losses

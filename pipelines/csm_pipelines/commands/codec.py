@@ -35,6 +35,14 @@ def train(
         typer.Option("--from", help="Codec to begin from; the decoder stage needs one.", show_default=False),
     ] = None,
     sizes: Annotated[str, typer.Option(help="Sizes of the codec: demo or debug.")] = "demo",
+    codebooks: Annotated[
+        int | None,
+        typer.Option(
+            help="Codes a frame, if not as many as the codec to begin from has; more need the joint stage.",
+            show_default=False,
+            min=1,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:
     """Train the audio codec from a corpus, and go on where a killed training stopped.
@@ -48,6 +56,8 @@ def train(
       csm codec train --corpus deploy/demo/corpus --from codec --out codec-2 --stage decoder --minutes 30
 
       csm codec train --corpus deploy/demo/corpus --sound data/people/train --from codec --out codec-3 --stage decoder
+
+      csm codec train --corpus data/voices --sound data/people/train --from codec --out codec-4 --codebooks 8
     """
     from csm_components.codec.step import train_codec
 
@@ -59,6 +69,7 @@ def train(
         stage=stage,
         start=start,
         sizes=sizes,
+        codebooks=codebooks,
         seed=seed,
         say=typer.echo,
     )
