@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from csm_serving.client.audio import Listener, Samples
+    from csm_serving.client.audio import Listener
     from csm_serving.client.retry import Retry
     from csm_serving.client.speech import SpeechService
+    from csm_serving.wire.tensors import Samples
 
 SERVER = "Server"
 

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
+from csm_serving.wire.tensors import Samples
 
-Samples = npt.NDArray[np.float32]
 Listener = Callable[[Samples], None]
 """Hears each chunk of samples `[1920]` as it arrives."""
 Writer = Callable[[Samples, bytes], object]
