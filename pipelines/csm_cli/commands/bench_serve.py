@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from csm_serving.client.load import Heard, Load
+    from csm_serving.settings import ServingSettings
     from csm_serving.wire.protocol import SpeechRequest
 
 LOAD, SPEECH, REPORT, OBJECTIVES = "Load", "Speech", "Report", "Objectives"
@@ -124,13 +125,14 @@ def bench_serve(
     from csm_cli.load_board import draw, table_of
     from csm_model.errors import InputError
     from csm_model.files import write_json
-    from csm_serving.client.calls import addresses, is_here
+    from csm_serving.client.calls import is_here
     from csm_serving.client.load import PATTERNS, Load
     from csm_serving.client.load_report import objectives_of, report_of, risen, scrape
     from csm_serving.settings import load_settings
     from csm_serving.wire.errors import UnavailableError
 
-    urls = addresses(url or None, load_settings())
+    settings = load_settings()
+    urls = tuple(url or [settings.url])
     if not url and not all(is_here(address) for address in urls):
         raise InputError(f"{urls[0]} is not this machine: name it with --url to put load on it")
     kind = next((known for known in PATTERNS if known == pattern), None)
@@ -147,7 +149,7 @@ def bench_serve(
     )
     requests = _requests(texts, speaker, voice, max_frames, encoding, wait, deadline)
     before = {} if metrics is None else scrape(metrics)
-    heard, samples = asyncio.run(_run(load, requests, urls, metrics, Console(stderr=True)))
+    heard, samples = asyncio.run(_run(load, requests, urls, settings, metrics, Console(stderr=True)))
     if heard.streams and all(stream.code == "unavailable" and not stream.arrived for stream in heard.streams):
         raise UnavailableError(heard.streams[0].error)
     report = report_of(load, heard, metrics=None if metrics is None else risen(before, scrape(metrics)))
@@ -212,7 +214,12 @@ def _requests(
 
 
 async def _run(
-    load: Load, requests: list[SpeechRequest], urls: tuple[str, ...], metrics: str | None, console: Console
+    load: Load,
+    requests: list[SpeechRequest],
+    urls: tuple[str, ...],
+    settings: ServingSettings,
+    metrics: str | None,
+    console: Console,
 ) -> tuple[Heard, list[tuple[float, float]]]:
     """What came of the load, and the server's own number of live streams once a second."""
     import asyncio
@@ -244,7 +251,15 @@ async def _run(
                 )
 
         try:
-            return await offer(load, requests, urls, on_stream=tell), samples
+            heard = await offer(
+                load,
+                requests,
+                urls,
+                chunk_timeout_s=settings.chunk_timeout_s,
+                connect_timeout_s=settings.connect_timeout_s,
+                on_stream=tell,
+            )
+            return heard, samples
         finally:
             if sampling is not None:
                 sampling.cancel()

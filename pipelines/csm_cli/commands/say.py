@@ -130,16 +130,20 @@ def _served(urls: list[str] | None, retry: Retry, runs: Path) -> Iterator[Speech
     from csm_serving.settings import load_settings
 
     settings = load_settings()
-    here = (settings.host, settings.grpc_port)
     if not urls:
         try:
-            socket.create_connection(here, timeout=settings.connect_timeout_s).close()
+            socket.create_connection((settings.host, settings.grpc_port), timeout=settings.connect_timeout_s).close()
         except OSError:
-            note = f"no server at {settings.host}:{settings.grpc_port}: "
+            note = f"no server at {settings.url}: "
             with service(find_bundle(None, runs), say=lambda line: typer.echo(note + line, err=True)) as (started, _):
                 yield started
             return
-    with SpeechClient(urls or None, retry=retry) as client:
+    with SpeechClient(
+        urls or settings.url,
+        retry=retry,
+        chunk_timeout_s=settings.chunk_timeout_s,
+        connect_timeout_s=settings.connect_timeout_s,
+    ) as client:
         yield client
 
 

@@ -20,7 +20,7 @@ from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
 from csm_serving.client.speech import Asked, Spoken, Taking, cut_text, request_of
-from csm_serving.settings import load_settings
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -85,20 +85,20 @@ class AsyncSpeechClient:
 
     def __init__(
         self,
-        url: str | Sequence[str] | None = None,
+        url: str | Sequence[str] = calls.DEFAULT_URL,
         *,
         retry: Retry | None = None,
-        chunk_timeout_s: float | None = None,
-        connect_timeout_s: float | None = None,
+        chunk_timeout_s: float = CHUNK_TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
     ) -> None:
-        settings = load_settings(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
-        self.urls = calls.addresses(url, settings)
+        calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
+        self.urls = calls.addresses(url)
         self._retry = retry or Retry()
         self._raw = raw
-        self._chunk_timeout_s = settings.chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=settings.connect_timeout_s)
+        self._chunk_timeout_s = chunk_timeout_s
+        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.aio.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     async def __aenter__(self) -> Self:

@@ -41,9 +41,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise MissingDependencyError(
-            "sound as Opus needs PyAV: install csm-foundry[serve] or av, or ask for float32 or int16"
-        ) from None
+        raise MissingDependencyError("sound as Opus needs PyAV: pip install av, or ask for float32 or int16") from None
     return av
 
 
