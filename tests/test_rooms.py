@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections import defaultdict
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -75,3 +77,36 @@ def test_no_modules_import_each_other() -> None:
 def test_a_long_file_says_why() -> None:
     long = {name_of(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 600}
     assert long == set(LONG_FILES), "a file of more than 600 lines is a question: answer it in LONG_FILES, or divide it"
+
+
+NAMED_TWICE: Mapping[str, str] = {
+    "Frame": "what a step makes, and what leaves the batch; the second holds the first's codes",
+    "Job": "a training to be planned, and a stream in the scheduler: rooms of csm_model that do not meet",
+    "PackedLinear": "a product of the codec, and one of the backbone, each packed for its own kernel",
+    "Reading": "what training sees of a row, and what a comb finds in a sound",
+    "Rows": "slots of a step of the codec, and keys and values of a prompt",
+    "Speech": "what a corpus is like to the planner, and what the generator made",
+    "SpeechStream": "the frames of the model, and the chunks of a client; LocalSpeech turns one into the other",
+    "Storage": "objects of a storage, the part of it that training sees, bytes of a plan, and its place in a profile",
+    "Turn": "of a conversation on the wire, and the next piece of a narration",
+    "_Layer": "private to two networks",
+    "_Part": "private to two files of a profile: pieces of a pod's spec take numbers for words, the profile does not",
+}
+"""Names of several classes, each with why they are not one thing and may share it."""
+
+
+def classes() -> Mapping[str, list[str]]:
+    """Every class by its name, with the modules that define it."""
+    found = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(name_of(path))
+    return found
+
+
+def test_one_name_is_one_thing() -> None:
+    twice = {name: modules for name, modules in classes().items() if len(modules) > 1}
+    unknown = {name: modules for name, modules in twice.items() if name not in NAMED_TWICE}
+    assert not unknown, "give one of them another name, or say in NAMED_TWICE why they share it"
+    assert set(NAMED_TWICE) == set(twice), "no longer twice: take it out of NAMED_TWICE"

@@ -21,7 +21,7 @@ from csm_scaling.pods import Pod, Stream
 from csm_scaling.record import Prometheus, record
 from csm_scaling.signals import Scrapes
 from csm_scaling.simulate import Conditions, simulate
-from csm_serving.client.load import Heard, Load, offer
+from csm_serving.client.load import LoadPlan, LoadResult, offer
 from csm_serving.client.load_report import scrape
 from csm_serving.launcher.triton import LocalTriton
 from csm_serving.server.metrics import FIRST_AUDIO
@@ -88,9 +88,9 @@ def test_the_charts_demand_is_the_number_that_the_simulator_gives(triton: LocalT
     assert 'namespace="speech",release="csm"' in demand
     until(lambda: prometheus.ask(demand) == 0.0, why="a server without streams")
     assert simulated(0, 0) == 0.0
-    heard: list[Heard] = []
+    heard: list[LoadResult] = []
     request = SpeechRequest(text="Good morning, how are you?", speaker=0, max_frames=100, max_wait_s=60.0)
-    load = Load(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
+    load = LoadPlan(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
     thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
     thread.start()
     until(lambda: prometheus.ask(demand) != 0.0, why="five streams were asked for")
@@ -150,7 +150,7 @@ def test_the_first_sounds_of_a_live_server_are_in_the_buckets_that_its_listeners
 def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: Prometheus, tmp_path: Path) -> None:
     requests = [SpeechRequest(text="Good morning.", speaker=0, max_frames=frames) for frames in (20, 30)]
     start = time.time()
-    heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
+    heard = asyncio.run(offer(LoadPlan(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
     time.sleep(max(2.0, start + 17.0 - time.time()))  # rows of 4 s: the fourth must be whole, and read
     end = time.time()
     trace = record(prometheus, 'namespace="speech",release="csm"', start=start, end=end, step=4.0)

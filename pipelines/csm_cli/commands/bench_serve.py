@@ -13,7 +13,7 @@ from csm_model.errors import CsmError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from csm_serving.client.load import Heard, Load
+    from csm_serving.client.load import LoadPlan, LoadResult
     from csm_serving.settings import ServingSettings
     from csm_serving.wire.protocol import SpeechRequest
 
@@ -126,7 +126,7 @@ def bench_serve(
     from csm_model.errors import InputError
     from csm_model.files import write_json
     from csm_serving.client.calls import is_here
-    from csm_serving.client.load import PATTERNS, Load
+    from csm_serving.client.load import PATTERNS, LoadPlan
     from csm_serving.client.load_report import objectives_of, report_of, risen, scrape
     from csm_serving.settings import load_settings
     from csm_serving.wire.errors import UnavailableError
@@ -138,7 +138,7 @@ def bench_serve(
     kind = next((known for known in PATTERNS if known == pattern), None)
     if kind is None:
         raise InputError(f"pattern {pattern!r}: must be one of {', '.join(PATTERNS)}")
-    load = Load(
+    load = LoadPlan(
         pattern=kind,
         streams=streams,
         rate=rate,
@@ -214,13 +214,13 @@ def _requests(
 
 
 async def _run(
-    load: Load,
+    load: LoadPlan,
     requests: list[SpeechRequest],
     urls: tuple[str, ...],
     settings: ServingSettings,
     metrics: str | None,
     console: Console,
-) -> tuple[Heard, list[tuple[float, float]]]:
+) -> tuple[LoadResult, list[tuple[float, float]]]:
     """What came of the load, and the server's own number of live streams once a second."""
     import asyncio
     import time
@@ -241,7 +241,7 @@ async def _run(
     sampling = None if metrics is None else asyncio.create_task(sample(metrics))
     with console.status("asking for streams ...") if console.is_terminal else contextlib.nullcontext() as status:
 
-        def tell(heard: Heard) -> None:
+        def tell(heard: LoadResult) -> None:
             if status is not None:
                 late = sum(len(stream.late) for stream in heard.streams)
                 refused = sum(stream.refused for stream in heard.streams)

@@ -81,7 +81,7 @@ def say(
     from csm_model.errors import InputError
     from csm_serving.client.audio import player
     from csm_serving.client.retry import Retry
-    from csm_serving.client.speech import Asked, cut_text, receive, request_of
+    from csm_serving.client.speech import SpeechOptions, cut_text, receive, request_of
     from csm_serving.wire.protocol import ENCODINGS
 
     if (text is None) == (text_from is None):
@@ -89,7 +89,7 @@ def say(
     known = next((name for name in ENCODINGS if name == encoding), None)
     if known is None:
         raise InputError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
-    asked = Asked(
+    asked = SpeechOptions(
         voice=voice, context=read_turns(context), seed=seed, deadline_s=deadline, max_wait_s=wait, encoding=known
     )
     # What cannot be said is refused before anything is loaded.

@@ -35,7 +35,7 @@ _PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class LoadPlan:
     """Streams as they are asked for; at most `count` in all, and none after `duration_s`.
 
     Raises:
@@ -146,7 +146,7 @@ class Listened:
 
 
 @dataclass(kw_only=True)
-class Heard:
+class LoadResult:
     """All streams of a load."""
 
     streams: list[Listened] = field(default_factory=list)
@@ -160,14 +160,14 @@ class Heard:
 
 
 async def offer(
-    load: Load,
+    load: LoadPlan,
     requests: Sequence[SpeechRequest],
     urls: str | Sequence[str],
     *,
     chunk_timeout_s: float = CHUNK_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
-    on_stream: Callable[[Heard], None] = lambda heard: None,
-) -> Heard:
+    on_stream: Callable[[LoadResult], None] = lambda heard: None,
+) -> LoadResult:
     """Asks the servers at `urls` for streams as `load` says, and takes them to their end.
 
     Args:
@@ -178,7 +178,7 @@ async def offer(
         connect_timeout_s: seconds to wait for a server to answer at all.
         on_stream: told whenever a stream is over.
     """
-    heard, began, cpu = Heard(), time.perf_counter(), time.process_time()
+    heard, began, cpu = LoadResult(), time.perf_counter(), time.process_time()
     draw = random.Random(load.seed)
     numbers = itertools.count() if load.count is None else iter(range(load.count))
 
