@@ -19,18 +19,18 @@ from served.prometheus import scraping
 from waiting import HANG_S, let_pass
 
 from csm_model.errors import InputError, MissingDependencyError
-from csm_pipelines.scaling.keda import Keda, Missing
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.pods import Pod, Stream
-from csm_pipelines.scaling.record import Prometheus, record
-from csm_pipelines.scaling.signals import Scrapes
-from csm_pipelines.scaling.simulate import Conditions, simulate
-from csm_serving.errors import UnavailableError
-from csm_serving.load import Heard, Load, offer
-from csm_serving.load_report import scrape
-from csm_serving.metrics import FIRST_AUDIO
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_scaling.keda import Keda, Missing
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.pods import Pod, Stream
+from csm_scaling.record import Prometheus, record
+from csm_scaling.signals import Scrapes
+from csm_scaling.simulate import Conditions, simulate
+from csm_serving.client.load import Heard, Load, offer
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server.metrics import FIRST_AUDIO
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
 until = partial(served.prometheus.until, seconds=HANG_S)
 SLOTS, STREAMS = 3, 5

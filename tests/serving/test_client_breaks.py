@@ -15,11 +15,11 @@ from waiting import HANG_S, eventually, eventually_async
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.protocol import Chunk, Resume, SpeechRequest
-from csm_serving.retry import NEVER, Retry
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.retry import NEVER, Retry
+from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, Resume, SpeechRequest
 
 
 def test_a_stream_that_breaks_goes_on_after_the_last_frame(server: StandIn, hear: Hear) -> None:
@@ -149,7 +149,7 @@ def test_the_text_going_wrong_cancels_the_stream(server: StandIn, hear: Hear) ->
 def test_a_deadline_goes_along_and_bounds_the_call_here(
     server: StandIn, hear: Hear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csm_serving.exchange.DEADLINE_MARGIN_S", 0.1)
+    monkeypatch.setattr("csm_serving.client.exchange.DEADLINE_MARGIN_S", 0.1)
     for deadline_s in (1.5, 15.0, 150.0):  # until one is long enough for two attempts, however slow the machine
         server.asked.clear()
         server.faults = [Fault(break_before=2), Fault(silent_before=5)]
