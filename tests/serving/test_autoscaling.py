@@ -95,17 +95,7 @@ def test_the_charts_demand_is_the_number_that_the_simulator_gives(triton: LocalT
     assert simulated(0, 0) == 0.0
     heard: list[LoadResult] = []
     request = SpeechRequest(text="Good morning, how are you?", speaker=0, max_frames=100, max_wait_s=60.0)
-<<<<<<< HEAD
     load = LoadPlan(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
-    thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
-    thread.start()
-    until(lambda: prometheus.ask(demand) != 0.0, why="five streams were asked for")
-    found = prometheus.ask(demand)
-    gauges = scrape(triton.metrics_url)
-    assert (gauges["csm_live_streams"], gauges["csm_queued_streams"]) == (SLOTS, STREAMS - SLOTS)
-    assert found == 100 * STREAMS / SLOTS
-=======
-    load = Load(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
     whole, found = 100 * STREAMS / SLOTS, None
     while found != whole:  # offered again where streams were over before a scrape had seen all five
         thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
@@ -117,7 +107,6 @@ def test_the_charts_demand_is_the_number_that_the_simulator_gives(triton: LocalT
             if found == whole and live != (SLOTS, STREAMS - SLOTS):
                 found = None
         thread.join()
->>>>>>> proof
     assert found == pytest.approx(simulated(SLOTS, STREAMS - SLOTS))
     told = Keda(rendered("csm").keda).readings([found, 0.0], current=2, ready=2)  # type: ignore[arg-type]
     assert told == [166_666, 0]
@@ -169,16 +158,11 @@ def test_the_first_sounds_of_a_live_server_are_in_the_buckets_that_its_listeners
 def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: Prometheus, tmp_path: Path) -> None:
     requests = [SpeechRequest(text="Good morning.", speaker=0, max_frames=frames) for frames in (20, 30)]
     start = time.time()
-<<<<<<< HEAD
     heard = asyncio.run(offer(LoadPlan(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
-    time.sleep(max(2.0, start + 17.0 - time.time()))  # rows of 4 s: the fourth must be whole, and read
-=======
-    heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
     counted = 'csm_queue_wait_seconds_count{namespace="speech",release="csm"}'
     until(lambda: prometheus.ask(counted) == scrape(triton.metrics_url)["csm_queue_wait_seconds_count"], why="all read")
     rows = max(4, math.ceil((time.time() - start) / 4.0))
     let_pass(max(0.0, start + 4.0 * rows + 1.0 - time.time()))  # the last row must be whole, and read
->>>>>>> proof
     end = time.time()
     trace = record(prometheus, 'namespace="speech",release="csm"', start=start, end=end, step=4.0)
     asked = sum(rate * (after[0] - when) for (when, rate, _), after in zip(trace.rows, trace.rows[1:], strict=False))
