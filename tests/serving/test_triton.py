@@ -313,14 +313,10 @@ def test_a_server_that_takes_too_long_is_given_up(bundle: Path) -> None:
 
 def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import signal, sys; from pathlib import Path; from csm_serving.launcher.triton import LocalTriton
-"
-        "from csm_serving.settings import load_settings
-"
-        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)
-"
-        "with LocalTriton(Path(sys.argv[1]), settings=settings, folder=Path(sys.argv[2])) as triton:
-"
+        "import signal, sys; from pathlib import Path; from csm_serving.launcher.triton import LocalTriton\n"
+        "from csm_serving.settings import load_settings\n"
+        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)\n"
+        "with LocalTriton(Path(sys.argv[1]), settings=settings, folder=Path(sys.argv[2])) as triton:\n"
         "    print(triton.pid, flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
