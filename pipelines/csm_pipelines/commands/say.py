@@ -76,8 +76,8 @@ def say(
 
       some-language-model | csm say --text-from - --url gpu-1:8001 --url gpu-2:8001
     """
+    from csm_components.speak.spec import check_text
     from csm_model.errors import InputError
-    from csm_pipelines.checks import check_text
     from csm_pipelines.turns import read_turns
     from csm_serving.audio import player
     from csm_serving.protocol import ENCODINGS
