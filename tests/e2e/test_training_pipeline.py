@@ -1,8 +1,10 @@
 """The pipeline training, run for real by Kubeflow's local runner: in three shards, with a storage and an MLflow.
 
-Its runner for processes takes components of Python functions alone, and asks for them by a word in the command; ours are
+Its runner for processes takes components of Python functions alone, and looks for a word in the command; ours are
 programs of this Python, which it runs as well once that question is left out. In containers, with nothing left out, the
-pipelines run in `tests/images`. One run serves all tests. A shard of it is killed the first time that it works, as by a node that goes away.
+pipelines run in `tests/images`.
+
+One run serves all tests. A shard of it is killed the first time that it works, as by a node that goes away.
 """
 
 from __future__ import annotations
@@ -180,7 +182,7 @@ def test_kubeflow_carries_addresses_and_the_bytes_lie_in_the_storage(story: Stor
 def test_the_report_has_the_curves_of_the_training(story: Story) -> None:
     (file,) = story.artifacts.rglob("evaluate/evaluation")
     report = (Path(Artefact.load(file).url) / "report.html").read_text(encoding="utf-8")
-    assert "Loss" in report
+    assert "The losses while it was trained" in report
 
 
 def test_mlflow_has_one_run_with_one_nested_run_a_step(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
