@@ -37,15 +37,15 @@ from served.prometheus import scraping
 from served.server import served
 from served.table import Row, print_table, told
 
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.record import record
-from csm_pipelines.scaling.simulate import Conditions, simulate
-from csm_pipelines.scaling.timeline import Timeline
-from csm_pipelines.scaling.trace import Trace
-from csm_serving.load import Heard, Load, offer
-from csm_serving.load_report import scrape
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.record import record
+from csm_scaling.simulate import Conditions, simulate
+from csm_scaling.timeline import Timeline
+from csm_scaling.trace import Trace
+from csm_serving.client.load import Heard, Load, offer
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.protocol import SpeechRequest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))

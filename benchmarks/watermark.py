@@ -42,7 +42,7 @@ from csm_model.inference.generator import Generator
 from csm_model.watermark import perth
 from csm_model.watermark.filters import WINDOW
 from csm_model.watermark.fixed import FixedDetector, FixedMark
-from csm_serving.opus import OpusDecoder, OpusEncoder
+from csm_serving.wire.opus import OpusDecoder, OpusEncoder
 
 Sound = np.ndarray  # float32 [S], 24 kHz
 Change = Callable[[Sound], Sound]

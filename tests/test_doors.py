@@ -15,22 +15,24 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "csm_model": ROOT / "model" / "csm_model",
     "csm_serving": ROOT / "deploy" / "serving" / "csm_serving",
+    "csm_scaling": ROOT / "deploy" / "scaling" / "csm_scaling",
     "csm_components": ROOT / "components" / "csm_components",
     "csm_pipelines": ROOT / "pipelines" / "csm_pipelines",
+    "csm_cli": ROOT / "pipelines" / "csm_cli",
 }
 MODULES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 
 # Variables of the machine or of a launcher, which are nobody's settings; every other one is read by a settings.py.
 READS_THE_MACHINE = {
-    "csm_serving/installation.py": "where this machine keeps its Pythons and its loader",
-    "csm_serving/triton.py": "puts its folders before the PATH and LD_LIBRARY_PATH that Triton inherits",
+    "csm_serving/launcher/installation.py": "where this machine keeps its Pythons and its loader",
+    "csm_serving/launcher/triton.py": "puts its folders before the PATH and LD_LIBRARY_PATH that Triton inherits",
     "csm_model/training/parallel.py": "torchrun tells a worker its rank and its world",
     "csm_components/train/guard.py": "torchrun tells a worker its rank, the launcher its cores",
 }
 
 
 def name_of(path: Path) -> str:
-    """`csm_serving/triton.py`: the module's place under its package's parent."""
+    """`csm_serving/launcher/triton.py`: the module's place under its package's parent."""
     return next(str(path.relative_to(folder.parent)) for folder in PACKAGES.values() if path.is_relative_to(folder))
 
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from csm_model.errors import CsmError
 from csm_serving.client import SpeechClient
-from csm_serving.protocol import SpeechRequest
-from csm_serving.retry import NEVER
-from csm_serving.triton import LocalTriton
+from csm_serving.client.retry import NEVER
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.protocol import SpeechRequest
 
 from . import attacks
 from .attacks import Ground, Rng

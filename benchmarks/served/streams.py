@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from statistics import median
 
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
 
 from .listeners import Taken, closed_loop, requests_of
 from .table import Row, percentile, told

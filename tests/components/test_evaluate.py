@@ -34,8 +34,8 @@ from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
-from csm_serving.protocol import SpeechRequest
-from csm_serving.protocol import Turn as SpokenTurn
+from csm_serving.wire.protocol import SpeechRequest
+from csm_serving.wire.protocol import Turn as SpokenTurn
 
 SETTINGS = EvaluateSettings(
     sentences_per_voice=2, parent_per_voice=1, base_per_voice=1, recogniser="tiny", mos=False, max_frames=8

@@ -62,7 +62,7 @@ def fetch(
     url: str, digest: str, out: Path, environment: dict[str, str], program: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, after `program`."""
-    command = f"{program}\nfrom csm_pipelines.cli import main; main()"
+    command = f"{program}\nfrom csm_cli.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", command, "fetch-bundle", url, "--digest", digest, "--out", str(out)],
         env=environment, capture_output=True, text=True, check=False,
@@ -154,7 +154,7 @@ def test_a_killed_fetch_leaves_no_bundle_and_the_next_goes_on(
         "S3Storage.get_file = slow"
     )
     url, out = f"{BUCKET}/bundles/{digest}", tmp_path / "bundle"
-    command = f"{slow}\nfrom csm_pipelines.cli import main; main()"
+    command = f"{slow}\nfrom csm_cli.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", command, "fetch-bundle", url, "--digest", digest, "--out", str(out)],
         env=environment, stdout=subprocess.PIPE,

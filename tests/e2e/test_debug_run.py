@@ -45,7 +45,7 @@ class Story:
 
 def command() -> list[str]:
     return [
-        sys.executable, "-m", "csm_pipelines.cli", "run", "--preset", "debug",
+        sys.executable, "-m", "csm_cli.cli", "run", "--preset", "debug",
         "--set", f"train.recipe.steps={STEPS_OF_TRAINING}", "--set", "release.say=Good evening, everyone.",
     ]  # fmt: skip
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from csm_pipelines.scaling.hpa import DOWN, UP, Hpa, HpaSpec, Metric, PodReadings, Pods, Policy, Rules
+from csm_scaling.hpa import DOWN, UP, Hpa, HpaSpec, Metric, PodReadings, Pods, Policy, Rules
 
 DEMAND = Metric(name="demand", target=70_000)
 LATENCY = Metric(name="first audio", target=400_000, kind="Value")

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from csm_pipelines.scaling.hpa import Hpa, Pods
-from csm_pipelines.scaling.keda import Fallback, Keda, KedaSpec, Missing, Trigger
+from csm_scaling.hpa import Hpa, Pods
+from csm_scaling.keda import Fallback, Keda, KedaSpec, Missing, Trigger
 
 
 def trigger(*, kind: str = "AverageValue", ignore_nulls: bool = False, threshold: int = 70_000) -> Trigger:

@@ -12,10 +12,10 @@ from random_bundles import random_bundle
 from stand_in import SOON, Hear, Heard, StandIn
 
 from csm_model.text import train_bpe
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 SLOTS = 3
 

@@ -16,15 +16,15 @@ import pytest
 
 from csm_model.inference.narration import Utterance
 from csm_model.inference.sampling import Sampling
-from csm_serving.audit import MAX_KEPT, Audit, FileSink, open_audit
-from csm_serving.errors import UnavailableError
-from csm_serving.protocol import Resume, SpeechRequest, Turn
-from csm_serving.safeguards import warnings_of
+from csm_serving.server.audit import MAX_KEPT, Audit, FileSink, open_audit
+from csm_serving.server.safeguards import warnings_of
+from csm_serving.server.source import Asked
+from csm_serving.server.stored_voices import Voice
+from csm_serving.server.stream import Account
+from csm_serving.server.tokens import TurnKey
 from csm_serving.settings import load_settings
-from csm_serving.source import Asked
-from csm_serving.stored_voices import Voice
-from csm_serving.stream import Account
-from csm_serving.tokens import TurnKey
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import Resume, SpeechRequest, Turn
 
 SECRET = "Meet Quentin at the boathouse"
 
@@ -154,7 +154,7 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
 def test_servers_that_share_a_file_leave_each_line_whole(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     program = (
-        "import sys; from pathlib import Path; from csm_serving.audit import FileSink\n"
+        "import sys; from pathlib import Path; from csm_serving.server.audit import FileSink\n"
         "sink = FileSink(Path(sys.argv[1]))\n"
         'for n in range(400): sink.write(\'{"who": %s, "n": %d, "fill": "%s"}\' % (sys.argv[2], n, \'x\' * 400))'
     )

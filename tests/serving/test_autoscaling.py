@@ -15,18 +15,18 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, start_http_se
 from served.prometheus import scraping, until
 
 from csm_model.errors import InputError, MissingDependencyError
-from csm_pipelines.scaling.keda import Keda, Missing
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.pods import Pod, Stream
-from csm_pipelines.scaling.record import Prometheus, record
-from csm_pipelines.scaling.signals import Scrapes
-from csm_pipelines.scaling.simulate import Conditions, simulate
-from csm_serving.errors import UnavailableError
-from csm_serving.load import Heard, Load, offer
-from csm_serving.load_report import scrape
-from csm_serving.metrics import FIRST_AUDIO
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_scaling.keda import Keda, Missing
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.pods import Pod, Stream
+from csm_scaling.record import Prometheus, record
+from csm_scaling.signals import Scrapes
+from csm_scaling.simulate import Conditions, simulate
+from csm_serving.client.load import Heard, Load, offer
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server.metrics import FIRST_AUDIO
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
 SLOTS, STREAMS = 3, 5
 LABELS = {"namespace": "speech", "release": "csm", "track": "stable", "pod": "csm-serving-0"}

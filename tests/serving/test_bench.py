@@ -15,11 +15,11 @@ import pytest
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SECONDS
-from csm_serving.errors import UnavailableError
-from csm_serving.load import Heard, Listened, Load
-from csm_serving.load_report import live_over_time, objectives_of, read_metrics, report_of, risen, scrape, spread
+from csm_serving.client.load import Heard, Listened, Load
+from csm_serving.client.load_report import live_over_time, objectives_of, read_metrics, report_of, risen, scrape, spread
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import UnavailableError
 
 CSM = str(Path(sys.executable).with_name("csm"))
 

@@ -17,9 +17,9 @@ from stand_in import TEXT, Fault, Hear, StandIn, check, eventually, when_asked
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.protocol import End, SpeechRequest
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.wire.protocol import End, SpeechRequest
 
 
 def test_a_stream_comes_whole_and_its_call_is_closed(server: StandIn, hear: Hear) -> None:

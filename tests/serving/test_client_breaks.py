@@ -14,11 +14,11 @@ from stand_in import SOON, TEXT, Fault, Hear, Heard, StandIn, check, eventually,
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.protocol import Chunk, Resume, SpeechRequest
-from csm_serving.retry import NEVER, Retry
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.retry import NEVER, Retry
+from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, Resume, SpeechRequest
 
 
 def test_a_stream_that_breaks_goes_on_after_the_last_frame(server: StandIn, hear: Hear) -> None:
@@ -148,7 +148,7 @@ def test_the_text_going_wrong_cancels_the_stream(server: StandIn, hear: Hear) ->
 def test_a_deadline_goes_along_and_bounds_the_call_here(
     server: StandIn, hear: Hear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csm_serving.exchange.DEADLINE_MARGIN_S", 0.1)
+    monkeypatch.setattr("csm_serving.client.exchange.DEADLINE_MARGIN_S", 0.1)
     server.faults = [Fault(break_before=2), Fault(silent_before=5)]
     with pytest.raises(DeadlineError, match="by its deadline"):
         hear(server.url, TEXT, asked={"deadline_s": 1.5})

@@ -14,14 +14,14 @@ import pytest
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, DeadlineError, UnavailableError
-from csm_serving.load_report import scrape
-from csm_serving.protocol import Chunk, SamplingOptions
-from csm_serving.retry import Retry
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.load_report import scrape
+from csm_serving.client.retry import Retry
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, DeadlineError, UnavailableError
+from csm_serving.wire.protocol import Chunk, SamplingOptions
 
 TEXT = "The train to Boston leaves at half past nine. It is cold and windy today, take the red scarf. Good morning."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 12

@@ -18,15 +18,15 @@ from csm_model.inference.batch import Frame
 from csm_model.inference.jobs import Policy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
-from csm_serving.engine import Engine, Watchers
-from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.metrics import MemoryMetrics
-from csm_serving.protocol import Chunk, End, SpeechRequest
-from csm_serving.source import Asked
-from csm_serving.stored_voices import Voice
-from csm_serving.stream import Account
-from csm_serving.tokens import TurnKey
-from csm_serving.watch import PortWatch
+from csm_serving.server.engine import Engine, Watchers
+from csm_serving.server.metrics import MemoryMetrics
+from csm_serving.server.source import Asked
+from csm_serving.server.stored_voices import Voice
+from csm_serving.server.stream import Account
+from csm_serving.server.tokens import TurnKey
+from csm_serving.server.watch import PortWatch
+from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
 TIMEOUT = 10.0
 

@@ -14,10 +14,10 @@ from served.listeners import TEXTS, Taken, connected, listen
 from served.raw import ask, channel_to
 from served.server import counted, processes
 
-from csm_serving.errors import BusyError, UnavailableError
-from csm_serving.protocol import SpeechRequest
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
 SPEAKERS = (0, 1)
 SLOTS = 4

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
-from csm_serving import installation, repository
 from csm_serving.client import SpeechClient
-from csm_serving.installation import find_installation, find_libpython, write_search_folders
+from csm_serving.launcher import installation
+from csm_serving.launcher.installation import find_installation, find_libpython, write_search_folders
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import repository
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 
 @pytest.fixture

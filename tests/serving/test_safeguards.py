@@ -15,14 +15,14 @@ import torch
 
 from csm_model.errors import CsmError, InputError
 from csm_model.watermark import open_watermark
-from csm_serving.consent import Consent, today
-from csm_serving.engine import Engine
-from csm_serving.errors import UnavailableError
-from csm_serving.loading import load_engine
-from csm_serving.metrics import MemoryMetrics
-from csm_serving.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, Turn
+from csm_serving.server.consent import Consent, today
+from csm_serving.server.engine import Engine
+from csm_serving.server.loading import load_engine
+from csm_serving.server.metrics import MemoryMetrics
+from csm_serving.server.stored_voices import add_voice, revoke_voice
 from csm_serving.settings import load_settings
-from csm_serving.stored_voices import add_voice, revoke_voice
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, Turn
 
 TIMEOUT = 60.0
 GREEDY = SamplingOptions(temperature=0.0, depth_temperature=0.0)

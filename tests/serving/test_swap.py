@@ -16,12 +16,12 @@ import pytest
 
 from csm_model.errors import DigestError, InputError
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, ServingError
-from csm_serving.protocol import Chunk, End, SamplingOptions
-from csm_serving.repository import versions_in
+from csm_serving.launcher.swap import ServerState, swap_bundle
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server.repository import versions_in
 from csm_serving.settings import load_settings
-from csm_serving.swap import ServerState, swap_bundle
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, ServingError
+from csm_serving.wire.protocol import Chunk, End, SamplingOptions
 
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
 TEXT = "Good morning. The train to Boston leaves at half past nine."

@@ -26,16 +26,16 @@ from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator, Speech
 from csm_model.inference.sampling import Sampling
 from csm_model.watermark import open_watermark
-from csm_serving import calls, repository
-from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, ServingError, UnavailableError
-from csm_serving.load_report import scrape
-from csm_serving.local import LocalSpeech
-from csm_serving.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
-from csm_serving.retry import NEVER, Retry
+from csm_serving.client import SpeechClient, calls
+from csm_serving.client.load_report import scrape
+from csm_serving.client.retry import NEVER, Retry
+from csm_serving.client.speech import SpeechService
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import repository
+from csm_serving.server.local import LocalSpeech
 from csm_serving.settings import load_settings
-from csm_serving.speech import SpeechService
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
 
 TEXT = "The train to Boston leaves at half past nine."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
@@ -246,7 +246,7 @@ def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton:
 def test_a_client_that_is_gone_frees_its_slot(impatient: LocalTriton, how: signal.Signals) -> None:
     code = (
         "import sys, time; from csm_serving.client import SpeechClient\n"
-        "from csm_serving.protocol import SamplingOptions\n"
+        "from csm_serving.wire.protocol import SamplingOptions\n"
         "stream = SpeechClient(sys.argv[1]).stream(sys.argv[2], sampling=SamplingOptions(temperature=0.0))\n"
         "next(stream); print('heard', flush=True); time.sleep(600)"
     )
@@ -296,7 +296,7 @@ def test_another_configuration_is_refused(bundle: Path, monkeypatch: pytest.Monk
             config.read_text().replace('"TOP_K", data_type: TYPE_INT32', '"TOP_K", data_type: TYPE_INT64')
         )
 
-    monkeypatch.setattr("csm_serving.triton.write_repository", other)
+    monkeypatch.setattr("csm_serving.launcher.triton.write_repository", other)
     with (
         pytest.raises(ArtifactError, match="another protocol: TOP_K differ"),
         LocalTriton(bundle, settings=load_settings(**FREE_PORTS)),
@@ -312,7 +312,7 @@ def test_a_server_that_takes_too_long_is_given_up(bundle: Path) -> None:
 
 def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from csm_serving.triton import LocalTriton\n"
+        "import sys, time; from pathlib import Path; from csm_serving.launcher.triton import LocalTriton\n"
         "with LocalTriton(Path(sys.argv[1]), folder=Path(sys.argv[2])) as triton:\n"
         "    print(triton.pid, flush=True); time.sleep(600)"
     )
@@ -326,7 +326,7 @@ def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> N
 
 def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from csm_serving.triton import serve\n"
+        "import sys; from pathlib import Path; from csm_serving.launcher.triton import serve\n"
         "sys.exit(serve(Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1,"
         " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, triton.pid, flush=True)))"
     )

@@ -14,8 +14,8 @@ import numpy as np
 from csm_components.evaluate.judges import Audio
 from csm_model.errors import CsmError, MissingDependencyError
 from csm_model.files import read_json
-from csm_serving.protocol import SpeechRequest
-from csm_serving.speech import SpeechService
+from csm_serving.client.speech import SpeechService
+from csm_serving.wire.protocol import SpeechRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class FromBundle:
     @contextlib.contextmanager
     def open(self) -> Iterator[Speaker]:
         """Loads the bundle."""
-        from csm_serving.local import LocalSpeech
+        from csm_serving.server.local import LocalSpeech
 
         yield speaker_of(LocalSpeech(self.folder, codec_folder=self.codec_folder, any_speaker=True), str(self.folder))
 
@@ -125,8 +125,8 @@ class FromTriton:
     @contextlib.contextmanager
     def started(self) -> Iterator[FromServer]:
         """Starts it; yields where to find it."""
+        from csm_serving.launcher.triton import LocalTriton
         from csm_serving.settings import load_settings
-        from csm_serving.triton import LocalTriton
 
         # The turns before are recordings of whoever speaks, which others refuse; and nobody listens as it speaks.
         settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, client_voices="allow", lead_s=0)
@@ -142,7 +142,7 @@ class FromTriton:
 
 def best_source(folder: Path) -> SpeechSource | None:
     """Triton where this machine has one; None, which is the offline generator, where it has none."""
-    from csm_serving.installation import find_installation
+    from csm_serving.launcher.installation import find_installation
     from csm_serving.settings import load_settings
 
     try:

@@ -32,7 +32,7 @@ from csm_model.codec import AudioCodec
 from csm_model.errors import ArtifactError
 from csm_model.files import digest_of
 from csm_model.training.shards import TokenTurn
-from csm_serving.protocol import SpeechRequest, Turn
+from csm_serving.wire.protocol import SpeechRequest, Turn
 
 Task = TypeVar("Task")
 REFERENCE_TURNS = 24

@@ -25,7 +25,7 @@ from csm_components import made
 from csm_components.register.judged import judged_bundle
 from csm_model.errors import MissingDependencyError
 from csm_model.files import digest_of, read_json
-from csm_serving.speech import SpeechService, Spoken
+from csm_serving.client.speech import SpeechService, Spoken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +121,15 @@ def speak(
 def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tuple[SpeechService, bool]]:
     """Something that speaks with `bundle`, and whether it is a Triton: this process where the machine has none."""
     from csm_serving.client import SpeechClient
-    from csm_serving.triton import LocalTriton
+    from csm_serving.launcher.triton import LocalTriton
 
     try:
-        from csm_serving.installation import find_installation
+        from csm_serving.launcher.installation import find_installation
         from csm_serving.settings import load_settings
 
         find_installation(load_settings().triton)
     except MissingDependencyError as error:
-        from csm_serving.local import LocalSpeech
+        from csm_serving.server.local import LocalSpeech
 
         say(f"no Triton here ({error}): speaking in this process")
         yield LocalSpeech(bundle), False
@@ -144,7 +144,7 @@ def _equals_offline(
     speech: SpeechService, bundle: Path, text: str, speaker: int, *, seed: int, max_frames: int | None
 ) -> bool:
     """Whether the codes of a stream are those that this process makes."""
-    from csm_serving.local import LocalSpeech
+    from csm_serving.server.local import LocalSpeech
 
     codes = []
     for one in (speech, LocalSpeech(bundle)):

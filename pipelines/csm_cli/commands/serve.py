@@ -1,0 +1,86 @@
+"""`csm serve`: a bundle behind a Triton on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle to serve. [default: that of runs/latest]", show_default=False)
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of the streams. [default: 8001]", show_default=False)
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of health and readiness. [default: 8000]", show_default=False)
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of the Prometheus metrics. [default: 8002]", show_default=False)
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(help="Streams that may be live at once. [default: 8]", show_default=False)
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option(help="Streams that may wait for a slot. [default: 16]", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="fp32, bf16, int8 or int4. [default: as stored]", show_default=False)
+    ] = None,
+    voices: Annotated[
+        Path | None, typer.Option(help="Registry of voices, each with a record of consent.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Compute threads. [default: by the model's size]", show_default=False)
+    ] = None,
+    exit_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that live streams get to end in. [default: 30]", show_default=False)
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where its log is. [default: RUNS/serving/PORT]", show_default=False)
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+) -> None:
+    """Serve a bundle until Ctrl-C; live streams may then end.
+
+    Without a bundle it is the champion of the last run, or the candidate where none passed the gate. All other settings
+    are environment variables, CSM_SERVING_*: docs/serving.md.
+
+    [bold]Examples[/bold]
+
+      csm serve
+
+      csm serve runs/latest/bundle --grpc-port 9001
+    """
+    from csm_cli.released import find_bundle, serving_folder
+    from csm_serving.launcher.triton import LocalTriton
+    from csm_serving.launcher.triton import serve as serve_bundle
+
+    found = find_bundle(bundle, runs)
+    home = serving_folder(folder, runs, grpc_port)
+
+    def ready(triton: LocalTriton) -> None:
+        typer.echo(f"serving {found}")
+        typer.echo(f"  streams  {triton.url}   csm say 'Good morning.' --url {triton.url}")
+        typer.echo(f"  health   {triton.http_url}/v2/health/ready")
+        typer.echo(f"  metrics  {triton.metrics_url}")
+        typer.echo(f"  log      {triton.log}")
+
+    status = serve_bundle(
+        found,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        slots=slots,
+        threads=threads,
+        queue=queue,
+        weights=weights,
+        voices=voices,
+        exit_timeout_s=exit_timeout,
+        folder=home,
+        on_ready=ready,
+    )
+    raise typer.Exit(status)

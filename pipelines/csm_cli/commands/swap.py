@@ -1,0 +1,43 @@
+"""`csm swap`: another bundle in a running `csm serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def swap(
+    bundle: Annotated[Path, typer.Argument(help="Bundle to serve from now on.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of the running server. [default: as of csm serve]", show_default=False)
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of its streams, where it has the default folder.", show_default=False)
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    drain_timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait for the old streams. [default: no bound]", show_default=False)
+    ] = None,
+) -> None:
+    """Serve another bundle without a break: new streams go to it, those of the old one end where they are.
+
+    A bundle that does not load changes nothing.
+
+    [bold]Examples[/bold]
+
+      csm swap runs/latest/bundle
+
+      csm swap runs/latest/bundle --grpc-port 9001
+    """
+    from csm_cli.released import serving_folder
+    from csm_serving.launcher.swap import swap_bundle
+
+    swapped = swap_bundle(
+        serving_folder(folder, runs, grpc_port),
+        bundle,
+        drain_timeout_s=drain_timeout,
+        on_ready=lambda version: typer.echo(f"version {version} is ready: new streams go to it"),
+    )
+    typer.echo(f"version {', '.join(swapped.replaced)} is gone, {swapped.drain_s:.1f} s later")
