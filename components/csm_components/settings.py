@@ -58,9 +58,6 @@ class Settings(BaseSettings):
     deploy_target: DeployTarget = DeployTarget()
     """What a release is rolled out by."""
 
-    parent_pid: int = Field(default=0, ge=0)
-    """Process that a step must not outlive, which `csm run` sets; 0 is none."""
-
     kubeconfig: str | None = Field(default=None, validation_alias="KUBECONFIG")
     """File that names the cluster, for a step outside of one."""
 

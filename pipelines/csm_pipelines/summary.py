@@ -17,7 +17,7 @@ from rich.table import Table
 
 from csm_components.steps import note_path
 from csm_model.files import copy_file, read_json, write_json
-from csm_pipelines.steps import STEPS
+from csm_pipelines.pipelines import HERE, STEPS
 
 SUMMARY = "summary.json"
 REPORT = "report.html"
@@ -168,21 +168,8 @@ def describe_step(folder: Path, step: str) -> tuple[bool, str]:
     if not path.exists():
         return False, ""
     result = read_json(path)["result"]
-    words = {
-        "ingest": lambda r: f"{r['conversations']} conversations, {r['speech_seconds'] / 60:.0f} min of speech, "
-        f"{r['rejected']} left out",
-        "tokenise": lambda r: f"{r['turns']} turns, {r['frames']} frames",
-        "train": lambda r: f"{r['steps']} steps, validation {_number(r['validation_first'])} nats",
-        "export": lambda r: f"{r['precision']}, {r['megabytes']:.1f} MB of {r['parent_megabytes']:.1f} MB",
-        "evaluate": lambda r: f"{r['sentences']} sentences, word error rate {percent(r['wer_generated'])}",
-        "register": lambda r: f"{r['model']} version {r['version']}, {'champion' if r['promoted'] else 'candidate'}",
-        "speak": lambda r: f"first audio {r['first_audio_ms']:.0f} ms, real-time factor {r['real_time_factor']:.2f}",
-    }[step](result)
-    return bool(result["reused"]), words
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
+    (spec,) = (each for each in HERE.steps if each.step == step)
+    return bool(result["reused"]), spec.words(result)
 
 
 def show(console: Console, summary: Mapping[str, Any]) -> None:

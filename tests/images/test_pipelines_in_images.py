@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import yaml
 from containers import LIMITS, USER, run_as_pod, writable
+from csm_pipelines.steps import CLUSTER_STEPS, cluster_step_of
 from kfp_container import step_command
 from object_store import seaweedfs
 from waiting import HANG_S, eventually
@@ -28,7 +29,6 @@ from csm_components.settings import Settings
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker
 from csm_model.files import read_json
-from csm_pipelines.steps import CLUSTER_STEPS, cluster_step_of
 
 pytestmark = pytest.mark.timeout(2400)  # the first test of an image waits for its build
 SETTINGS = ("judge.mos=false", "gate.max_wer=100", "gate.min_speaker_accuracy=0", "gate.max_wer_int8_delta=100")
