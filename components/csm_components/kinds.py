@@ -16,5 +16,6 @@ TRAINED = Kind(name="trained", description="Float bundle, with the metrics of it
 BUNDLE = Kind(name="bundle", description="Bundle with the released weights, codec and tokenizer.", kubeflow="Model")
 EVALUATION = Kind(name="evaluation", description="Figures, report and clips.", kubeflow="Metrics")
 VERSION = Kind(name="version", description="The registered version and the gate's verdict.")
+CARD = Kind(name="card", description="The version's model card.")
 SPEECH = Kind(name="speech", description="A spoken sentence, and how fast it was.")
 RELEASE = Kind(name="release", description="Values of the chart csm-serving that serve the bundle.")

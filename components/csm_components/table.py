@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csm_components.card.spec import CARD
 from csm_components.deploy.spec import DEPLOY
 from csm_components.evaluate.spec import EVALUATE
 from csm_components.export.spec import EXPORT
@@ -14,7 +15,7 @@ from csm_components.tokenise.spec import TOKENISE
 from csm_components.train.spec import TRAIN
 from csm_model.errors import InputError
 
-STEPS: tuple[StepSpec, ...] = (INGEST, TOKENISE, TRAIN, EXPORT, EVALUATE, REGISTER, SPEAK, DEPLOY, END_RUN)
+STEPS: tuple[StepSpec, ...] = (INGEST, TOKENISE, TRAIN, EXPORT, EVALUATE, REGISTER, CARD, SPEAK, DEPLOY, END_RUN)
 """All steps, in the order in which they follow one another."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from csm_components.card.spec import CARD
 from csm_components.deploy.spec import DEPLOY
 from csm_components.evaluate.spec import EVALUATE
 from csm_components.export.spec import EXPORT
@@ -132,14 +133,14 @@ PIPELINES: Mapping[str, Pipeline] = {
         Pipeline(
             name="release",
             description="A float bundle in; exported, judged, registered, and deployed where the gate allows it.",
-            steps=(*_DATA, *_JUDGED, DEPLOY),
+            steps=(*_DATA, *_JUDGED, CARD, DEPLOY),
             needs={"bundle": "release needs the float bundle that a training kept: --bundle s3://.../trained/DIGEST"},
             fed={"tokenise.base": "bundle", "plan-tokenise.base": "bundle"},
         ),
         Pipeline(
             name="nightly",
             description="New conversations and a base in, on a schedule; what passes the gate is deployed.",
-            steps=(*_DATA, TRAIN, *_JUDGED, DEPLOY),
+            steps=(*_DATA, TRAIN, *_JUDGED, CARD, DEPLOY),
             needs={"base": _BASE.format("nightly")},
             keyed=False,
         ),

@@ -17,10 +17,10 @@ from csm_components.metrics import TrainingMetrics
 from csm_components.steps import perform
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker
-from csm_components.train.logs import LaunchError
 from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
 from csm_components.train.spec import TRAIN, TrainSettings
 from csm_components.train.step import StoppedError, TrainResult, train
+from csm_model.errors import InputError
 from csm_model.files import read_json
 
 RECIPE = {
@@ -75,7 +75,7 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
     assert {entry.path for entry in client.list_artifacts(run_id)} == {"loss.png", "config.json"}
 
     assert run(RECIPE).reused
-    with pytest.raises(LaunchError, match="unknown setting 'speed'"):
+    with pytest.raises(InputError, match="unknown setting 'speed'"):
         run({**RECIPE, "speed": 3})
     assert not (tmp_path / "train" / "final").exists(), "what other settings made is not resumed from"
 

@@ -42,6 +42,12 @@ def executor_input(spec: StepSpec, outputs: Path, given: dict[str, Any]) -> dict
     }
 
 
+def step_here(name: str, work: str, inputs: dict[str, str], settings: dict[str, Any]) -> list[str]:
+    """The command of a step for the folder of a run; inputs by their addresses, settings by their dotted names."""
+    given = [word for row in inputs.items() for word in ("--input", "=".join(row))]
+    return [*PROGRAM, name, "--work", work, "--workers", "1", *given, "--settings", json.dumps(settings)]
+
+
 def step_command(spec: StepSpec, outputs: Path, **given: Any) -> list[str]:
     """The command of a step's container; the arguments are those of `executor_input`."""
     return [*PROGRAM, spec.name, "--kubeflow", json.dumps(executor_input(spec, outputs, given))]

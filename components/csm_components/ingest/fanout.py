@@ -4,7 +4,8 @@ What is joined is, file by file, what `step.ingest` would have written. A shard'
 
 | file | what it is |
 | --- | --- |
-| `shard.json` | written last: which shard of which inputs, and the digests of the sound it was made from |
+| `made.json` | written last: what it was made of, and came to |
+| `shard.json` | the keys of its conversations, and the digests of the sound they were made from |
 | `audio/ID.flac`, `parts/ID.json` | its conversations, as in the folder of the whole |
 """
 
@@ -119,9 +120,11 @@ def ingest_shard(
 
             step.convert_all(files, out, sources, keys, rules, workers=workers, console=console, on_part=keep)
             step.prune(out, [read_json(part_path(out, source.id)) for source in sources])
-            write_json(out / SHARD, {"format": FORMAT, "key": key, "keys": keys, "sounds": digests})
+            write_json(out / SHARD, {"format": FORMAT, "keys": keys, "sounds": digests})
     store.commit()  # also where the one that made it here was killed before it could
-    return IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
+    result = IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
+    made.commit(out, "ingest-shard", key, result)
+    return result
 
 
 def shard_keys(

@@ -4,7 +4,8 @@ What is joined is, file by file, what `step.tokenise` would have written. The fo
 
 | file | what it is |
 | --- | --- |
-| `shard.json` | written last: what it was made from, and how fast |
+| `made.json` | written last: what it was made of, and came to |
+| `shard.json` | how fast it was made |
 | `SPLIT-00000.safetensors`, `parts/NAME.json` | its token shards, as in the folder of the whole |
 """
 
@@ -142,9 +143,9 @@ def tokenise_shard(
             on_shard=lambda task: store.keep(*_files(task)),
         )
         step.prune(out, mine)
-        write_json(out / SHARD, {"format": FORMAT, "key": key, "sound_seconds_per_second": round(speed, 1)})
+        write_json(out / SHARD, {"format": FORMAT, "sound_seconds_per_second": round(speed, 1)})
     store.commit()  # also where the one that made it here was killed before it could
-    return TokeniseShardResult(
+    result = TokeniseShardResult(
         out=str(out),
         shard=shard,
         key=key,
@@ -152,6 +153,8 @@ def tokenise_shard(
         sound_seconds_per_second=read_json(out / SHARD)["sound_seconds_per_second"],
         reused=reused,
     )
+    made.commit(out, "tokenise-shard", key, result)
+    return result
 
 
 def join_tokenise(

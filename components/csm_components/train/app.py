@@ -16,8 +16,8 @@ from torchx.components import dist
 from torchx.specs import AppDef
 
 from csm_components.targets import TrainTarget
+from csm_components.train.failures import LaunchError
 from csm_components.train.guard import AGENT, NAME
-from csm_components.train.logs import LaunchError
 from csm_components.train.nodes import parse_nodes
 from csm_model.errors import InputError
 

@@ -12,6 +12,7 @@ from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec
+from csm_components.train.guard import ERRORS_VARIABLE
 from csm_components.train.job import ClusterJob
 from csm_components.train.pod import check_target
 from csm_components.train.progress import METRICS
@@ -79,9 +80,14 @@ class Elsewhere:
             on_tick()
 
         spec = replace(spec, name=self.remote.job, args=("--job", self.remote.job), env=self._environment(run_id))
-        ClusterJob(spec=spec, target=self.target, has_result=lambda: self.remote.result() is not None, say=say).run(
-            on_line=say, on_tick=tick
+        job = ClusterJob(
+            spec=spec,
+            target=self.target,
+            has_result=lambda: self.remote.result() is not None,
+            errors=self.remote.errors,
+            say=say,
         )
+        job.run(on_line=say, on_tick=tick)
         self._take()
 
     def _take(self) -> bool:
@@ -106,6 +112,7 @@ class Elsewhere:
             "CSM_S3_REGION": settings.s3_region,
             "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri if run_id else None,
             "MLFLOW_RUN_ID": run_id,
+            ERRORS_VARIABLE: self.remote.errors,
         }
         return {name: value for name, value in told.items() if value}
 

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `tokens/DIGEST/`, `bases/DIGEST/` | token shards, and the bundle to begin from, by content | the launcher |
 | `jobs/JOB/config.json` | the trainer's configuration | the launcher |
+| `jobs/JOB/errors/` | what its processes died of | each of them |
 | `checkpoints/JOB/step-.../` | copies of the checkpoints | rank 0 |
 | `checkpoints/JOB/metrics.jsonl` | the metrics so far, a few seconds old | rank 0 |
 | `trained/DIGEST/` | the float bundle, with a copy of the metrics; there whole or not at all | rank 0, at its end |
@@ -53,6 +54,11 @@ class Remote:
     def trained(self, digest: str) -> str:
         """Key of a float bundle."""
         return f"{TRAINED.name}/{digest}"
+
+    @property
+    def errors(self) -> str:
+        """Address of what its processes died of."""
+        return self.address(f"jobs/{self.job}/errors")
 
     @property
     def config(self) -> str:

@@ -43,11 +43,11 @@ def work_on(job: str) -> int:
         write_json(here / "config.json", config | {"out": str(out), "cache_dir": str(here / "cache"), "base": base})
     arguments = ["--config", str(here / "config.json")]
     if not leads:
-        return main(arguments, open_storage=open_storage)
+        return main(arguments, open_storage=open_storage, raising=True)
     metrics = out / METRICS
     remote.fetch_metrics(metrics)
     with machine_metrics(), _copied(metrics, storage, remote.metrics):
-        code = main(arguments, open_storage=open_storage)
+        code = main(arguments, open_storage=open_storage, raising=True)
     if code == 0 and not (out / "final" / "manifest.json").exists():
         return os.EX_TEMPFAIL
     if code == 0:
@@ -91,9 +91,5 @@ def _copied(path: Path, storage: Storage, key: str) -> Iterator[None]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--job"]:
-        try:
-            sys.exit(work_on(sys.argv[2]))
-        except CsmError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
-    sys.exit(main(open_storage=open_storage))
+        sys.exit(work_on(sys.argv[2]))
+    sys.exit(main(open_storage=open_storage, raising=True))
