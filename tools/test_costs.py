@@ -27,9 +27,16 @@ def seconds_by_file(results: Iterable[Path]) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in results:
         for case in ET.parse(path).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it here
-            file = case.get("classname", "").replace(".", "/").removeprefix("tests/") + ".py"
+            file = file_of(case.get("classname", ""))
             found[file] = found.get(file, 0.0) + float(case.get("time", "0"))
     return found
+
+
+def file_of(name: str) -> str:
+    """`tests.model.test_mimi.TestSlots` as `model/test_mimi.py`."""
+    parts = name.split(".")
+    modules = [number for number, part in enumerate(parts) if part.startswith("test_")]
+    return "/".join(parts[1 : modules[0] + 1] if modules else parts) + ".py"
 
 
 def thousandths(seconds: Mapping[str, float]) -> dict[str, float]:
