@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import affected
 import costs
 import lanes
 import pytest
@@ -167,3 +168,29 @@ def test_lanes_are_summed_in_one_line(tmp_path: Path) -> None:
     total.add(lanes.count(tmp_path / "main.xml"))
     total.add(lanes.count(tmp_path / "none.xml"))
     assert total.line() == "9 passed, 3 failed, 3 skipped"
+
+
+def test_a_change_touches_what_imports_it_the_nearest_first() -> None:
+    found = affected.touched(["deploy/serving/csm_serving/client/retry.py"])
+    steps = {each.file: each.steps for each in found}
+    assert steps["tests/serving/test_client_policy.py"] == 1
+    assert steps["tests/pipelines/test_say.py"] > 1
+    assert "tests/model/test_config.py" not in steps
+    assert [each.steps for each in found] == sorted(each.steps for each in found)
+
+
+def test_a_change_of_a_helper_a_chart_or_a_test_touches_its_tests() -> None:
+    assert {each.file for each in affected.touched(["tests/support/kubelet.py"])} >= {"tests/test_kube_api.py"}
+    assert "tests/charts/test_serving.py" in {
+        each.file for each in affected.touched(["charts/csm-serving/values.yaml"])
+    }
+    assert affected.Touched(file="tests/test_house.py", steps=0) in affected.touched(["tests/test_house.py"])
+
+
+def test_a_quick_run_takes_the_nearest_that_fit_and_names_the_others() -> None:
+    tests = [affected.Touched(file=f"tests/{name}.py", steps=steps) for name, steps in (("own", 0), ("a", 1), ("b", 2))]
+    taken, left = affected.within(tests, {"own.py": 500.0, "a.py": 1.0, "b.py": 2.0})
+    assert [each.file for each in taken] == ["tests/own.py"]
+    taken, left = affected.within(tests, {"own.py": 1.0, "a.py": 100.0, "b.py": 50.0})
+    assert [each.file for each in taken] == ["tests/own.py", "tests/a.py"]
+    assert [each.file for each in left] == ["tests/b.py"]

@@ -117,6 +117,54 @@ def named_in(file: Path, known: frozenset[str]) -> set[str]:
     return found & known
 
 
+def by_fixtures(test: Path, known: frozenset[str]) -> set[str]:
+    """Modules that the fixtures of the folders above use, those that a test file asks for."""
+    asked = _arguments(ast.parse(test.read_text(encoding="utf-8")))
+    found: set[str] = set()
+    folder = test.parent
+    while folder.is_relative_to(TESTS):
+        given = _fixtures(folder / "conftest.py", known) if (folder / "conftest.py").exists() else {}
+        while wanted := asked & given.keys():
+            asked -= wanted
+            for name in wanted:
+                modules, more = given.pop(name)
+                found |= modules
+                asked |= more
+        folder = folder.parent
+    return found
+
+
+@cache
+def _read_fixtures(file: Path, known: frozenset[str]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names: dict[str, set[str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {(alias.asname or alias.name).partition(".")[0]: {alias.name} for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: {node.module, f"{node.module}.{alias.name}"} for alias in node.names}
+    found = {}
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef):
+            used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+            modules = set().union(*(names[name] for name in used & names.keys()))
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found[function.name] = (frozenset(modules & known), frozenset(_arguments(function) | used))
+    return found
+
+
+def _fixtures(file: Path, known: frozenset[str]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """What each function of a conftest imports or uses, and the names that it asks for in turn."""
+    return dict(_read_fixtures(file, known))
+
+
+def _arguments(tree: ast.AST) -> set[str]:
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {argument.arg for function in functions for argument in function.args.args}
+
+
 def _prefixes(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
@@ -149,7 +197,7 @@ def touched(files: Iterable[str]) -> list[Touched]:
     found: dict[str, int] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
         name = path.relative_to(ROOT).as_posix()
-        steps = [1 + near[module] for module in named_in(path, known) if module in near]
+        steps = [1 + near[module] for module in named_in(path, known) | by_fixtures(path, known) if module in near]
         steps += [0 if file == name else 1 for file in files if file == name or _is_beside(path, name, file)]
         if steps:
             found[name] = min(steps)
