@@ -18,7 +18,7 @@ from csm_model.inference.narration import Utterance
 from csm_model.inference.sampling import Sampling
 from csm_serving.server.audit import MAX_KEPT, Audit, FileSink, open_audit
 from csm_serving.server.safeguards import warnings_of
-from csm_serving.server.source import Asked
+from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.stream import Account
 from csm_serving.server.tokens import TurnKey
@@ -41,7 +41,7 @@ def account(**changes: object) -> Account:
         resume=Resume(codes=np.zeros((4, 5), np.int32), token=b"x" * 16, sentences=np.zeros(5, np.int32)),
     )
     utterance = Utterance(text=SECRET, more=False, speaker=1, sampling=Sampling())
-    asked = Asked(utterance=utterance, voice=voice, chain=TurnKey().begin(voice.identity))
+    asked = ResolvedRequest(utterance=utterance, voice=voice, chain=TurnKey().begin(voice.identity))
     made = Account(
         request=request,
         asked=asked,

@@ -25,7 +25,7 @@ from csm_scaling.pods import Pod, Stream
 from csm_scaling.record import Prometheus, record
 from csm_scaling.signals import Scrapes
 from csm_scaling.simulate import Conditions, simulate
-from csm_serving.client.load import Heard, Load, offer
+from csm_serving.client.load import LoadPlan, LoadResult, offer
 from csm_serving.client.load_report import scrape
 from csm_serving.launcher.triton import LocalTriton
 from csm_serving.server.metrics import FIRST_AUDIO
@@ -93,9 +93,9 @@ def test_the_charts_demand_is_the_number_that_the_simulator_gives(triton: LocalT
     assert 'namespace="speech",release="csm"' in demand
     until(lambda: prometheus.ask(demand) == 0.0, why="a server without streams")
     assert simulated(0, 0) == 0.0
-    heard: list[Heard] = []
+    heard: list[LoadResult] = []
     request = SpeechRequest(text="Good morning, how are you?", speaker=0, max_frames=100, max_wait_s=60.0)
-    load = Load(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
+    load = LoadPlan(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
     whole, found = 100 * STREAMS / SLOTS, None
     while found != whole:  # offered again where streams were over before a scrape had seen all five
         thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
@@ -158,7 +158,7 @@ def test_the_first_sounds_of_a_live_server_are_in_the_buckets_that_its_listeners
 def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: Prometheus, tmp_path: Path) -> None:
     requests = [SpeechRequest(text="Good morning.", speaker=0, max_frames=frames) for frames in (20, 30)]
     start = time.time()
-    heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
+    heard = asyncio.run(offer(LoadPlan(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
     counted = 'csm_queue_wait_seconds_count{namespace="speech",release="csm"}'
     until(lambda: prometheus.ask(counted) == scrape(triton.metrics_url)["csm_queue_wait_seconds_count"], why="all read")
     rows = max(4, math.ceil((time.time() - start) / 4.0))

@@ -20,7 +20,7 @@ from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
 from csm_serving.server.engine import Engine, Watchers
 from csm_serving.server.metrics import MemoryMetrics
-from csm_serving.server.source import Asked
+from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.stream import Account
 from csm_serving.server.tokens import TurnKey
@@ -140,7 +140,7 @@ class Reader:
         self.key = TurnKey()
         self.gate = threading.Event()
 
-    def read(self, request: SpeechRequest) -> Asked:
+    def read(self, request: SpeechRequest) -> ResolvedRequest:
         if request.speaker == 9 or request.voice == "nobody":
             raise InputError("unknown speaker 9: the bundle has 0")
         if request.voice == "broken":
@@ -151,7 +151,7 @@ class Reader:
             text=request.text, more=request.text_more, speaker=request.speaker or 0, max_frames=request.max_frames
         )
         voice = Voice(name="heart", speaker=0, identity="speaker:0")
-        return Asked(utterance=utterance, voice=voice, chain=self.key.begin(voice.identity))
+        return ResolvedRequest(utterance=utterance, voice=voice, chain=self.key.begin(voice.identity))
 
     def is_quick(self, request: SpeechRequest) -> bool:
         return request.voice is None

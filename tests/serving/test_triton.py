@@ -314,7 +314,9 @@ def test_a_server_that_takes_too_long_is_given_up(bundle: Path) -> None:
 def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> None:
     code = (
         "import signal, sys; from pathlib import Path; from csm_serving.launcher.triton import LocalTriton\n"
-        "with LocalTriton(Path(sys.argv[1]), folder=Path(sys.argv[2])) as triton:\n"
+        "from csm_serving.settings import load_settings\n"
+        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)\n"
+        "with LocalTriton(Path(sys.argv[1]), settings=settings, folder=Path(sys.argv[2])) as triton:\n"
         "    print(triton.pid, flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
@@ -330,7 +332,9 @@ def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from csm_serving.launcher.triton import serve\n"
-        "sys.exit(serve(Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1,"
+        "from csm_serving.settings import load_settings\n"
+        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1)\n"
+        "sys.exit(serve(Path(sys.argv[1]), settings=settings,"
         " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, triton.pid, flush=True)))"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
