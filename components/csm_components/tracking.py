@@ -317,7 +317,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            # The aliases are asked of their model: asked for one that is not there, MLflow says INVALID_PARAMETER_VALUE,
+            # The model is asked for its aliases: for one that is not there MLflow says INVALID_PARAMETER_VALUE,
             # as it does of a wrong request.
             version = self.client.get_registered_model(name).aliases.get(alias)
             return None if version is None else _version(self.client.get_model_version(name, str(version)))
