@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,11 +19,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+FIRST_SCREEN = 40
+"""Lines of a page that its reader sees without scrolling."""
+
+
+def first_screen(page: Path) -> str:
+    """What a page's reader sees first; a block of code that does not end there is left out by the readers below."""
+    return "".join(page.read_text(encoding="utf-8").splitlines(keepends=True)[:FIRST_SCREEN])
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """The page's blocks of code in a language; those of a list's items are indented and come without that."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", page, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for _, block in found]
+
+
 def commands_of(page: str) -> list[str]:
     """The lines of a page's `sh` blocks, comments left out."""
     return [
         line
-        for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for block in blocks_of(page, "sh")
         for line in block.replace("\\\n", " ").splitlines()
         if line.strip() and not line.startswith("#")
     ]
