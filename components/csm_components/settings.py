@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     """`https://host:port`, `http://host:port`, or `host:port` for plain HTTP."""
 
     s3_credentials: Literal["keys", "identity"] = "keys"
-    """`keys`: those below. `identity`: what this pod or machine may do as itself, by a web identity token, its cluster's
-    agent, or the role of its instance, as `AWS_*` say."""
+    """`keys`: those below. `identity`: what this pod or machine may do as itself, by a web identity token, the
+    cluster's agent, or the role of its instance, as `AWS_*` say."""
 
     s3_access_key: str | None = None
     """Access key of the S3 service."""
