@@ -74,12 +74,12 @@ def check_csm(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    """The distribution is this one, the extras are its own (test_house looks into the wheel)."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    """The distribution is of this repository, the extras are its own (others look into the wheels)."""
     assert words[0] == "install"
-    named = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
+    named = re.fullmatch(r"(\.(?:/[\w/]+)?)(?:\[([\w,]+)\])?", words[-1])
     assert named, f"pip install {words[-1]}: this project only"
-    assert set((named[1] or "").split(",")) - {""} <= set(extras)
+    project = tomllib.loads((ROOT / named[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set((named[2] or "").split(",")) - {""} <= set(project["optional-dependencies"])
 
 
 def check_command(command: str, checks: Mapping[str, Callable[[list[str]], None]]) -> None:

@@ -19,7 +19,7 @@ from csm_model.files import digest_of_file, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class RecordedTurn:
     """One spoken turn."""
 
     id: str
@@ -44,12 +44,12 @@ class Conversation:
 
     id: str
     split: str
-    turns: tuple[Turn, ...]
+    turns: tuple[RecordedTurn, ...]
     path: Path
     samples: int
     pcm_sha256: str
 
-    def audio(self, turn: Turn | None = None) -> Samples:
+    def audio(self, turn: RecordedTurn | None = None) -> Samples:
         """Sound of one turn, or of the whole conversation: float32 `[S]`, -1 to 1, 24 kHz mono.
 
         Raises `DigestError` when the file is not the one that ingest wrote.
@@ -95,7 +95,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
             id=cut.id,
             split=cut.custom["split"],
             turns=tuple(
-                Turn(
+                RecordedTurn(
                     id=item.id,
                     text=item.text,
                     speaker=int(item.speaker),

@@ -12,7 +12,7 @@ from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec
-from csm_components.train.job import Job
+from csm_components.train.job import ClusterJob
 from csm_components.train.pod import check_target
 from csm_components.train.remote import Remote
 from csm_model.errors import MissingDependencyError
@@ -76,7 +76,9 @@ class Elsewhere:
             on_tick()
 
         spec = replace(spec, name=self.remote.job, args=("--job", self.remote.job), env=self._environment(run_id))
-        Job(spec=spec, target=self.target, has_result=self.remote.has_result, say=say).run(on_line=say, on_tick=tick)
+        ClusterJob(spec=spec, target=self.target, has_result=self.remote.has_result, say=say).run(
+            on_line=say, on_tick=tick
+        )
         self.remote.fetch_result(self.out)
 
     def saved(self) -> float:

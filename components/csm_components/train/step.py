@@ -135,7 +135,7 @@ def train(
         config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
-    job = _Job(out=out, settings=settings, tokens=(source, tokens_manifest["digest"]), base=base, say=say)
+    job = _TrainingProcesses(out=out, settings=settings, tokens=(source, tokens_manifest["digest"]), base=base, say=say)
     if settings.target.backend != "local":
         from csm_components.train.elsewhere import Elsewhere
 
@@ -190,7 +190,7 @@ def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
 
 
 @dataclass(kw_only=True)
-class _Job:
+class _TrainingProcesses:
     """The processes of one training, here or elsewhere."""
 
     out: Path
