@@ -35,7 +35,7 @@ RESUME_S: Final = Retry().budget_s
 _LONGEST: Final = 6.0
 """No stream is longer than so many times the mean."""
 _CROWDED: Final = 0.2
-"""Share by which the first sound of one among full slots takes longer than that of one alone (benchmarks/README.md)."""
+"""Share by which the first audio of one among full slots takes longer than that of one alone (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Conditions:
     lengths: Literal["exponential", "fixed"] = "exponential"
     """Of streams, around the trace's mean."""
     first_audio_s: float = 0.1
-    """From getting a slot to the first sound, of a stream that is alone."""
+    """From getting a slot to the first audio, of a stream that is alone."""
     scrape_s: float = 15.0
     """Between two scrapes of Prometheus."""
     outage: Outage | None = None
