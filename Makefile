@@ -2,7 +2,7 @@
 # Other Python: make PYTHON=/path/to/python3.11 ...      More options to the program behind a target: make test ARGS="-k mimi"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check charts images bench clean lock env
+.PHONY: help run test check docs charts images bench clean lock env
 
 PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
@@ -22,6 +22,9 @@ check: env  ## lint, format, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: env  ## the docs site, build/docs/site/index.html; a broken link is an error
+	$(BIN)/python tools/docs.py $(ARGS)
+
 charts: env  ## schemas and pages of the charts, and their tests: lint, render, validate, policies, rules
 	$(BIN)/python tools/charts.py --check
 	$(BIN)/python -m pytest tests/charts $(ARGS)
@@ -33,7 +36,7 @@ bench: env  ## measure again what the documents say of speed
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 
 clean:  ## remove .venv, caches and build outputs; runs/ stays
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 lock: env  ## write requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions

@@ -107,9 +107,3 @@ def test_heavy_or_optional_libraries_are_imported_where_they_are_used(library: s
 def eager_nodes(tree: ast.Module) -> list[ast.stmt]:
     """Top-level imports, those under `if TYPE_CHECKING` aside."""
     return [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_stay_small(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{name_of(path)} has {lines} lines; two rooms may hide in it"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from csm_components.settings import Settings
-from csm_components.storage import TRANSFERS, SharedStorage
+from csm_components.shared_storage import TRANSFERS, SharedStorage
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError, NotFoundError
 from csm_model.files import atomic_path, digest_of_file
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from csm_model.errors import MissingDependencyError
 from csm_model.files import atomic_path
-from csm_serving.client.load import Heard
+from csm_serving.client.load import LoadResult
 from csm_serving.client.load_report import PERCENTILES, Objective, live_over_time
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def table_of(report: Mapping[str, Any], objectives: Sequence[Objective]) -> Rend
     return Group(table, *(Text(line) for line in lines), *verdicts)
 
 
-def draw(path: Path, report: Mapping[str, Any], heard: Heard, samples: Sequence[tuple[float, float]]) -> None:
+def draw(path: Path, report: Mapping[str, Any], heard: LoadResult, samples: Sequence[tuple[float, float]]) -> None:
     """Writes a PNG: live streams over time, first audio, and what went wrong when.
 
     Args:
@@ -102,7 +102,7 @@ def draw(path: Path, report: Mapping[str, Any], heard: Heard, samples: Sequence[
         figure.savefig(partial, format="png", dpi=110, facecolor="white")
 
 
-def _draw_live(axes: Axes, heard: Heard, samples: Sequence[tuple[float, float]]) -> None:
+def _draw_live(axes: Axes, heard: LoadResult, samples: Sequence[tuple[float, float]]) -> None:
     points = live_over_time(heard)
     axes.step(
         [0.0, *(t for t, _ in points)], [0, *(live for _, live in points)], where="post", color=_BLUE, label="heard"
@@ -114,7 +114,7 @@ def _draw_live(axes: Axes, heard: Heard, samples: Sequence[tuple[float, float]])
     axes.set_ylim(bottom=0)
 
 
-def _draw_first_audio(axes: Axes, report: Mapping[str, Any], heard: Heard) -> None:
+def _draw_first_audio(axes: Axes, report: Mapping[str, Any], heard: LoadResult) -> None:
     values = [stream.first_audio_s * 1e3 for stream in heard.streams if stream.first_audio_s is not None]
     axes.hist(values, bins=min(40, max(5, len(values) // 4)), color=_BLUE)
     for share in ("p50", "p95"):
@@ -131,7 +131,7 @@ def _draw_first_audio(axes: Axes, report: Mapping[str, Any], heard: Heard) -> No
     axes.set_ylabel("streams", color=_MUTED, fontsize=8)
 
 
-def _draw_trouble(axes: Axes, heard: Heard) -> None:
+def _draw_trouble(axes: Axes, heard: LoadResult) -> None:
     kinds = {
         "underruns": (_RED, sorted(late for stream in heard.streams for late in stream.late)),
         "refused": (_ORANGE, sorted(stream.over for stream in heard.streams if stream.refused)),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csm_model.errors import InputError
 from csm_model.files import read_json
+
+if TYPE_CHECKING:
+    from csm_serving.settings import ServingSettings
 
 
 def find_bundle(given: Path | None, runs: Path) -> Path:
@@ -30,10 +34,6 @@ def find_bundle(given: Path | None, runs: Path) -> Path:
     raise InputError(f"{runs / 'latest'}: no run has released a bundle yet; start one with: csm run, or name a bundle")
 
 
-def serving_folder(given: Path | None, runs: Path, grpc_port: int | None) -> Path:
-    """The folder `given`, else that of the server whose streams are at `grpc_port`: its repository and its log."""
-    if given is not None:
-        return given
-    from csm_serving.settings import load_settings
-
-    return runs / "serving" / str(load_settings(grpc_port=grpc_port).grpc_port)
+def serving_folder(given: Path | None, runs: Path, settings: ServingSettings) -> Path:
+    """The folder `given`, else the one named by the port of the streams: a server's repository and its log."""
+    return given if given is not None else runs / "serving" / str(settings.grpc_port)

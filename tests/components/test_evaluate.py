@@ -23,7 +23,7 @@ from csm_components.evaluate.sentences import choose_sentences
 from csm_components.evaluate.sources import FromBundle, FromServer
 from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
 from csm_components.evaluate.verdicts import JudgeTask
-from csm_components.ingest.conversations import Conversation, Turn, read_conversations
+from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
@@ -34,8 +34,7 @@ from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
-from csm_serving.wire.protocol import SpeechRequest
-from csm_serving.wire.protocol import Turn as SpokenTurn
+from csm_serving.wire.protocol import SpeechRequest, Turn
 
 SETTINGS = EvaluateSettings(
     sentences_per_voice=2, parent_per_voice=1, base_per_voice=1, recogniser="tiny", mos=False, max_frames=8
@@ -246,7 +245,7 @@ def test_what_does_not_belong_together_is_refused(material: Material, tmp_path: 
 
 def talk(name: str, lines: list[tuple[int, str]]) -> Conversation:
     turns = tuple(
-        Turn(
+        RecordedTurn(
             id=f"{name}-{number}", text=text, speaker=speaker, start=0.0, duration=1.0, start_sample=0, samples=24_000,
             license="CC0-1.0",
         )
@@ -312,9 +311,7 @@ def test_text_never_becomes_a_tag() -> None:
 
 def test_tasks_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     place = ClipPlace(wav=tmp_path / "a.wav", key="k")
-    request = SpeechRequest(
-        text="Hello.", context=(SpokenTurn(speaker=1, text="Hi.", codes=np.zeros((2, 3), np.int64)),)
-    )
+    request = SpeechRequest(text="Hello.", context=(Turn(speaker=1, text="Hi.", codes=np.zeros((2, 3), np.int64)),))
     for source in (FromBundle(folder=tmp_path), FromServer(url="127.0.0.1:8001", digest="d")):
         task = pickle.loads(pickle.dumps(SpeakTask(source=source, request=request, place=place)))
         assert task.source == source

@@ -195,10 +195,10 @@ def test_a_killed_shard_goes_on_in_another_pod(
 ) -> None:
     script = tmp_path / "shard.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom csm_components.ingest import fanout, step\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom csm_components.ingest import fanout, step\n"
         "from csm_components.sharding import ShardStore\n"
         "keep = ShardStore.keep\n"
-        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    time.sleep(60)\n"
+        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    signal.pause()\n"
         "ShardStore.keep = slow\n"
         "fanout.ingest_shard(sys.argv[1], '00000-of-00001', Path(sys.argv[2]), workers=1)\n"
     )

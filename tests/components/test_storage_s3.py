@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from csm_components.settings import Settings
-from csm_components.storage import TREE, open_storage
+from csm_components.storage import open_storage
+from csm_components.tree_list import TREE
 from csm_model.errors import DigestError, InputError, MissingDependencyError
 
 

@@ -114,10 +114,10 @@ def test_a_killed_shard_goes_on_in_another_pod(
     fanout.plan_tokenise(conversations, debug_codec, None, tmp_path / "tools", shards=1, shard_conversations=1)
     script = tmp_path / "shard.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom csm_components.sharding import ShardStore\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom csm_components.sharding import ShardStore\n"
         "from csm_components.tokenise import fanout\n"
         "keep = ShardStore.keep\n"
-        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    time.sleep(60)\n"
+        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    signal.pause()\n"
         "ShardStore.keep = slow\n"
         "conversations, tools, out = map(Path, sys.argv[1:])\n"
         "fanout.tokenise_shard(conversations, tools, '00000-of-00001', out, workers=1,\n"

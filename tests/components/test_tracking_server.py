@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ports import free_port
+from waiting import HANG_S, eventually
 
 from csm_components.finish.step import end_run
 from csm_components.job import Job
@@ -65,15 +65,15 @@ def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            break
+    def answers() -> bool:
+        assert process.poll() is None, f"the MLflow server ended:\n{log.read_text(errors='replace')[-2000:]}"
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
+            with urllib.request.urlopen(url, timeout=60):
+                return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the MLflow server did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+            return False
+
+    eventually(answers, "the MLflow server did not come up", every_s=0.2)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
         assert pod.stdin is not None
         pod.stdin.write("go\n")
         pod.stdin.flush()
-    parents = {pod.communicate(timeout=120)[0].strip() for pod in pods}
+    parents = {pod.communicate(timeout=HANG_S)[0].strip() for pod in pods}
     assert all(pod.returncode == 0 for pod in pods)
     tracker = Tracker(run="race")
     assert parents == {tracker.pipeline_run_id()}

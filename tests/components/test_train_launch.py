@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S, eventually
 
 from csm_components.train.app import LaunchSpec, build_app
 from csm_components.train.failures import Failure, LaunchError, cause, left
@@ -76,11 +76,11 @@ def test_two_agents_join_and_rank_0_is_heard(tmp_path: Path, monkeypatch: pytest
         monkeypatch,
     )
     lines: list[str] = []
-    ticks: list[float] = []
+    ticks: list[None] = []
     launch(
         LaunchSpec(module=name, args=("hello",), log_dir=tmp_path / "logs"),
         on_line=lines.append,
-        on_tick=lambda: ticks.append(time.monotonic()),
+        on_tick=lambda: ticks.append(None),
         poll_seconds=0.1,
     )
     cores = len(os.sched_getaffinity(0))
@@ -121,9 +121,9 @@ def test_any_other_failure_names_its_last_line_and_the_logs(tmp_path: Path, monk
 
 
 SLEEPER = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys
 pathlib.Path(sys.argv[1], f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
-time.sleep(120)
+signal.pause()
 """
 
 
@@ -139,19 +139,16 @@ def test_no_worker_outlives_its_starter(how: signal.Signals, tmp_path: Path, mon
             str(tmp_path),
         ]
     )
-    pids: list[int] = []
-    deadline = time.monotonic() + 60
-    while len(pids) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-        pids = [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
-    assert len(pids) == 2
+
+    def begun() -> list[int]:
+        return [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
+
+    eventually(lambda: len(begun()) == 2)
+    pids = begun()
     starter.send_signal(how)
-    code = starter.wait(timeout=30)
+    code = starter.wait(HANG_S)
     assert code == (143 if how == signal.SIGTERM else -signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(alive(pid) for pid in pids)
+    eventually(lambda: not any(alive(pid) for pid in pids), f"one of {pids} lives on")
 
 
 def alive(pid: int) -> bool:
@@ -190,7 +187,7 @@ dist.all_reduce(torch.zeros(1))
 
 def test_a_killed_rank_ends_the_job_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one waits in a collective; nothing but the kill could end it, for gloo waits half an hour."""
-    name = module(tmp_path, COLLECTIVE.replace("BODY", "time.sleep(600)"), monkeypatch)
+    name = module(tmp_path, COLLECTIVE.replace("BODY", "signal.pause()"), monkeypatch)
 
     def kill() -> None:
         files = [tmp_path / f"{rank}.pid" for rank in (0, 1)]

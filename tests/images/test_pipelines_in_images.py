@@ -10,7 +10,6 @@ import builtins
 import contextlib
 import io
 import subprocess
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import yaml
 from containers import LIMITS, USER, run_as_pod, writable
 from kfp_container import step_here
 from object_store import seaweedfs
+from waiting import HANG_S, eventually
 
 from csm_components.artefacts import Artefact
 from csm_components.settings import Settings
@@ -52,15 +52,12 @@ def docker_api(folder: Path) -> Iterator[str]:
     address = f"unix://{folder / 'podman.sock'}"
     service = subprocess.Popen(["podman", "--runtime", "runc", "system", "service", "--time", "0", address])
     try:
-        deadline = time.monotonic() + 30
-        while not (folder / "podman.sock").exists():
-            assert service.poll() is None, "podman's service has ended"
-            assert time.monotonic() < deadline, "podman's service does not answer"
-            time.sleep(0.1)
+        eventually(lambda: service.poll() is not None or (folder / "podman.sock").exists())
+        assert service.poll() is None, "podman's service has ended"
         yield address
     finally:
         service.terminate()
-        service.wait(timeout=30)
+        service.wait(HANG_S)
 
 
 def as_restricted_pod() -> dict[str, Any]:

@@ -40,7 +40,10 @@ def test_every_part_is_found() -> None:
 
 def test_without_the_wheel_one_line_names_the_cure(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     monkeypatch.setitem(sys.modules, "pytriton", None)
-    with pytest.raises(MissingDependencyError, match=r"nvidia-pytriton.*csm say --local"), LocalTriton(bundle):
+    with (
+        pytest.raises(MissingDependencyError, match=r"nvidia-pytriton.*csm say --local"),
+        LocalTriton(bundle, settings=load_settings()),
+    ):
         pass
 
 
@@ -96,7 +99,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(
 
     monkeypatch.setattr(Path, "mkdir", refused)  # root may write anywhere
     with pytest.raises(InputError, match="serving: no leave to write there; give another --folder"):
-        LocalTriton(bundle, folder=tmp_path / "serving").start()
+        LocalTriton(bundle, settings=load_settings(), folder=tmp_path / "serving").start()
 
 
 def test_a_triton_elsewhere_whose_part_is_missing_is_named(tmp_path: Path) -> None:
@@ -150,7 +153,10 @@ def test_a_port_in_use_is_named_with_its_option(bundle: Path, option: str) -> No
 
 
 def test_a_folder_without_a_bundle_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no bundle there.*manifest\.json"), LocalTriton(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"no bundle there.*manifest\.json"),
+        LocalTriton(tmp_path, settings=load_settings()),
+    ):
         pass
 
 

@@ -301,7 +301,7 @@ def test_a_consent_has_all_that_it_needs(tmp_path: Path, field: str) -> None:
     write_json(path, values)
     assert read_consent(path) == consent()
     write_json(path, {name: value for name, value in values.items() if name != field})
-    with pytest.raises(InputError, match=rf"consent.json: {field}: field required; docs/safeguards.md"):
+    with pytest.raises(InputError, match=rf"consent.json: {field}: field required; docs/voices.md"):
         read_consent(path)
     write_json(path, values | {field: " "})
     with pytest.raises(InputError, match=rf"consent.json: {field}"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
+from waiting import HANG_S, eventually
 
 from csm_model.frames import FRAME_SAMPLES
 from csm_serving.client import calls
@@ -122,7 +122,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 if index == fault.break_before:
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the stand-in goes away")
                 if index == fault.silent_before:
-                    self.gate.wait(30)
+                    self.gate.wait(HANG_S)
                     return
                 if index == fault.most:
                     break
@@ -195,13 +195,6 @@ def check(heard: Heard, text: str, retries: int = 0) -> None:
     assert [chunk.frame_index for chunk in heard.chunks] == list(range(len(heard.chunks)))
     assert heard.end == End(ended=True)
     assert heard.retries == retries
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.01)
 
 
 def when_asked(server: StandIn, first: str, *rest: str) -> Iterator[str]:

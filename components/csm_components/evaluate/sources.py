@@ -19,7 +19,7 @@ from csm_serving.wire.protocol import SpeechRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speech:
+class SpokenUtterance:
     """One utterance as its caller got it."""
 
     audio: Audio
@@ -33,7 +33,7 @@ class Speech:
 class Speaker(Protocol):
     """Speaks one request after another."""
 
-    def __call__(self, request: SpeechRequest) -> Speech:
+    def __call__(self, request: SpeechRequest) -> SpokenUtterance:
         """The whole utterance."""
         ...
 
@@ -99,14 +99,14 @@ class FromServer:
 def speaker_of(service: SpeechService, name: str) -> Speaker:
     """What `service` says, whole."""
 
-    def speak(request: SpeechRequest) -> Speech:
+    def speak(request: SpeechRequest) -> SpokenUtterance:
         began = time.perf_counter()
         with contextlib.closing(service.open(request)) as stream:
             chunks = [chunk.audio for chunk in stream]
             end = stream.end
         if end is None or not chunks:
             raise CsmError(f"{name} made no speech for {request.text[:40]!r}; look into the server's log")
-        return Speech(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
+        return SpokenUtterance(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
 
     return speak
 

@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from csm_components import made
-from csm_components.evaluate.figures import Row, figures_of, wer_difference
+from csm_components.evaluate.figures import JudgedSentence, figures_of, wer_difference
 from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of, row_of
 from csm_components.evaluate.report import ReportInputs, write_report
 from csm_components.evaluate.sentences import Choice, Sentence, choose_sentences, subset, voice_names
@@ -274,7 +274,7 @@ def _recorded(sentences: Sequence[Sentence], tokens: Mapping[str, TokenTurn]) ->
     return list(found.values())
 
 
-def _matching(rows: Sequence[Row], chosen: Sequence[Row]) -> list[Row]:
+def _matching(rows: Sequence[JudgedSentence], chosen: Sequence[JudgedSentence]) -> list[JudgedSentence]:
     """Those of `rows` that say the sentences of `chosen`."""
     wanted = {row.sentence.id for row in chosen}
     return [row for row in rows if row.sentence.id in wanted]

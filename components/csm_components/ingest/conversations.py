@@ -20,7 +20,7 @@ from csm_model.files import digest_of_file, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class RecordedTurn:
     """One spoken turn."""
 
     id: str
@@ -45,7 +45,7 @@ class Conversation:
 
     id: str
     split: str
-    turns: tuple[Turn, ...]
+    turns: tuple[RecordedTurn, ...]
     folder: Path
     """What ingest wrote, or a part of it with the address of the rest."""
     file: str
@@ -58,7 +58,7 @@ class Conversation:
         """Its sound."""
         return self.folder / self.file
 
-    def audio(self, turn: Turn | None = None) -> Samples:
+    def audio(self, turn: RecordedTurn | None = None) -> Samples:
         """Sound of one turn, or of the whole conversation: float32 `[S]`, -1 to 1, 24 kHz mono.
 
         Raises `DigestError` when the file is not the one that ingest wrote.
@@ -104,7 +104,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
             id=cut.id,
             split=cut.custom["split"],
             turns=tuple(
-                Turn(
+                RecordedTurn(
                     id=item.id,
                     text=item.text,
                     speaker=int(item.speaker),

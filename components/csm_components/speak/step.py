@@ -121,13 +121,13 @@ def speak(
 def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tuple[SpeechService, bool]]:
     """Something that speaks with `bundle`, and whether it is a Triton: this process where the machine has none."""
     from csm_serving.client import SpeechClient
+    from csm_serving.launcher.installation import find_installation
     from csm_serving.launcher.triton import LocalTriton
+    from csm_serving.settings import load_settings
 
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)
     try:
-        from csm_serving.launcher.installation import find_installation
-        from csm_serving.settings import load_settings
-
-        find_installation(load_settings().triton)
+        find_installation(settings.triton)
     except MissingDependencyError as error:
         from csm_serving.server.local import LocalSpeech
 
@@ -135,7 +135,7 @@ def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tup
         yield LocalSpeech(bundle), False
         return
     say("starting Triton")
-    with LocalTriton(bundle) as triton, SpeechClient(triton.url) as client:
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
         say(f"Triton serves {bundle.name} on {triton.url}")
         yield client, True
 

@@ -13,7 +13,7 @@ from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec
 from csm_components.train.guard import ERRORS_VARIABLE
-from csm_components.train.job import Job
+from csm_components.train.job import ClusterJob
 from csm_components.train.pod import check_target
 from csm_components.train.progress import METRICS
 from csm_components.train.remote import Remote
@@ -80,7 +80,7 @@ class Elsewhere:
             on_tick()
 
         spec = replace(spec, name=self.remote.job, args=("--job", self.remote.job), env=self._environment(run_id))
-        job = Job(
+        job = ClusterJob(
             spec=spec,
             target=self.target,
             has_result=lambda: self.remote.result() is not None,

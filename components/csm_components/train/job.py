@@ -37,7 +37,7 @@ _STARTING = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(kw_only=True)
-class Job:
+class ClusterJob:
     """One training on a cluster.
 
     Args:

@@ -121,7 +121,7 @@ def train(
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
     tokens_now = (source, str(tokens_manifest["digest"]))
-    job = _Job(out=out, settings=settings, trainer=trainer, tokens=tokens_now, base=base, say=say)
+    job = _TrainingProcesses(out=out, settings=settings, trainer=trainer, tokens=tokens_now, base=base, say=say)
     if target.backend != "local":
         from csm_components.train.elsewhere import Elsewhere
 
@@ -166,7 +166,7 @@ def _manifest_of(place: Path | str) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
-class _Job:
+class _TrainingProcesses:
     """The processes of one training, here or elsewhere."""
 
     out: Path

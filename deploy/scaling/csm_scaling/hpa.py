@@ -23,7 +23,7 @@ DOWN_WINDOW_S: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class ScalingPolicy:
     """At most `value` pods, or per cent of them, in any `period_s` seconds."""
 
     kind: Literal["Pods", "Percent"]
@@ -32,10 +32,10 @@ class Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class ScalingRules:
     """How fast one direction may go."""
 
-    policies: tuple[Policy, ...]
+    policies: tuple[ScalingPolicy, ...]
     select: Literal["Max", "Min", "Disabled"] = "Max"
     """Whether the policy that lets most through counts, or the one that lets least."""
     window_s: int = 0
@@ -44,10 +44,11 @@ class Rules:
     """Share by which a metric may miss its target before anything is done."""
 
 
-UP: Final = Rules(
-    policies=(Policy(kind="Pods", value=4, period_s=15), Policy(kind="Percent", value=100, period_s=15)), window_s=0
+UP: Final = ScalingRules(
+    policies=(ScalingPolicy(kind="Pods", value=4, period_s=15), ScalingPolicy(kind="Percent", value=100, period_s=15)),
+    window_s=0,
 )
-DOWN: Final = Rules(policies=(Policy(kind="Percent", value=100, period_s=15),), window_s=DOWN_WINDOW_S)
+DOWN: Final = ScalingRules(policies=(ScalingPolicy(kind="Percent", value=100, period_s=15),), window_s=DOWN_WINDOW_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ class HpaSpec:
     min_replicas: int
     max_replicas: int
     metrics: tuple[Metric, ...]
-    up: Rules | None = None
-    down: Rules | None = None
+    up: ScalingRules | None = None
+    down: ScalingRules | None = None
     """Both None: no `behavior` at all, for which an older rule holds."""
 
 
@@ -193,7 +194,7 @@ class Hpa:
         self._recommended.append((now, wanted))
         return min(max(current, least), most)
 
-    def _limited(self, now: float, current: int, desired: int, up: Rules, down: Rules) -> int:
+    def _limited(self, now: float, current: int, desired: int, up: ScalingRules, down: ScalingRules) -> int:
         """`convertDesiredReplicasWithBehaviorRate`: no faster than the policies, and within the bounds."""
         longest = max((policy.period_s for rules in (up, down) for policy in rules.policies), default=0)
         self._changes = [change for change in self._changes if change[0] > now - longest]
@@ -205,7 +206,9 @@ class Hpa:
             return max(desired, self.spec.min_replicas, limit)
         return desired
 
-    def _limit(self, now: float, current: int, rules: Rules, sign: int, select: Callable[[Sequence[int]], int]) -> int:
+    def _limit(
+        self, now: float, current: int, rules: ScalingRules, sign: int, select: Callable[[Sequence[int]], int]
+    ) -> int:
         if rules.select == "Disabled" or not rules.policies:
             return current
         limits = []

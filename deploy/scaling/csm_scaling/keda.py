@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from csm_scaling.hpa import HpaSpec, Metric, Reading, Rules
+from csm_scaling.hpa import HpaSpec, Metric, Reading, ScalingRules
 from csm_scaling.quantity import milli
 
 POLLING_S: Final = 30
@@ -37,7 +37,7 @@ Answer = float | Missing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trigger:
+class ScaleTrigger:
     """A trigger of type prometheus."""
 
     name: str
@@ -81,14 +81,14 @@ class Fallback:
 class KedaSpec:
     """A ScaledObject's spec."""
 
-    triggers: tuple[Trigger, ...]
+    triggers: tuple[ScaleTrigger, ...]
     min_replicas: int = 0
     max_replicas: int = MAX_REPLICAS
     polling_s: int = POLLING_S
     cooldown_s: int = COOLDOWN_S
     fallback: Fallback | None = None
-    up: Rules | None = None
-    down: Rules | None = None
+    up: ScalingRules | None = None
+    down: ScalingRules | None = None
 
     def hpa(self) -> HpaSpec:
         """The HorizontalPodAutoscaler that KEDA creates."""
@@ -124,7 +124,7 @@ class Keda:
             told.append(self._in_place_of(trigger, n, current, ready) if value is None else milli(value))
         return told
 
-    def _in_place_of(self, trigger: Trigger, n: int, current: int, ready: int) -> int | None:
+    def _in_place_of(self, trigger: ScaleTrigger, n: int, current: int, ready: int) -> int | None:
         """The fallback's value, by which the autoscaler comes to its number of pods; None: the error goes on."""
         fallback = self.spec.fallback
         if fallback is None or self._failures[n] <= fallback.failures:

@@ -163,11 +163,11 @@ def _keda(spec: Mapping[str, Any]) -> keda.KedaSpec:
     )
 
 
-def _trigger(trigger: Mapping[str, Any]) -> keda.Trigger:
+def _trigger(trigger: Mapping[str, Any]) -> keda.ScaleTrigger:
     if trigger["type"] != "prometheus" or trigger.get("useCachedMetrics"):
         raise InputError(f"trigger of type {trigger['type']!r}: only prometheus without useCachedMetrics is simulated")
     given = trigger["metadata"]
-    return keda.Trigger(
+    return keda.ScaleTrigger(
         name=str(trigger.get("name", "")),
         query=given["query"],
         threshold=thousandths(given["threshold"]),
@@ -198,20 +198,20 @@ def _metric(metric: Mapping[str, Any]) -> hpa.Metric:
     return hpa.Metric(name=given["metric"]["name"], target=thousandths(value), source=kind, kind=target["type"])
 
 
-def _behaviour(given: Mapping[str, Any] | None) -> tuple[hpa.Rules | None, hpa.Rules | None]:
+def _behaviour(given: Mapping[str, Any] | None) -> tuple[hpa.ScalingRules | None, hpa.ScalingRules | None]:
     """Both directions with the defaults for what is not said; None and None without any."""
     if not given:
         return None, None
     return _rules(given.get("scaleUp", {}), hpa.UP), _rules(given.get("scaleDown", {}), hpa.DOWN)
 
 
-def _rules(given: Mapping[str, Any], default: hpa.Rules) -> hpa.Rules:
+def _rules(given: Mapping[str, Any], default: hpa.ScalingRules) -> hpa.ScalingRules:
     policies = given.get("policies")
-    return hpa.Rules(
+    return hpa.ScalingRules(
         policies=default.policies
         if policies is None
         else tuple(
-            hpa.Policy(kind=policy["type"], value=int(policy["value"]), period_s=int(policy["periodSeconds"]))
+            hpa.ScalingPolicy(kind=policy["type"], value=int(policy["value"]), period_s=int(policy["periodSeconds"]))
             for policy in policies
         ),
         select=given.get("selectPolicy", default.select),

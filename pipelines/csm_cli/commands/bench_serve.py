@@ -13,7 +13,8 @@ from csm_model.errors import CsmError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from csm_serving.client.load import Heard, Load
+    from csm_serving.client.load import LoadPlan, LoadResult
+    from csm_serving.settings import ServingSettings
     from csm_serving.wire.protocol import SpeechRequest
 
 LOAD, SPEECH, REPORT, OBJECTIVES = "Load", "Speech", "Report", "Objectives"
@@ -124,19 +125,20 @@ def bench_serve(
     from csm_cli.load_board import draw, table_of
     from csm_model.errors import InputError
     from csm_model.files import write_json
-    from csm_serving.client.calls import addresses, is_here
-    from csm_serving.client.load import PATTERNS, Load
+    from csm_serving.client.calls import is_here
+    from csm_serving.client.load import PATTERNS, LoadPlan
     from csm_serving.client.load_report import objectives_of, report_of, risen, scrape
     from csm_serving.settings import load_settings
     from csm_serving.wire.errors import UnavailableError
 
-    urls = addresses(url or None, load_settings())
+    settings = load_settings()
+    urls = tuple(url or [settings.url])
     if not url and not all(is_here(address) for address in urls):
         raise InputError(f"{urls[0]} is not this machine: name it with --url to put load on it")
     kind = next((known for known in PATTERNS if known == pattern), None)
     if kind is None:
         raise InputError(f"pattern {pattern!r}: must be one of {', '.join(PATTERNS)}")
-    load = Load(
+    load = LoadPlan(
         pattern=kind,
         streams=streams,
         rate=rate,
@@ -147,7 +149,7 @@ def bench_serve(
     )
     requests = _requests(texts, speaker, voice, max_frames, encoding, wait, deadline)
     before = {} if metrics is None else scrape(metrics)
-    heard, samples = asyncio.run(_run(load, requests, urls, metrics, Console(stderr=True)))
+    heard, samples = asyncio.run(_run(load, requests, urls, settings, metrics, Console(stderr=True)))
     if heard.streams and all(stream.code == "unavailable" and not stream.arrived for stream in heard.streams):
         raise UnavailableError(heard.streams[0].error)
     report = report_of(load, heard, metrics=None if metrics is None else risen(before, scrape(metrics)))
@@ -212,8 +214,13 @@ def _requests(
 
 
 async def _run(
-    load: Load, requests: list[SpeechRequest], urls: tuple[str, ...], metrics: str | None, console: Console
-) -> tuple[Heard, list[tuple[float, float]]]:
+    load: LoadPlan,
+    requests: list[SpeechRequest],
+    urls: tuple[str, ...],
+    settings: ServingSettings,
+    metrics: str | None,
+    console: Console,
+) -> tuple[LoadResult, list[tuple[float, float]]]:
     """What came of the load, and the server's own number of live streams once a second."""
     import asyncio
     import time
@@ -234,7 +241,7 @@ async def _run(
     sampling = None if metrics is None else asyncio.create_task(sample(metrics))
     with console.status("asking for streams ...") if console.is_terminal else contextlib.nullcontext() as status:
 
-        def tell(heard: Heard) -> None:
+        def tell(heard: LoadResult) -> None:
             if status is not None:
                 late = sum(len(stream.late) for stream in heard.streams)
                 refused = sum(stream.refused for stream in heard.streams)
@@ -244,7 +251,15 @@ async def _run(
                 )
 
         try:
-            return await offer(load, requests, urls, on_stream=tell), samples
+            heard = await offer(
+                load,
+                requests,
+                urls,
+                chunk_timeout_s=settings.chunk_timeout_s,
+                connect_timeout_s=settings.connect_timeout_s,
+                on_stream=tell,
+            )
+            return heard, samples
         finally:
             if sampling is not None:
                 sampling.cancel()

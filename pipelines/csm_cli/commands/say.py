@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from csm_serving.client.audio import Listener, Samples
+    from csm_serving.client.audio import Listener
     from csm_serving.client.retry import Retry
     from csm_serving.client.speech import SpeechService
+    from csm_serving.wire.tensors import Samples
 
 SERVER = "Server"
 
@@ -80,7 +81,7 @@ def say(
     from csm_model.errors import InputError
     from csm_serving.client.audio import player
     from csm_serving.client.retry import Retry
-    from csm_serving.client.speech import Asked, cut_text, receive, request_of
+    from csm_serving.client.speech import SpeechOptions, cut_text, receive, request_of
     from csm_serving.wire.protocol import ENCODINGS
 
     if (text is None) == (text_from is None):
@@ -88,7 +89,7 @@ def say(
     known = next((name for name in ENCODINGS if name == encoding), None)
     if known is None:
         raise InputError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
-    asked = Asked(
+    asked = SpeechOptions(
         voice=voice, context=read_turns(context), seed=seed, deadline_s=deadline, max_wait_s=wait, encoding=known
     )
     # What cannot be said is refused before anything is loaded.
@@ -129,16 +130,20 @@ def _served(urls: list[str] | None, retry: Retry, runs: Path) -> Iterator[Speech
     from csm_serving.settings import load_settings
 
     settings = load_settings()
-    here = (settings.host, settings.grpc_port)
     if not urls:
         try:
-            socket.create_connection(here, timeout=settings.connect_timeout_s).close()
+            socket.create_connection((settings.host, settings.grpc_port), timeout=settings.connect_timeout_s).close()
         except OSError:
-            note = f"no server at {settings.host}:{settings.grpc_port}: "
+            note = f"no server at {settings.url}: "
             with service(find_bundle(None, runs), say=lambda line: typer.echo(note + line, err=True)) as (started, _):
                 yield started
             return
-    with SpeechClient(urls or None, retry=retry) as client:
+    with SpeechClient(
+        urls or settings.url,
+        retry=retry,
+        chunk_timeout_s=settings.chunk_timeout_s,
+        connect_timeout_s=settings.connect_timeout_s,
+    ) as client:
         yield client
 
 

@@ -58,19 +58,10 @@ def serve(
     from csm_cli.released import find_bundle, serving_folder
     from csm_serving.launcher.triton import LocalTriton
     from csm_serving.launcher.triton import serve as serve_bundle
+    from csm_serving.settings import load_settings
 
     found = find_bundle(bundle, runs)
-    home = serving_folder(folder, runs, grpc_port)
-
-    def ready(triton: LocalTriton) -> None:
-        typer.echo(f"serving {found}")
-        typer.echo(f"  streams  {triton.url}   csm say 'Good morning.' --url {triton.url}")
-        typer.echo(f"  health   {triton.http_url}/v2/health/ready")
-        typer.echo(f"  metrics  {triton.metrics_url}")
-        typer.echo(f"  log      {triton.log}")
-
-    status = serve_bundle(
-        found,
+    settings = load_settings(
         grpc_port=grpc_port,
         http_port=http_port,
         metrics_port=metrics_port,
@@ -80,7 +71,14 @@ def serve(
         weights=weights,
         voices=voices,
         exit_timeout_s=exit_timeout,
-        folder=home,
-        on_ready=ready,
     )
-    raise typer.Exit(status)
+
+    def ready(triton: LocalTriton) -> None:
+        typer.echo(f"serving {found}")
+        typer.echo(f"  streams  {triton.url}   csm say 'Good morning.' --url {triton.url}")
+        typer.echo(f"  health   {triton.http_url}/v2/health/ready")
+        typer.echo(f"  metrics  {triton.metrics_url}")
+        typer.echo(f"  log      {triton.log}")
+
+    home = serving_folder(folder, runs, settings)
+    raise typer.Exit(serve_bundle(found, settings=settings, folder=home, on_ready=ready))

@@ -33,9 +33,10 @@ def swap(
     """
     from csm_cli.released import serving_folder
     from csm_serving.launcher.swap import swap_bundle
+    from csm_serving.settings import load_settings
 
     swapped = swap_bundle(
-        serving_folder(folder, runs, grpc_port),
+        serving_folder(folder, runs, load_settings(grpc_port=grpc_port)),
         bundle,
         drain_timeout_s=drain_timeout,
         on_ready=lambda version: typer.echo(f"version {version} is ready: new streams go to it"),

@@ -16,7 +16,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Name that requests give: a-z, 0-9, _ and -.")],
     audio: Annotated[Path, typer.Option(help="The recording: 1 to 30 s of one person, any rate.")],
     text: Annotated[str, typer.Option(help="What is said in it, word by word.")],
-    consent: Annotated[Path, typer.Option(help="Record of consent, JSON; docs/safeguards.md has an example.")],
+    consent: Annotated[Path, typer.Option(help="Record of consent, JSON; docs/voices.md has an example.")],
     folder: _Folder = None,
     speaker: Annotated[int, typer.Option(help="Number under which the model speaks as the voice.", min=0)] = 0,
     style: Annotated[

@@ -19,8 +19,8 @@ from csm_serving.client.audio import Listener
 from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
-from csm_serving.client.speech import Asked, Spoken, Taking, cut_text, request_of
-from csm_serving.settings import load_settings
+from csm_serving.client.speech import SpeechOptions, Spoken, Taking, cut_text, request_of
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -85,20 +85,20 @@ class AsyncSpeechClient:
 
     def __init__(
         self,
-        url: str | Sequence[str] | None = None,
+        url: str | Sequence[str] = calls.DEFAULT_URL,
         *,
         retry: Retry | None = None,
-        chunk_timeout_s: float | None = None,
-        connect_timeout_s: float | None = None,
+        chunk_timeout_s: float = CHUNK_TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
     ) -> None:
-        settings = load_settings(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
-        self.urls = calls.addresses(url, settings)
+        calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
+        self.urls = calls.addresses(url)
         self._retry = retry or Retry()
         self._raw = raw
-        self._chunk_timeout_s = settings.chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=settings.connect_timeout_s)
+        self._chunk_timeout_s = chunk_timeout_s
+        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.aio.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     async def __aenter__(self) -> Self:
@@ -120,7 +120,7 @@ class AsyncSpeechClient:
         """The stream that answers `request`, whose text `parts` continue as they come; see `SpeechClient.open`."""
         return self._open(request, parts, waits=False)
 
-    def stream(self, text: Text, speaker: int | None = None, **asked: Unpack[Asked]) -> AsyncSpeechStream:
+    def stream(self, text: Text, speaker: int | None = None, **asked: Unpack[SpeechOptions]) -> AsyncSpeechStream:
         """Speaks `text`, whole or in parts as they come; arguments as `SpeechService.stream` has them.
 
         A plain iterable is asked in a thread, so that one that waits holds up nothing else.
@@ -137,7 +137,7 @@ class AsyncSpeechClient:
         *,
         path: Path | None = None,
         listener: Listener | None = None,
-        **asked: Unpack[Asked],
+        **asked: Unpack[SpeechOptions],
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path`, which is there only when complete."""
         async with self.stream(text, speaker, **asked) as stream:
@@ -158,7 +158,7 @@ class AsyncSpeechClient:
             waits=waits,
             raw=self._raw,
         )
-        speaking = _Speaking(self._pool, exchange, parts)
+        speaking = _AsyncSpeaking(self._pool, exchange, parts)
         return AsyncSpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
 
 
@@ -166,7 +166,7 @@ def _connect(url: str, connect_timeout_s: float) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(url, options=calls.channel_options(url, connect_timeout_s))
 
 
-class _Speaking:
+class _AsyncSpeaking:
     """A stream while it runs: the call it is in, and a task that brings its text."""
 
     def __init__(

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 
-from csm_model.errors import InputError
+from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
+from csm_serving.wire.tensors import Samples
 
-Samples = npt.NDArray[np.float32]
 Listener = Callable[[Samples], None]
 """Hears each chunk of samples `[1920]` as it arrives."""
 Writer = Callable[[Samples, bytes], object]
@@ -36,10 +34,17 @@ _PLAYERS = (
 def sound_writer(path: Path) -> Iterator[Writer]:
     """Yields a function that appends sound to a 16-bit WAV or an Ogg Opus file, by the name's suffix.
 
-    `path` appears, complete, when the block ends well. What comes as Opus goes into an Opus file as it came.
+    `path` appears, complete, when the block ends well. What comes as Opus goes into an Opus file as it came. Raises
+    `MissingDependencyError` where soundfile is not installed.
     """
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: speech is written as WAV or Ogg Opus; give a name that ends in .wav or .opus")
+    try:
+        import soundfile
+    except ImportError:
+        raise MissingDependencyError(
+            f"{path}: sound files need soundfile: pip install soundfile, or take the chunks as they come"
+        ) from None
     kind, subtype = _FORMATS[path.suffix.lower()]
     with atomic_path(path) as partial, contextlib.ExitStack() as files:
         append: Writer | None = None

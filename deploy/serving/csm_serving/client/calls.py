@@ -20,13 +20,14 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
 
-from csm_model.errors import CsmError
-from csm_serving.settings import ServingSettings
+from csm_model.errors import CsmError, InputError
 from csm_serving.wire import messages
+from csm_serving.wire.defaults import GRPC_PORT, HOST
 from csm_serving.wire.errors import DeadlineError, ServingError, UnavailableError
 from csm_serving.wire.protocol import SpeechRequest, TextPart
 from csm_serving.wire.tensors import INPUTS, MODEL_NAME, Array
 
+DEFAULT_URL: Final = f"{HOST}:{GRPC_PORT}"
 ANSWER: Final = service_pb2.ModelStreamInferResponse
 """What comes back in a call."""
 _MAX_MESSAGE = 64 * 2**20
@@ -53,11 +54,16 @@ _LASTING: Final = frozenset(
 _TYPES: Final = {spec.name: spec.dtype for spec in INPUTS}
 
 
-def addresses(url: str | Sequence[str] | None, settings: ServingSettings) -> tuple[str, ...]:
-    """The servers' addresses: those given, or the settings'."""
-    if url is None:
-        return (f"{settings.host}:{settings.grpc_port}",)
+def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
+    """The servers' addresses, of which `url` may be one or several."""
     return (url,) if isinstance(url, str) else tuple(url)
+
+
+def check_seconds(**named: float) -> None:
+    """Raises `InputError` for a time to wait that is none."""
+    for name, value in named.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: must be above 0 seconds")
 
 
 def is_here(url: str) -> bool:

@@ -181,7 +181,7 @@ class Exchange:
             return
         if self._refused is not None:
             raise self._refused
-        raise UnavailableError(f"{url} sent nothing for {self._patience_s():g} s (CSM_SERVING_CHUNK_TIMEOUT_S)")
+        raise UnavailableError(f"{url} sent nothing for {self._patience_s():g} s (chunk_timeout_s)")
 
     def take(self, answer: Any, url: str) -> Chunk | End | None:
         """What an answer brings to the caller, if anything; raises the error it carries."""

@@ -21,6 +21,7 @@ from csm_model.frames import FRAME_SECONDS
 from csm_serving.client.aio import AsyncSpeechClient
 from csm_serving.client.retry import NEVER
 from csm_serving.wire import messages
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import BusyError
 from csm_serving.wire.protocol import SpeechRequest
 
@@ -34,7 +35,7 @@ _PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class LoadPlan:
     """Streams as they are asked for; at most `count` in all, and none after `duration_s`.
 
     Raises:
@@ -145,7 +146,7 @@ class Listened:
 
 
 @dataclass(kw_only=True)
-class Heard:
+class LoadResult:
     """All streams of a load."""
 
     streams: list[Listened] = field(default_factory=list)
@@ -159,28 +160,34 @@ class Heard:
 
 
 async def offer(
-    load: Load,
+    load: LoadPlan,
     requests: Sequence[SpeechRequest],
     urls: str | Sequence[str],
     *,
-    on_stream: Callable[[Heard], None] = lambda heard: None,
-) -> Heard:
+    chunk_timeout_s: float = CHUNK_TIMEOUT_S,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    on_stream: Callable[[LoadResult], None] = lambda heard: None,
+) -> LoadResult:
     """Asks the servers at `urls` for streams as `load` says, and takes them to their end.
 
     Args:
         load: the pattern.
         requests: what is asked for, drawn from by the load's seed, each stream with a seed of its own.
         urls: `host:port` of the servers' gRPC, taken in turn.
+        chunk_timeout_s: seconds without a chunk after which a server counts as gone.
+        connect_timeout_s: seconds to wait for a server to answer at all.
         on_stream: told whenever a stream is over.
     """
-    heard, began, cpu = Heard(), time.perf_counter(), time.process_time()
+    heard, began, cpu = LoadResult(), time.perf_counter(), time.process_time()
     draw = random.Random(load.seed)
     numbers = itertools.count() if load.count is None else iter(range(load.count))
 
     def now() -> float:
         return time.perf_counter() - began
 
-    async with AsyncSpeechClient(urls, retry=NEVER, raw=True) as client:
+    async with AsyncSpeechClient(
+        urls, retry=NEVER, raw=True, chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s
+    ) as client:
 
         async def one(number: int) -> float:
             request = replace(draw.choice(requests), seed=load.seed + number)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from csm_model.errors import InputError
-from csm_serving.client.load import Heard, Load
+from csm_serving.client.load import LoadPlan, LoadResult
 from csm_serving.wire.errors import UnavailableError
 
 PERCENTILES: Final = (50, 90, 95, 99)
@@ -44,7 +44,7 @@ class Objective:
         return self.found is not None and self.found <= self.most
 
 
-def report_of(load: Load, heard: Heard, *, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+def report_of(load: LoadPlan, heard: LoadResult, *, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The figures of a load, ready for JSON: seconds, milliseconds and counts as their names say.
 
     Args:
@@ -90,7 +90,7 @@ def report_of(load: Load, heard: Heard, *, metrics: Mapping[str, float] | None =
     }
 
 
-def live_over_time(heard: Heard) -> list[tuple[float, int]]:
+def live_over_time(heard: LoadResult) -> list[tuple[float, int]]:
     """Streams that had begun to sound and were not over, at each time that their number changed."""
     changes = sorted(
         change for stream in heard.streams if stream.arrived for change in ((stream.arrived[0], 1), (stream.over, -1))

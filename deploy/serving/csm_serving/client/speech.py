@@ -26,7 +26,7 @@ from csm_serving.wire.protocol import (
 )
 
 
-class Asked(TypedDict, total=False):
+class SpeechOptions(TypedDict, total=False):
     """What may be asked for beside text and speaker; `csm_serving.wire.protocol.SpeechRequest` says what each means."""
 
     voice: str | None
@@ -40,7 +40,7 @@ class Asked(TypedDict, total=False):
     encoding: Encoding
 
 
-def request_of(text: str, speaker: int | None, asked: Asked) -> SpeechRequest:
+def request_of(text: str, speaker: int | None, asked: SpeechOptions) -> SpeechRequest:
     """The request for `text`; raises `InputError` for what cannot be said."""
     return SpeechRequest(
         text=text,
@@ -144,7 +144,9 @@ class SpeechService(ABC):
     def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
         """The stream that answers `request`, whose text `parts` continue as they come."""
 
-    def stream(self, text: str | Iterable[str], speaker: int | None = None, **asked: Unpack[Asked]) -> SpeechStream:
+    def stream(
+        self, text: str | Iterable[str], speaker: int | None = None, **asked: Unpack[SpeechOptions]
+    ) -> SpeechStream:
         """Speaks `text` in the voice of `speaker`, chunk by chunk; raises `InputError` at once for what cannot be said.
 
         Text may be whole, of any length, or come in parts, from a language model for instance: then this waits for its
@@ -161,7 +163,7 @@ class SpeechService(ABC):
         *,
         path: Path | None = None,
         listener: Listener | None = None,
-        **asked: Unpack[Asked],
+        **asked: Unpack[SpeechOptions],
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path` (.wav or .opus), there when complete."""
         stream = self.stream(text, speaker, **asked)

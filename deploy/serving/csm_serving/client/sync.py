@@ -17,7 +17,7 @@ from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
 from csm_serving.client.speech import SpeechService, SpeechStream
-from csm_serving.settings import load_settings
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -32,30 +32,30 @@ class SpeechClient(SpeechService):
     server that answers, as often as `retry` says; its iterator shows nothing of it.
 
     Args:
-        url: one address or several; the settings' by default.
+        url: one address or several.
         retry: when to ask again; `csm_serving.client.retry.NEVER` for not at all.
-        chunk_timeout_s: seconds without a chunk after which a server counts as gone; the settings' by default.
-        connect_timeout_s: seconds to wait for a server to answer at all; the settings' by default.
+        chunk_timeout_s: seconds without a chunk after which a server counts as gone.
+        connect_timeout_s: seconds to wait for a server to answer at all.
         streams_per_channel: streams of one connection; more open another one.
         raw: hand sound out as the bytes that came (`Chunk.encoded`), undecoded, to be forwarded.
     """
 
     def __init__(
         self,
-        url: str | Sequence[str] | None = None,
+        url: str | Sequence[str] = calls.DEFAULT_URL,
         *,
         retry: Retry | None = None,
-        chunk_timeout_s: float | None = None,
-        connect_timeout_s: float | None = None,
+        chunk_timeout_s: float = CHUNK_TIMEOUT_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
     ) -> None:
-        settings = load_settings(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
-        self.urls = calls.addresses(url, settings)
+        calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
+        self.urls = calls.addresses(url)
         self._retry = retry or Retry()
         self._raw = raw
-        self._chunk_timeout_s = settings.chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=settings.connect_timeout_s)
+        self._chunk_timeout_s = chunk_timeout_s
+        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     def __enter__(self) -> Self:

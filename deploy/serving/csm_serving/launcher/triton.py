@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import read_json
@@ -26,7 +26,7 @@ from csm_serving.launcher.installation import Installation, find_installation, w
 from csm_serving.launcher.server_log import ServerLog
 from csm_serving.launcher.swap import STATE_NAME, ServerState, Swapped, swap_bundle
 from csm_serving.server.repository import write_repository
-from csm_serving.settings import ServingSettings, load_settings
+from csm_serving.settings import ServingSettings
 from csm_serving.wire import messages, tensors
 from csm_serving.wire.errors import ServingError
 
@@ -51,8 +51,8 @@ class LocalTriton:
     `ServingError` where Triton dies or does not answer in time.
     """
 
-    def __init__(self, bundle: Path, *, settings: ServingSettings | None = None, folder: Path | None = None) -> None:
-        self._settings = settings or load_settings(grpc_port=0, http_port=0, metrics_port=0)
+    def __init__(self, bundle: Path, *, settings: ServingSettings, folder: Path | None = None) -> None:
+        self._settings = settings
         self._bundle = bundle.absolute()
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="csm-serving-")
         self.folder = (folder or Path(self._temporary.name if self._temporary else "")).absolute()
@@ -277,19 +277,15 @@ class LocalTriton:
 def serve(
     bundle: Path,
     *,
-    grpc_port: int | None = None,
-    http_port: int | None = None,
-    metrics_port: int | None = None,
+    settings: ServingSettings,
     folder: Path | None = None,
     on_ready: Callable[[LocalTriton], None] | None = None,
-    **given: Any,
 ) -> int:
     """Serves `bundle` until SIGTERM or SIGINT, then lets live streams end; returns Triton's exit status.
 
-    A Triton that dies by itself is started again, unless that happens often. `given` are further `ServingSettings`.
-    Values not given come from the environment (`ServingSettings`). Call it from the main thread: it takes the signals.
+    A Triton that dies by itself is started again, unless that happens often. Call it from the main thread: it takes the
+    signals.
     """
-    settings = load_settings(grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, **given)
     with LocalTriton(bundle, settings=settings, folder=folder) as triton:
         stopping = threading.Event()
 

@@ -49,7 +49,7 @@ def read_consent(path: Path) -> Consent:
         return Consent.model_validate(read_json(path))
     except (ValidationError, ArtifactError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else "is not valid JSON"
-        raise InputError(f"{path}: {reason}; docs/safeguards.md has an example of a consent") from None
+        raise InputError(f"{path}: {reason}; docs/voices.md has an example of a consent") from None
 
 
 def check_consent(

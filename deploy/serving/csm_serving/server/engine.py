@@ -19,7 +19,7 @@ from csm_model.inference.jobs import Policy, RefusedError, Streams
 from csm_model.inference.scheduler import Scheduler
 from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
-from csm_serving.server.source import Asked
+from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stream import Account, LiveStream, Nobody, Sink
 from csm_serving.wire.errors import BusyError, UnavailableError, UnknownStreamError
 from csm_serving.wire.protocol import SpeechRequest
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Reader(Protocol):
     """Reads requests: `RequestReader`."""
 
-    def read(self, request: SpeechRequest) -> Asked:
+    def read(self, request: SpeechRequest) -> ResolvedRequest:
         """The request as it is spoken; raises `CsmError` where it may not be."""
         ...
 

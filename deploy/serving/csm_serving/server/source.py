@@ -23,7 +23,7 @@ WARM_UP_FRAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ResolvedRequest:
     """A request that may be spoken."""
 
     utterance: Utterance
@@ -69,7 +69,7 @@ class RequestReader:
         self._client_voices = client_voices
         self._max_frames = max_frames
 
-    def read(self, request: SpeechRequest) -> Asked:
+    def read(self, request: SpeechRequest) -> ResolvedRequest:
         """The request as an utterance.
 
         Raises:
@@ -94,7 +94,7 @@ class RequestReader:
             heard=self._heard(request, voice),
         )
         chain = self._key.begin(voice.identity, None if request.resume is None else request.resume.codes)
-        return Asked(utterance=utterance, voice=voice, chain=chain)
+        return ResolvedRequest(utterance=utterance, voice=voice, chain=chain)
 
     def is_quick(self, request: SpeechRequest) -> bool:
         """Whether reading it takes no sound to be encoded."""

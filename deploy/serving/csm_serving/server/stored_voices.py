@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,13 +20,13 @@ from csm_model.errors import ArtifactError, AudioError, InputError
 from csm_model.files import atomic_folder, digest_of_file, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
 from csm_serving.server.consent import Consent, Sha256, Words, check_consent, first_error
+from csm_serving.wire.tensors import Samples
 
 MAX_PROMPT_SECONDS: Final = 30.0
 MIN_PROMPT_SECONDS: Final = 1.0
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RECORD, SOUND = "voice.json", "prompt.wav"
 
-Samples = npt.NDArray[np.float32]
 Style = Literal["segment", "continue"]
 
 

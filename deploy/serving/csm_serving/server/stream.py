@@ -15,7 +15,7 @@ from csm_model.inference.jobs import Job, Late
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
-from csm_serving.server.source import Asked
+from csm_serving.server.source import ResolvedRequest
 from csm_serving.wire.errors import BusyError, DeadlineError, ServingError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -51,7 +51,7 @@ class Account:
     """What a stream came to; its text is not in it."""
 
     request: SpeechRequest
-    asked: Asked | None
+    asked: ResolvedRequest | None
     """None where it was never found out who was to speak."""
     characters: int
     frames: int
@@ -93,7 +93,7 @@ class LiveStream:
         self._metrics = metrics
         self._over = over
         self._clock = clock
-        self._asked: Asked | None = None
+        self._asked: ResolvedRequest | None = None
         self._characters = 0
         self._more = True
         self._came = clock()
@@ -101,7 +101,7 @@ class LiveStream:
         self._first: float | None = None
         self._frames = 0
 
-    def read(self, asked: Asked) -> None:
+    def read(self, asked: ResolvedRequest) -> None:
         """The request was read: it may get a slot."""
         self._asked = asked
         self.job.asked = asked.utterance

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from csm_serving.wire.opus import OpusDecoder, OpusEncoder
 from csm_serving.wire.protocol import Encoding
-from csm_serving.wire.tensors import Array
+from csm_serving.wire.tensors import Array, Samples
 
-Samples = npt.NDArray[np.float32]
 SoundEncoder = Callable[[Samples | None], dict[str, Array]]
 SoundDecoder = Callable[[bytes], Samples]
 
@@ -40,8 +39,6 @@ def encode_int16(audio: Samples | None) -> dict[str, Array]:
 def encoder_of(encoding: Encoding, *, bitrate: int = 32_000) -> SoundEncoder:
     """The encoder of one stream; raises `MissingDependencyError` where opus has no codec."""
     if encoding == "opus":
-        from csm_serving.wire.opus import OpusEncoder
-
         return OpusEncoder(bitrate=bitrate)
     return encode_int16 if encoding == "int16" else encode_float32
 
@@ -52,7 +49,5 @@ def decoder_of(encoding: Encoding) -> SoundDecoder | None:
     Raises `MissingDependencyError` where opus has no codec.
     """
     if encoding == "opus":
-        from csm_serving.wire.opus import OpusDecoder
-
         return OpusDecoder()
     return None

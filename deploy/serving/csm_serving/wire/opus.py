@@ -22,9 +22,8 @@ import numpy as np
 
 from csm_model.errors import MissingDependencyError
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
-from csm_serving.wire.encodings import Samples
 from csm_serving.wire.errors import ServingError
-from csm_serving.wire.tensors import Array
+from csm_serving.wire.tensors import Array, Samples
 
 _PACKET: Final = SAMPLE_RATE // 50
 _TICKS: Final = 48_000 // SAMPLE_RATE
@@ -42,9 +41,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise MissingDependencyError(
-            "sound as Opus needs PyAV: install csm-foundry[serve] or av, or ask for float32 or int16"
-        ) from None
+        raise MissingDependencyError("sound as Opus needs PyAV: pip install av, or ask for float32 or int16") from None
     return av
 
 

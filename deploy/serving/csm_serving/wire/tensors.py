@@ -20,6 +20,8 @@ MODEL_VERSION: Final = "1"
 """The version that a server starts with; a swap adds one."""
 
 Array = npt.NDArray[Any]
+Samples = npt.NDArray[np.float32]
+"""24 kHz mono sound `[S]`, -1 to 1."""
 
 _DTYPES: Final[dict[str, type[np.generic]]] = {
     "BYTES": np.object_,
