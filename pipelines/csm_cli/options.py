@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from csm_components.spec import Image as Role
 from csm_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Images = Annotated[
     typer.Option("--image", metavar="ROLE=IMAGE", help="Image by digest, data=... or train=...; may be repeated."),
 ]
 
-ROLES = ("data", "train")
+ROLES = get_args(Role)
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _CRON_FIELDS = 6
 _CRON_FIELD = re.compile(r"^(\*|\?|[\w*?]+([-,/][\w*]+)*)$")

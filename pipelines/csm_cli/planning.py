@@ -22,7 +22,7 @@ from csm_model.planner.hardware import Gpu
 from csm_model.planner.job import Job, Speech
 from csm_model.planner.plan import TERMS, Plan, Remedy, plan, until_it_fits, why
 from csm_model.planner.timing import Assumptions
-from csm_pipelines.presets import with_settings
+from csm_pipelines.dotted import with_settings
 
 VOCABULARIES: dict[str, dict[str, int]] = {
     "debug": {"text_vocab_size": 129, "num_codebooks": 4, "codebook_size": 32},

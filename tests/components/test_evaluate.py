@@ -25,6 +25,7 @@ from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evalu
 from csm_components.evaluate.verdicts import JudgeTask
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
@@ -38,6 +39,7 @@ from csm_serving.wire.protocol import SpeechRequest, Turn
 SETTINGS = EvaluateSettings(
     sentences_per_voice=2, parent_per_voice=1, base_per_voice=1, recogniser="tiny", mos=False, max_frames=8
 )
+ANY_CODEC = CheckSettings(min_energy_correlation=-1)
 SPLITS = {"talk-1": "train", "talk-2": "validation", "talk-3": "test", "talk-4": "test"}
 LOG = [
     {"step": 1, "loss": 3.0, "loss_first": 2.0, "loss_depth": 1.0},
@@ -51,7 +53,6 @@ class Material:
     tokens: Path
     bundle: Path
     base: Path
-    train: Path
 
 
 def quiet() -> Console:
@@ -68,7 +69,13 @@ def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, C
     codec = RvqCodec(RvqConfig.debug()).eval()
     codec.save(folder / "codec")
     tokenise(
-        folder / "ingest", folder / "codec", None, folder / "tokens", 1, min_energy_correlation=-1.0, console=quiet()
+        folder / "ingest",
+        folder / "codec",
+        None,
+        folder / "tokens",
+        1,
+        check=ANY_CODEC,
+        console=quiet(),
     )
     tokenizer = load_tokenizer(folder / "tokens" / "tokenizer.json")
     sizes = {"num_codebooks": codec.num_codebooks, "codebook_size": codec.codebook_size}
@@ -82,9 +89,8 @@ def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, C
             precision="fp32",
             info={"dataset_digest": "0" * 64, "speakers": {"0": "<anna>", "1": "ben"}},
         )
-    (folder / "train").mkdir()
-    (folder / "train" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG) + '{"step"')
-    return Material(folder / "ingest", folder / "tokens", folder / "bundle", folder / "base", folder / "train")
+    (folder / "bundle" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG) + '{"step"')
+    return Material(folder / "ingest", folder / "tokens", folder / "bundle", folder / "base")
 
 
 def run(material: Material, out: Path, *, workers: int = 1, settings: EvaluateSettings = SETTINGS) -> EvaluateResult:
@@ -96,7 +102,6 @@ def run(material: Material, out: Path, *, workers: int = 1, settings: EvaluateSe
         settings=settings,
         base=material.base,
         parent=material.bundle,
-        training=material.train,
         thresholds={"wer": 0.15, "speaker_accuracy": 0.95},
         workers=workers,
         console=quiet(),
@@ -146,7 +151,7 @@ def test_a_second_run_takes_what_is_there(material: Material, evaluated: tuple[E
 
 def test_a_killed_run_goes_on(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
     result, out = evaluated
-    (out / "result.json").unlink()
+    (out / "made.json").unlink()
     clips, verdicts = (sorted((out / part / "generated").glob("*.json")) for part in ("clips", "verdicts"))
     clips[0].unlink()
     verdicts[1].unlink()
@@ -225,7 +230,7 @@ def test_what_does_not_belong_together_is_refused(material: Material, tmp_path: 
     other = RvqCodec(RvqConfig.debug()).eval()
     other.save(tmp_path / "codec")
     tokenise(
-        material.conversations, tmp_path / "codec", None, tmp_path / "tokens", 1, min_energy_correlation=-1.0,
+        material.conversations, tmp_path / "codec", None, tmp_path / "tokens", 1, check=ANY_CODEC,
         console=quiet(),
     )  # fmt: skip
     with pytest.raises(ArtifactError, match="run tokenise with the bundle's codec"):
@@ -246,7 +251,7 @@ def talk(name: str, lines: list[tuple[int, str]]) -> Conversation:
         )
         for number, (speaker, text) in enumerate(lines)
     )  # fmt: skip
-    return Conversation(id=name, split="test", turns=turns, path=Path("x"), samples=0, pcm_sha256="")
+    return Conversation(id=name, split="test", turns=turns, folder=Path("x"), file="x.flac", samples=0, pcm_sha256="")
 
 
 def test_sentences_are_unseen_spread_and_have_a_turn_before_them() -> None:

@@ -23,8 +23,8 @@ from waiting import HANG_S, eventually
 from csm_components.settings import Settings
 from csm_components.storage import open_storage
 from csm_components.train.progress import read_rows
-from csm_components.train.step import TrainSettings, train
-from csm_model.files import read_json
+from csm_components.train.spec import TrainSettings
+from csm_components.train.step import train
 
 IMAGE = f"ghcr.io/csm-foundry/train@sha256:{'0' * 64}"
 RECIPE = {
@@ -35,13 +35,14 @@ STEP = """
 import json, sys
 from pathlib import Path
 from csm_components.settings import load_settings
-from csm_components.train.step import TrainSettings, train
+from csm_components.train.spec import TrainSettings
+from csm_components.train.step import train
 from csm_model.errors import CsmError
 tokens, out, run, recipe = sys.argv[1:]
 try:
     result = train(
         tokens, Path(out), pipeline=run, say=lambda line: print(line, flush=True),
-        settings=TrainSettings(recipe=json.loads(recipe), nodes="2x1", target=load_settings().train_target),
+        settings=TrainSettings(recipe=json.loads(recipe), nodes="2x1"), target=load_settings().train_target,
     )
 except CsmError as error:
     sys.exit(f"error: {error}")
@@ -141,9 +142,10 @@ def test_agents_that_share_nothing_but_the_storage_learn_the_same(
         5,
         6,
     ]
-    assert read_json(tmp_path / "train" / "final" / "manifest.json")["digest"] == here
+    assert not (tmp_path / "train" / "final").exists(), "the bundle stays in the storage"
     assert len(list((tmp_path / "train" / "logs").glob("csm-train-*.log"))) == 2
     storage = open_storage("s3://training/tests", place.s3)
+    assert storage.get_json(f"trained/{here}/manifest.json")["digest"] == here
     assert len(storage.trees("tokens/")) == 1
     made = place.jobs_made()
     again = output(place.start(tmp_path / "again", f"run-{backend}", backend=backend))

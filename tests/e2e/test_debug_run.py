@@ -19,7 +19,7 @@ from waiting import eventually
 
 from csm_components.tracking import Tracker
 from csm_model.files import read_json
-from csm_pipelines.steps import STEPS
+from csm_pipelines.pipelines import STEPS
 
 pytestmark = pytest.mark.timeout(1500)
 STEPS_OF_TRAINING = 40

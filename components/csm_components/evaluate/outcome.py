@@ -61,6 +61,12 @@ class EvaluateResult:
         }
 
 
+def figures_for_gate(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a committed `result.json` by the names that the gate asks for."""
+    known = {name: result[name] for name in EvaluateResult.__dataclass_fields__}
+    return EvaluateResult(**known).for_gate()
+
+
 def row_of(take: Take, verdict: Path) -> JudgedSentence:
     """A take and its committed verdict as one row."""
     heard = read_verdict(verdict)

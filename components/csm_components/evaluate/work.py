@@ -24,6 +24,7 @@ from csm_components.evaluate.judges import Audio, Size, SpeakerJudge
 from csm_components.evaluate.sentences import Sentence
 from csm_components.evaluate.sources import SpeechSource
 from csm_components.evaluate.verdicts import JudgeTask, dismiss_panel, judge_clip
+from csm_components.events import progress as tell
 from csm_components.ingest.conversations import Conversation
 from csm_components.ingest.convert import file_name
 from csm_components.workers import run_parallel
@@ -76,6 +77,8 @@ def _run(
     bar = progress.add_task(label, total=done + len(tasks), completed=done)
     for _ in run_parallel(function, tasks, workers=min(workers, len(tasks)), initializer=one_thread):
         progress.advance(bar)
+        done += 1
+        tell(f"{label}, {done} of {progress.tasks[bar].total:.0f}")
 
 
 def speak_all(

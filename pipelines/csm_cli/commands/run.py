@@ -35,14 +35,13 @@ def run(
 
       csm run --set gate.max_wer=0.2 --set release.say="Good morning, everyone."
     """
-    from dataclasses import replace
+    from csm_pipelines.dotted import with_settings
+    from csm_pipelines.presets import preset as preset_named
 
-    from csm_pipelines import presets
-
-    config = presets.preset(preset)
+    config = preset_named(preset)
     if corpus is not None:
-        config = replace(config, data=replace(config.data, corpus=str(Path(corpus).absolute()), conversations=None))
-    config = presets.with_settings(config, settings or [])
+        config = config.changed(data={"corpus": str(Path(corpus).absolute()), "conversations": None})
+    config = with_settings(config, settings or [])
     if show:
         import json
 

@@ -42,7 +42,6 @@ def submit(
     from csm_pipelines.progress import console_for
     from csm_pipelines.run_plan import remember
     from csm_pipelines.settings import load_settings
-    from csm_pipelines.steps import PIPELINE_STEPS
     from csm_pipelines.submission import Request, prepare, run_name
 
     console = console_for(sys.stdout)
@@ -68,7 +67,7 @@ def submit(
     if follow:
         leave(
             console,
-            lambda: follow_run(client, run_id, steps=PIPELINE_STEPS[pipeline], console=console),
+            lambda: follow_run(client, run_id, steps=prepared.pipeline.step_names, console=console),
             run_id=run_id,
             namespace=prepared.profile.namespace,
         )
