@@ -5,7 +5,7 @@ A codec needs no texts: folders of nothing but sound add to the voices that it h
 OUT/conversations/N/          the corpora, ingested
 OUT/joint/, OUT/decoder/      checkpoints and metrics of the stages
 OUT/codec.json, OUT/codec.safetensors    the trained codec: OUT is the folder that tokenise takes
-OUT/result.json               written last: figures, settings, digests
+OUT/made.json                 written last: figures, settings, digests
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
+from csm_components import made
 from csm_components.ingest.audio import read_mono, to_pcm
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds
 from csm_components.ingest.step import ingest
+from csm_components.tree_list import MADE
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import InputError
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import digest_of, digest_of_file
 from csm_model.frames import SAMPLE_RATE
 from csm_model.text import PhonemeTokenizer
 
@@ -143,11 +145,10 @@ def train_codec(
     dataset = digest_of([digests[corpus] for corpus in corpora] + [heard[folder][1] for folder in sounds])
     begun = codec.digest if codec is not None else None
     inputs = digest_of([dataset, asdict(config), begun, [asdict(each) for each in stages]])
-    if (out / "result.json").exists():
-        stored = read_json(out / "result.json")
-        if stored["inputs"] != inputs:
+    if (known := made.noted(out / MADE)) is not None:
+        if known.key != inputs:
             raise InputError(f"{out}: holds a codec of other data or settings; name another folder")
-        return CodecResult(**{**stored["result"], "reused": True})
+        return CodecResult(**known.reused().result)
     turns = {corpus: load_clips(folder) for corpus, folder in folders.items()}
     clips = [clip for corpus in corpora for clip in turns[corpus]]
     clips += [clip for folder in sounds for clip in heard[folder][0]]
@@ -170,7 +171,7 @@ def train_codec(
         losses=json.loads(lines[-1]) if lines else {},
         reused=False,
     )
-    write_json(out / "result.json", {"inputs": inputs, "result": asdict(result)})
+    made.commit(out, "codec", inputs, result)
     return result
 
 

@@ -33,7 +33,7 @@ MOST_LATE = 6  # steps of 10 ms that a codec may be late
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class JudgedClip:
     """One turn and its sound `[S]` at 24 kHz."""
 
     text: str
@@ -96,7 +96,7 @@ class Judged:
     steps: int
 
 
-def read_clips(folder: Path, split: str) -> Iterator[Clip]:
+def read_clips(folder: Path, split: str) -> Iterator[JudgedClip]:
     """Turns of a folder that ingest wrote, of a corpus in any layout that ingest reads, or sounds without texts.
 
     Of those, the folder that a file is in is its speaker, and there are no splits.
@@ -104,7 +104,7 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
     if (folder / "cuts.jsonl.gz").exists():
         for conversation in read_conversations(folder, split=split):
             for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
-                yield Clip(text=turn.text, speaker=turn.voice or str(turn.speaker), audio=audio)
+                yield JudgedClip(text=turn.text, speaker=turn.voice or str(turn.speaker), audio=audio)
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that ingest wrote, or a corpus")
@@ -112,7 +112,7 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
     if sounds and not is_described(folder):
         for name in sounds:
             path = folder / name
-            yield Clip(text="", speaker=path.parent.name, audio=read_mono(path))
+            yield JudgedClip(text="", speaker=path.parent.name, audio=read_mono(path))
         return
     for source in read_corpus(folder, sounds).conversations:
         if source.split not in (split, None):
@@ -125,12 +125,12 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
             samples, rate = opened[item.audio]
             start = round((item.start or 0.0) * rate)
             end = start + round(item.duration * rate) if item.duration else None
-            yield Clip(
+            yield JudgedClip(
                 text=item.text, speaker=item.voice or item.speaker, audio=to_model_rate(samples[start:end], rate)
             )
 
 
-def evenly(clips: Sequence[Clip], limit: int) -> list[Clip]:
+def evenly(clips: Sequence[JudgedClip], limit: int) -> list[JudgedClip]:
     """At most `limit` clips of every speaker, spread over all of them, in the order that they come in."""
     chosen: set[int] = set()
     for speaker in {clip.speaker for clip in clips}:
@@ -197,7 +197,7 @@ def figures_of(judged: Sequence[Judged]) -> VoiceFigures:
 
 def measure_codec(
     codec: AudioCodec,
-    clips: Sequence[Clip],
+    clips: Sequence[JudgedClip],
     *,
     recognisers: Sequence[Size] = ("tiny", "base"),
     console: Console | None = None,

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
 from csm_model.codec.losses import SpectralLoss
 from csm_model.codec.pitch import in_range, middle_pitch, track_pitch
-from csm_model.codec.rvq import STEPS, RvqCodec, RvqConfig
+from csm_model.codec.rvq import RvqCodec
+from csm_model.codec.rvq_network import STEPS, RvqConfig
 from csm_model.codec.source import DELAY, MIDDLE_LOG_PITCH
 from csm_model.errors import InputError
 from csm_model.files import atomic_path
