@@ -13,7 +13,7 @@ is no part; sides then still share memory's speed with that work.
 
 - hf: `CsmForConditionalGeneration.generate` as it comes (dynamic cache, eager), temperature 0.9, top-k 50.
 - torch: this program's decoder with torch's own products, over the same weights.
-- fp32, bf16, int8, int4: the same with packed weights (`csm_model.inference.kernels`).
+- fp32, bf16, int8, int4: the same with packed weights (`csm_model.kernels`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from torch import Tensor
 from csm_model.bundle import load_bundle, read_config
 from csm_model.config import CONFIGS
 from csm_model.inference.decoding import FrameDecoder, Prompt
-from csm_model.inference.kernels import pack
 from csm_model.inference.prompt import text_rows
 from csm_model.inference.sampling import Sampling
+from csm_model.kernels import pack
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
 

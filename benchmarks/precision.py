@@ -6,7 +6,7 @@ All sides live in one process, speak the same text with the same seed, and take 
 else the machine does meets them alike. The median of the ratios to `torch` is printed. Run with OMP_PROC_BIND=true.
 
 - torch: the float model by torch's own products.
-- fp32, bf16, int8, int4: packed, by the kernels (`csm_model.inference.kernels`).
+- fp32, bf16, int8, int4: packed, by the kernels (`csm_model.kernels`).
 - dynamic: torch's dynamic quantisation, activations to int8 on the way (qint8, x86 kernels).
 """
 

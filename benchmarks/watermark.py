@@ -134,7 +134,7 @@ def made(bundle: Path, codec: Path, count: int) -> list[tuple[Sound, str]]:
 
 
 def sounds_of(folder: Path, count: int | None, seconds: float) -> list[Sound]:
-    """The first sounds of a folder, those of 1.5 s and more, cut to `seconds`."""
+    """The first audios of a folder, those of 1.5 s and more, cut to `seconds`."""
     sounds: list[Sound] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES):
         samples, rate = read_sound(path)

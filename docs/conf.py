@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from typing import Any
 
 from pygments.lexers.special import TextLexer
@@ -29,6 +30,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!csm_).*"), ("py:.*", r"csm_.*\.([A-Z]|Tas
 suppress_warnings = ["ref.python"]  # a type's short name in a signature that two modules have
 
 CODE = re.compile(r"(`+[^`]+`+)")
+DRAWN = re.compile("[\u2500-\u257f\u25b6]")  # lines and arrows of a diagram
 
 
 def as_rst(line: str) -> str:
@@ -45,8 +47,14 @@ def as_rst(line: str) -> str:
 
 
 def plain_docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Sphinx's hook for docstrings; changes `lines` in place, but for marked-up blocks of code."""
-    lines[:] = [line if line.lstrip().startswith((">>>", "..")) else as_rst(line) for line in lines]
+    """Sphinx's hook for docstrings; changes `lines` in place. Diagrams become blocks of text."""
+    shown: list[str] = []
+    for drawn, part in groupby(lines, key=lambda line: bool(DRAWN.search(line))):
+        if drawn:
+            shown += ["", ".. code-block:: text", "", *(f"   {line}" for line in part), ""]
+        else:
+            shown += [line if line.lstrip().startswith((">>>", "..")) else as_rst(line) for line in part]
+    lines[:] = shown
 
 
 def setup(app: Any) -> None:

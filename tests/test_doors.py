@@ -31,6 +31,10 @@ READS_THE_MACHINE = {
 }
 
 
+LONG: dict[str, str] = {}
+"""Modules of more than 600 lines, and why each is one subject."""
+
+
 def name_of(path: Path) -> str:
     """`csm_serving/launcher/triton.py`: the module's place under its package's parent."""
     return next(str(path.relative_to(folder.parent)) for folder in PACKAGES.values() if path.is_relative_to(folder))
@@ -73,12 +77,10 @@ def test_there_is_something_to_look_at() -> None:
     assert {name_of(path).partition("/")[0] for path in MODULES} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_environment_variables_are_read_in_settings(path: Path) -> None:
-    if path.name == "settings.py" or name_of(path) in READS_THE_MACHINE:
-        return
-    lines = variables_read(tree_of(path))
-    assert not lines, f"{name_of(path)} reads an environment variable at lines {lines}; make it a field of settings.py"
+def test_environment_variables_are_read_in_settings() -> None:
+    readers = [path for path in MODULES if path.name != "settings.py" and name_of(path) not in READS_THE_MACHINE]
+    found = {name_of(path): lines for path in readers if (lines := variables_read(tree_of(path)))}
+    assert found == {}, "they read environment variables at these lines; make each a field of settings.py"
 
 
 def test_the_exceptions_are_still_needed() -> None:
@@ -107,3 +109,9 @@ def test_heavy_or_optional_libraries_are_imported_where_they_are_used(library: s
 def eager_nodes(tree: ast.Module) -> list[ast.stmt]:
     """Top-level imports, those under `if TYPE_CHECKING` aside."""
     return [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def test_modules_are_as_long_as_their_subject() -> None:
+    """No length is wrong by itself; above this one, somebody says why it is one subject."""
+    lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name for name, count in lines.items() if count > 600} == set(LONG), "two rooms may hide in it"

@@ -110,3 +110,23 @@ def test_one_name_is_one_thing() -> None:
     unknown = {name: modules for name, modules in twice.items() if name not in NAMED_TWICE}
     assert not unknown, "give one of them another name, or say in NAMED_TWICE why they share it"
     assert set(NAMED_TWICE) == set(twice), "no longer twice: take it out of NAMED_TWICE"
+
+
+READS_ITS_SETTINGS: Mapping[str, str] = {
+    "csm_cli/connection.py": "commands that ask Kubeflow",
+    "csm_serving/server/repository.py": "the model that Triton loads: its environment is the server's",
+}
+"""Where a program begins, beside the commands of csm_cli: settings are read there, and handed on."""
+
+
+def test_settings_are_read_where_a_program_begins() -> None:
+    """Elsewhere a function would do other things in another environment, and its arguments would not say so."""
+    readers = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Name) and called.id == "load_settings":
+                readers.add(name_of(path))
+    rooms = ("csm_serving", "csm_scaling", "csm_cli")
+    inside = {name for name in readers if name.startswith(rooms) and not name.startswith("csm_cli/commands/")}
+    assert inside == set(READS_ITS_SETTINGS)

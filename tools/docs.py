@@ -29,7 +29,11 @@ HOME = "docs/README.md"
 WRITTEN = ("README.md", "docs/**/*.md", "charts/*/*.md", "benchmarks/README.md", "deploy/**/*.md")
 """Where pages are. Tests and made folders have none."""
 LINK = re.compile(r"(?P<before>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
+ELSEWHERE = re.compile(r"\w+:|reference/")
+"""Targets that are left as they are: of other hosts, and pages that only the site has."""
 LISTED = re.compile(r"^- \[[^\]]+\]\((?P<target>[^)\s#]+)\)", re.MULTILINE)
+ON_SITE = re.compile(r"<!-- site: (.*?) -->", re.DOTALL)
+"""Lines of the home page that point to pages which only the site has."""
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml", ".sh": "bash"}
 
@@ -48,6 +52,14 @@ def parts_of(text: str) -> Iterator[tuple[str, bool]]:
         yield code.group(), True
         start = code.end()
     yield text[start:], False
+
+
+def links_of(text: str) -> Iterator[str]:
+    """Where a page's links lead, without their anchors; links within the page and to other hosts are left out."""
+    for part, is_code in parts_of(text):
+        for link in LINK.finditer("" if is_code else part):
+            if link["target"] and not ELSEWHERE.match(link["target"]):
+                yield link["target"]
 
 
 def place_of(page: str, target: str) -> str:
@@ -115,7 +127,7 @@ class Site:
 
         def new(link: re.Match[str]) -> str:
             target, anchor = link["target"], link["anchor"] or ""
-            if not target or "://" in target or target.startswith("mailto:"):
+            if not target or ELSEWHERE.match(target):
                 return link.group()
             return f"{link['before']}{self.target(page, target, anchor, at)})"
 
@@ -124,7 +136,7 @@ class Site:
 
     def home(self) -> str:
         """The home page: `docs/README.md`, and a table of contents from the list under each of its headings."""
-        text = self.rewritten(HOME, "index.md")
+        text = ON_SITE.sub(r"\1", self.rewritten(HOME, "index.md"))
         trees = []
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             caption = section.splitlines()[0]
@@ -133,9 +145,20 @@ class Site:
                 trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n")
         return text + "\n" + "\n".join(trees)
 
+    def listed(self, page: str) -> str:
+        """A table of contents of the pages that stand beside a README and that it points to."""
+        folder = Path(page).parent.as_posix()
+        beside = [place_of(page, target) for target in links_of(self.written[page])]
+        pages = [place for place in dict.fromkeys(beside) if place in self.written and place != page]
+        entries = [Path(place).name for place in pages if Path(place).parent.as_posix() == folder]
+        return "\n```{toctree}\n:hidden:\n\n" + "\n".join(entries) + "\n```\n" if folder != "." and entries else ""
+
     def pages(self) -> dict[str, str]:
         """Every page of the site."""
         made = {page: self.rewritten(page, page) for page in self.written if page != HOME}
+        for page in made:
+            if page.endswith("/README.md"):
+                made[page] += self.listed(page)
         made["index.md"] = self.home()
         made |= reference_pages(self.packages)
         return made | self.sources
@@ -169,7 +192,7 @@ def main(arguments: list[str]) -> int:
         "--repository", help="address under which source files are shown, such as https://HOST/X/blob/main"
     )
     parser.add_argument(
-        "--packages", nargs="*", default=tuple(PARTS), choices=tuple(PARTS), help="whose docstrings are shown [all]"
+        "--packages", nargs="*", default=tuple(PARTS), help="whose docstrings are shown, such as csm_model.text [all]"
     )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the site [build/docs]")
     options = parser.parse_args(arguments)

@@ -26,7 +26,7 @@ LEFT_OUT = re.compile(r"(\.|^)_|\.kernels(\.|$)|\.triton_model$|\.commands(\.|$)
 
 
 def reference_pages(packages: Collection[str] = tuple(PARTS)) -> dict[str, str]:
-    """The pages by path; docstrings of the named packages only."""
+    """The pages by path; docstrings of the named packages, at any depth, only."""
     return {COMMANDS: command_page(), **dict(api_pages(packages))}
 
 
@@ -93,13 +93,14 @@ def modules_of(package: str) -> Iterator[str]:
 def api_pages(packages: Collection[str]) -> Iterator[tuple[str, str]]:
     """A page for each package with its modules, and one that lists them."""
     listed = []
+    prefixes = tuple(f"{package}." for package in packages)
     for package, about in PARTS.items():
-        if package not in packages:
+        modules = [module for module in modules_of(package) if f"{module}.".startswith(prefixes)]
+        if not modules:
             continue
         listed.append(f"\n## {package}\n\n{about}\n\n")
         pages: dict[str, list[str]] = {}
-        modules = list(modules_of(package))
-        parents = {package, *(module.rpartition(".")[0] for module in modules)}
+        parents = {module.rpartition(".")[0] for module in modules} | {package}
         for module in modules:
             home = module if module in parents else module.rpartition(".")[0]
             pages.setdefault(home, []).append(module)

@@ -50,7 +50,7 @@ class Attack:
     kind: str
     messages: list[Message]
     may: frozenset[str]
-    """Outcomes that are right, beside being refused for want of room."""
+    """Outcomes that are right, beside being refused for lack of capacity."""
 
 
 @dataclass(frozen=True, kw_only=True)

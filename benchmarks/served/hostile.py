@@ -133,7 +133,7 @@ class _Listeners:
             thread.start()
 
     def _hear_one(self, request: SpeechRequest) -> None:
-        """To the end; asks again where it is refused for want of room."""
+        """To the end; asks again where it is refused for lack of capacity."""
         with SpeechClient(self._url, retry=NEVER, raw=True) as client:
             while True:
                 taken = Taken(request=request, asked=time.perf_counter())

@@ -57,7 +57,7 @@ class Taken(Listened):
 
     @property
     def busy(self) -> bool:
-        """Whether it was refused for want of room."""
+        """Whether it was refused for lack of capacity."""
         return isinstance(self.failure, BusyError) and not self.arrived
 
     @property

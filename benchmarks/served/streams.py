@@ -1,4 +1,4 @@
-"""Eight live streams on the demo's model, and how long the first sound takes beside one alone."""
+"""Eight live streams on the demo's model, and how long the first audio takes beside one alone."""
 
 from __future__ import annotations
 

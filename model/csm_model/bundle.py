@@ -21,8 +21,8 @@ from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
-from csm_model.inference.kernels import pack
 from csm_model.inference.sampling import Sampling
+from csm_model.kernels import pack
 from csm_model.manifest import read_manifest as read_manifest
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights

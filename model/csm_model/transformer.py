@@ -288,7 +288,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.rotary = RotaryTable(config, max_rows)
         self.stepped: Callable[[Tensor, CacheItems], Tensor] | None = None
-        """Does the passes over a cache in place of what follows (`csm_model.inference.kernels.stack`)."""
+        """Does the passes over a cache in place of what follows (`csm_model.kernels.stack`)."""
         self.cache_dtype: torch.dtype | None = None
         """Of the keys and values to be kept, where it is not that of the rows; `stepped` then takes it."""
 

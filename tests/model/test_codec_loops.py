@@ -1,4 +1,4 @@
-"""The codec's compiled loops and packed products against torch's own operations."""
+"""The codec's compiled loops against torch's own operations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from csm_model.codec.loops import loops
-from csm_model.codec.packed import PackedConv, PackedLinear
 from csm_model.codec.slots import Past, elu_, rows_of
-from csm_model.codec.source import harmonics
+from csm_model.codec.source import exponential, harmonics, shaped
 
 CPU = torch.device("cpu")
 
@@ -73,37 +72,30 @@ def test_dot_is_a_convolution_to_one_channel() -> None:
     torch.testing.assert_close(out, convolution(window.transpose(1, 2))[:, 0].detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("width", "outputs"), [(24, 40), (256, 129), (512, 1536)])
-def test_a_row_of_a_packed_product_is_the_same_in_any_company(width: int, outputs: int) -> None:
-    weight, bias, x = torch.randn(outputs, width) / width**0.5, torch.randn(outputs), torch.randn(67, width)
-    product = PackedLinear(weight, bias)
-    together = product(x)
-    torch.testing.assert_close(together, F.linear(x, weight, bias), rtol=1e-4, atol=1e-5)
-    for start, count in ((0, 1), (66, 1), (3, 2), (5, 3), (10, 8), (1, 33)):
-        rows = slice(start, start + count)
-        assert torch.equal(product(x[rows]), together[rows])
-    plus = torch.randn(67, outputs)
-    torch.testing.assert_close(product(x, plus), together + plus)
+def test_spectra_are_shaped_as_torch_would() -> None:
+    spectra = torch.randn(3, 2, 8, 481, dtype=torch.complex64)
+    pulses, noise = 3 * torch.randn(3, 8, 962), 3 * torch.randn(3, 8, 481)
+    gain, phase = pulses.chunk(2, -1)
+    expected = spectra[:, 0] * torch.polar(gain.exp(), phase) + spectra[:, 1] * noise.exp()
+    torch.testing.assert_close(shaped(spectra, pulses, noise), expected, rtol=1e-5, atol=1e-5)
+    pulses.requires_grad_()
+    with torch.enable_grad():
+        assert shaped(spectra, pulses, noise).requires_grad
 
 
-@pytest.mark.parametrize("form", ["tanh", "erf"])
-def test_gelu_has_its_form(form: str) -> None:
-    weight, x = torch.randn(48, 32), torch.randn(5, 32)
-    expected = F.gelu(F.linear(x, weight), approximate="tanh" if form == "tanh" else "none")
-    torch.testing.assert_close(PackedLinear(weight, gelu=form)(x), expected, rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+def test_exponentials_are_torchs() -> None:
+    x = torch.linspace(-80, 80, 40_000).view(2, -1)
+    torch.testing.assert_close(exponential(x), x.exp(), rtol=3e-7, atol=0)
 
 
-def test_a_row_of_a_packed_convolution_is_the_same_in_any_company() -> None:
-    convolution = torch.nn.Conv1d(64, 32, 3).requires_grad_(False)
-    x = torch.randn(5, 2 + 480, 64)
-    packed = PackedConv(convolution.weight, convolution.bias)
-    together = packed(x)
-    expected = convolution(x.transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
-    assert together.is_contiguous()
-    assert torch.equal(packed(x[2:3]), together[2:3])
-    assert torch.equal(packed(x[:, :98]), together[:, :96])
-    assert torch.equal(packed(x[1:4, 96:]), together[1:4, 96:])
+def test_queries_and_keys_turn_and_values_stay() -> None:
+    asked, angles = torch.randn(3, 2, 3, 4, 16), torch.randn(3, 2, 8)
+    turned = asked.clone()
+    loops().turn(turned.numpy(), torch.stack([angles.cos(), angles.sin()], dim=-1).numpy())
+    pairs = torch.view_as_complex(asked[:, :, :2].reshape(3, 2, 2, 4, 8, 2))
+    expected = pairs * torch.polar(torch.ones_like(angles), angles)[:, :, None, None]
+    torch.testing.assert_close(turned[:, :, :2], torch.view_as_real(expected).flatten(4))
+    assert torch.equal(turned[:, :, 2], asked[:, :, 2])
 
 
 @pytest.mark.parametrize("newest", [1, 3, 9, 11, 13, 101])

@@ -12,9 +12,9 @@ from llvmlite import binding
 from torch import Tensor
 
 from csm_model.config import debug_config
-from csm_model.inference.kernels import Machine, PackedLinear, attend_slots, pack, this_machine
-from csm_model.inference.kernels.attention import attention_ir
-from csm_model.inference.kernels.products import Kind, prepare_ir, product_ir
+from csm_model.kernels import Machine, PackedLinear, attend_slots, pack, this_machine
+from csm_model.kernels.attention import attention_ir
+from csm_model.kernels.products import Kind, prepare_ir, product_ir
 from csm_model.model import CsmModel
 from csm_model.quantize import quantize_groups, quantize_rows, rounded_state, unpack_int4, with_rounded_weights
 

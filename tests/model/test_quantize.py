@@ -9,7 +9,7 @@ import torch
 
 from csm_model.bundle import Bundle, Weights, load_bundle, load_weights, write_bundle
 from csm_model.errors import ArtifactError
-from csm_model.inference.kernels import PackedLinear
+from csm_model.kernels import PackedLinear
 from csm_model.model import CsmModel
 from csm_model.quantize import RoundedLinear, pack_int4, quantize_groups, quantize_rows, unpack_int4
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from csm_model.config import debug_config, demo_config
 from csm_model.inference.decoding import FrameDecoder
-from csm_model.inference.kernels import pack
-from csm_model.inference.kernels.products import Kind
+from csm_model.kernels import pack
+from csm_model.kernels.products import Kind
 from csm_model.model import CsmModel
 from csm_model.quantize import rounded_state, with_rounded_weights
 from csm_model.transformer import KVCache, Transformer

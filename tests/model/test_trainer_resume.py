@@ -41,7 +41,10 @@ def lines(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("processes", "kills", "steps"), [(1, 20, 100), (2, 3, 40)])
+@pytest.mark.parametrize(
+    ("processes", "kills", "steps"),
+    [(1, 6, 60), (2, 3, 40), pytest.param(1, 20, 200, marks=pytest.mark.kills)],
+)
 def test_kills_change_no_bit(processes: int, kills: int, steps: int, token_folder: Path, tmp_path: Path) -> None:
     settings(token_folder, tmp_path / "whole", steps=steps, checkpoint_every=3).save(tmp_path / "config.json")
     command = [sys.executable, str(Path(__file__).with_name("kill_and_go_on.py"))]

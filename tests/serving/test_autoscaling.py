@@ -36,7 +36,7 @@ until = partial(served.prometheus.until, seconds=HANG_S)
 SLOTS, STREAMS = 3, 5
 LABELS = {"namespace": "speech", "release": "csm", "track": "stable", "pod": "csm-serving-0"}
 OTHERS = {"namespace": "speech", "release": "other", "track": "stable", "pod": "other-0"}
-"""Of a page with first sounds that are known one by one."""
+"""Of a page with times to first audio that are known one by one."""
 
 
 def rendered(release: str) -> Scaled:
@@ -53,7 +53,7 @@ def rendered(release: str) -> Scaled:
 
 @pytest.fixture(scope="module")
 def others() -> Iterator[tuple[str, Histogram]]:
-    """A page with the server's histogram, and where to put first sounds into it."""
+    """A page with the server's histogram, and where to put times to first audio into it."""
     registry = CollectorRegistry()
     Gauge("csm_stream_slots", "slots", registry=registry).set(8)
     first_audio = Histogram(FIRST_AUDIO.name, FIRST_AUDIO.help, buckets=FIRST_AUDIO.buckets, registry=registry)
@@ -141,7 +141,7 @@ def test_the_first_sound_is_nothing_without_traffic_and_its_percentile_with_it(
     scrapes.scrape(15.0, [pod])
     expected = scrapes.answer("first audio")
     assert expected == pytest.approx(1000 * (0.3 + 0.1 * (0.95 * 100 - 40) / 60))
-    until(lambda: prometheus.ask(query) == pytest.approx(expected, rel=1e-6), why=f"a first sound of {expected} ms")
+    until(lambda: prometheus.ask(query) == pytest.approx(expected, rel=1e-6), why=f"first audio after {expected} ms")
 
 
 def test_the_first_sounds_of_a_live_server_are_in_the_buckets_that_its_listeners_saw(

@@ -17,7 +17,7 @@ def _end_run(job: Job) -> Any:
     return end_run(
         job.run,
         state=str(status["state"]),
-        failed_task=str(status.get("pipelineTaskName", "")),
+        failed_task=str(status.get("pipelineTaskName") or status.get("pipeline_task_name") or ""),
         message=str((status.get("error") or {}).get("message", "")),
     )
 

@@ -34,7 +34,7 @@ from csm_components.ingest.catalogue import (
     write_rejected,
 )
 from csm_components.ingest.checks import Rules
-from csm_components.ingest.convert import Task, committed_part, convert, file_name, part_path
+from csm_components.ingest.convert import ConvertTask, committed_part, convert, file_name, part_path
 from csm_components.ingest.corpora import (
     CorpusFiles,
     Described,
@@ -141,7 +141,7 @@ def convert_all(
 ) -> None:
     """Converts the conversations that are not committed in `out` yet, with progress; hands each part to `on_part`."""
     tasks = [
-        Task(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
+        ConvertTask(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
         for source in sources
         if not committed_part(out, source, keys[source.id])
     ]

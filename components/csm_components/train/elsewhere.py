@@ -110,6 +110,8 @@ class Elsewhere:
             "CSM_STORAGE": settings.storage,
             "CSM_S3_ENDPOINT": settings.s3_endpoint,
             "CSM_S3_REGION": settings.s3_region,
+            "CSM_S3_CREDENTIALS": settings.s3_credentials if settings.s3_credentials != "keys" else None,
+            "CSM_S3_CA": settings.s3_ca,
             "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri if run_id else None,
             "MLFLOW_RUN_ID": run_id,
             ERRORS_VARIABLE: self.remote.errors,

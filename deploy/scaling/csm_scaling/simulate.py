@@ -6,6 +6,7 @@ decides, and last Prometheus reads: a decision always sees a number that is a sc
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -34,7 +35,7 @@ RESUME_S: Final = Retry().budget_s
 _LONGEST: Final = 6.0
 """No stream is longer than so many times the mean."""
 _CROWDED: Final = 0.2
-"""Share by which the first sound of one among full slots takes longer than that of one alone (benchmarks/README.md)."""
+"""Share by which the first audio of one among full slots takes longer than that of one alone (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Conditions:
     lengths: Literal["exponential", "fixed"] = "exponential"
     """Of streams, around the trace's mean."""
     first_audio_s: float = 0.1
-    """From getting a slot to the first sound, of a stream that is alone."""
+    """From getting a slot to the first audio, of a stream that is alone."""
     scrape_s: float = 15.0
     """Between two scrapes of Prometheus."""
     outage: Outage | None = None
@@ -108,7 +109,7 @@ class _World:
             pod.state = "ready"
         self._timeline.start = len(started)
         for row, after in itertools.pairwise(self.trace.rows):
-            self._at(row[0], _STREAMS, lambda row=row, end=after[0]: self._load(row[1], row[2], end))  # type: ignore[misc]
+            self._at(row[0], _STREAMS, functools.partial(self._load, row[1], row[2], after[0]))
         self._every(self.conditions.scrape_s, _SCRAPE, self._scrape, first=0.0)
         self._every(SYNC_S, _SYNC, self._sync)
         if self._keda is not None:
@@ -134,10 +135,10 @@ class _World:
     def _every(self, period: float, kind: int, act: Callable[[], None], *, first: float | None = None) -> None:
         def again(turn: int) -> None:
             act()
-            self._at((turn + 1) * period, kind, lambda: again(turn + 1))
+            self._at((turn + 1) * period, kind, functools.partial(again, turn + 1))
 
         turn = 1 if first is None else 0
-        self._at(turn * period, kind, lambda: again(turn))
+        self._at(turn * period, kind, functools.partial(again, turn))
 
     # Streams
 
@@ -176,7 +177,7 @@ class _World:
             self._begin(stream)
         elif found == "queued":
             stream.until = until = self._now + self.conditions.wait_s
-            self._at(until, _STREAMS, lambda: self._tired(stream, until))
+            self._at(until, _STREAMS, functools.partial(self._tired, stream, until))
         else:
             self._refused(stream)
 
@@ -192,7 +193,7 @@ class _World:
             self._timeline.begin(waited, first_audio)
         stream.began = True
         stream.until = until = self._now + stream.left_s
-        self._at(until, _STREAMS, lambda: self._end(stream, until))
+        self._at(until, _STREAMS, functools.partial(self._end, stream, until))
 
     def _end(self, stream: Stream, until: float) -> None:
         if stream.pod is not None and not stream.waiting and stream.until == until:
@@ -220,7 +221,7 @@ class _World:
             self._timeline.refuse()
             self._gone(stream, after_s=_AGAIN_S)
         elif self._now + _AGAIN_S <= stream.broke + RESUME_S:
-            self._at(self._now + _AGAIN_S, _STREAMS, lambda: self._ask(stream))
+            self._at(self._now + _AGAIN_S, _STREAMS, functools.partial(self._ask, stream))
         else:
             self._timeline.lose(stream.left_s)
             self._gone(stream)
@@ -246,13 +247,13 @@ class _World:
         started, ended = self._fleet.scale(self._now, replicas)
         server = self.scaled.server
         for pod in started:
-            self._at(self._now + server.start_s, _PODS, lambda pod=pod: self._ready(pod))  # type: ignore[misc]
+            self._at(self._now + server.start_s, _PODS, functools.partial(self._ready, pod))
         for pod in ended:
             if pod in self._fleet.pods:
                 cut = max(0.0, server.exit_timeout_s - CUT_MARGIN_S)
-                self._at(self._now + server.pre_stop_s, _PODS, lambda pod=pod: self._terminate(pod))  # type: ignore[misc]
-                self._at(self._now + server.pre_stop_s + cut, _PODS, lambda pod=pod: self._cut(pod))  # type: ignore[misc]
-                self._at(self._now + server.grace_s, _PODS, lambda pod=pod: self._kill(pod))  # type: ignore[misc]
+                self._at(self._now + server.pre_stop_s, _PODS, functools.partial(self._terminate, pod))
+                self._at(self._now + server.pre_stop_s + cut, _PODS, functools.partial(self._cut, pod))
+                self._at(self._now + server.grace_s, _PODS, functools.partial(self._kill, pod))
 
     def _ready(self, pod: Pod) -> None:
         if pod.state == "starting":

@@ -1,7 +1,8 @@
 """What stands between a decoder's products, in one pass over the numbers each; numba compiles it for the CPU at hand.
 
 torch's own operations for the same go over memory four to ten times, and its exponential takes most of what is left.
-What a stream gets depends on its own rows alone.
+What a stream gets depends on its own rows alone: sums run along a row, and so does every loop whose last turns may be
+computed in another way than the others. Between processors with vectors of other widths bits may differ.
 
 Shapes: M streams stepped together, S slots, T new steps, P steps before them that a slot keeps, C channels.
 """
@@ -10,16 +11,13 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from csm_model.errors import MissingDependencyError
+from csm_model.kernels.machine import compiled_by_numba
 
 Loop = Callable[..., None]
 Array = npt.NDArray[np.float32]
@@ -38,6 +36,15 @@ class Loops(NamedTuple):
     oldest first, and LayerNorm with the epsilon 1e-5."""
     dot: Loop
     """`(window [M, (P + T) * C], C, weight [(P + 1) * C], bias [1], out [M, T])`: a convolution to one channel."""
+    exponential: Loop
+    """`(x [R, N])`: e to the power of each, of -87 to 88, in place."""
+    turn: Loop
+    """`(asked [M, 2, 3, H, D], angles [M, 2, D / 2, 2])`: rotates the adjacent pairs of queries and keys, the first two
+    of the three, by angles of which the cosine and the sine are given, in place."""
+    shape: Loop
+    """`(spectra [M, 2, L, 2 * bins], pulses [M, L, 2 * bins], noise [M, L, bins], out [M, L, 2 * bins])`: the
+    first spectrum times e to log gains and at phases, plus the second times e to log gains. Spectra and out are complex
+    numbers, real and imaginary parts in turn."""
     pulses: Loop
     """`(cycles [N] of float64, hertz [N], half the sampling rate, out [N])`: harmonics up to half the sampling rate, in
     phase, of unit power."""
@@ -50,18 +57,9 @@ class Loops(NamedTuple):
 @functools.cache
 def loops() -> Loops:
     """Compiles them, in some seconds; `MissingDependencyError` without numba."""
-    # numba counts the cores of the thread that imports it; where threads are bound (OMP_PROC_BIND) that is one. Once it
-    # is there, it takes no other number.
-    if "numba" not in sys.modules:
-        os.environ["NUMBA_NUM_THREADS"] = str(torch.get_num_threads())
-    try:
-        import numba
-        from llvmlite import ir
-        from numba.extending import intrinsic
-    except ImportError:
-        raise MissingDependencyError(
-            "numba is not installed: it compiles the codec's loops; pip install 'csm-foundry[serve]'"
-        ) from None
+    numba = compiled_by_numba()
+    from llvmlite import ir
+    from numba.extending import intrinsic
 
     @intrinsic
     def _bits(context: Any, value: Any) -> Any:
@@ -183,6 +181,59 @@ def loops() -> Loops:
             kernel = sine((two * count + one) * angle) / (one if near else two * below)
             out[i] = ((count + half if near else kernel) - half) * np.sqrt(two / count)
 
+    top_power, q1, q2, q3 = np.float32(88), np.float32(-1 / 2), np.float32(1 / 24), np.float32(-1 / 720)
+    q4, q5, q6 = np.float32(1 / 40320), np.float32(-1 / 3628800), np.float32(1 / 479001600)
+
+    @numba.njit(fastmath=exact, inline="always")
+    def exp_of(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        z = min(max(x, low), top_power)
+        rounded = z * per_octave + magic
+        n = rounded - magic
+        r = z - n * coarse - n * fine
+        p = ((((p0 * r + p1) * r + p2) * r + p3) * r + p4) * r + p5
+        return to_float(np.int32((bits(rounded) << shift) + exponent)) * (p * (r * r) + r + one)
+
+    @numba.njit(fastmath=exact, inline="always")
+    def cosine(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        rounded = x * per_pi + magic
+        n = rounded - magic
+        r = ((x - n * pi1) - n * pi2) - n * pi3
+        q = r * r
+        value = one + q * (((((q6 * q + q5) * q + q4) * q + q3) * q + q2) * q + q1)
+        return to_float(np.int32(bits(value) ^ (bits(rounded) << sign)))
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def exponential(x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for row in x:
+            for i in range(row.shape[0]):
+                row[i] = exp_of(row[i])
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def turn(asked, angles):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        for m in range(asked.shape[0]):
+            for row in range(2):
+                for part in range(2):
+                    for h in range(asked.shape[3]):
+                        pairs, by = asked[m, row, part, h], angles[m, row]
+                        for d in range(by.shape[0]):
+                            a, b = pairs[2 * d], pairs[2 * d + 1]
+                            pairs[2 * d] = a * by[d, 0] - b * by[d, 1]
+                            pairs[2 * d + 1] = a * by[d, 1] + b * by[d, 0]
+
+    @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
+    def shape(spectra, pulses, noise, out):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+        bins = noise.shape[2]
+        for m in range(out.shape[0]):
+            for step in range(out.shape[1]):
+                voice, breath, made = spectra[m, 0, step], spectra[m, 1, step], out[m, step]
+                gains, phases, others = pulses[m, step, :bins], pulses[m, step, bins:], noise[m, step]
+                for i in range(bins):
+                    gain, other = exp_of(gains[i]), exp_of(others[i])
+                    c, s = gain * cosine(phases[i]), gain * sine(phases[i])
+                    a, b = voice[2 * i], voice[2 * i + 1]
+                    made[2 * i] = a * c - b * s + other * breath[2 * i]
+                    made[2 * i + 1] = a * s + b * c + other * breath[2 * i + 1]
+
     hidden = np.float32(-1e30)
 
     @numba.njit(fastmath=exact, nogil=True, boundscheck=False, error_model="numpy")
@@ -239,4 +290,14 @@ def loops() -> Loops:
                         heard[d] += a * value[d]
                         other[d] += b * value[d]
 
-    return Loops(window=window, elu=elu, taps=taps, dot=dot, pulses=pulses, attend=attend)
+    return Loops(
+        window=window,
+        elu=elu,
+        taps=taps,
+        dot=dot,
+        exponential=exponential,
+        turn=turn,
+        shape=shape,
+        pulses=pulses,
+        attend=attend,
+    )

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csm_model.codec.loops import loops
-from csm_model.codec.packed import PackedConv, PackedLinear
+from csm_model.codec.quantizer import added
 from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, elu_, rows_of
 from csm_model.frames import FRAME_SAMPLES
+from csm_model.kernels.affine import Affine
+from csm_model.kernels.machine import kernels_for
 
 Weights = Mapping[str, Tensor]
-_MANY = 90  # rows
 _TOGETHER = 8  # frames in one product, of one stream or of several: as many as stay in the cache
 
 
@@ -41,22 +42,19 @@ class MimiShape:
 
 
 class CausalConv:
-    """A causal convolution, as one product."""
+    """A causal convolution, as one product of a matrix with overlapping rows."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, rows: int) -> None:
-        """`weight` `[out, in, kernel]`; `rows` are those of a frame."""
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """`weight` `[out, in, kernel]`."""
         self.channels, self.kernel = weight.shape[1], weight.shape[2]
         self.device = weight.device
-        # Where there are many rows, oneDNN's convolution spares the copy of the overlapping ones.
-        many = self.kernel > 1 and rows >= _MANY
-        self._convolve = PackedConv(weight, bias) if many else None
-        self._product = None if many else PackedLinear(weight.transpose(1, 2).flatten(1), bias)
+        self._product = Affine(weight.transpose(1, 2).flatten(1), bias)
 
     @classmethod
-    def transposed(cls, weight: Tensor, bias: Tensor, *, rows: int) -> CausalConv:
+    def transposed(cls, weight: Tensor, bias: Tensor) -> CausalConv:
         """One that makes s rows of each: `weight` `[in, out, 2 s]`; its outputs are `[s * out]`."""
         now, then = weight.permute(2, 1, 0).flatten(0, 1).chunk(2)  # [s * out, in]
-        return cls(torch.stack([then, now], dim=2), bias.repeat(weight.shape[2] // 2), rows=rows)
+        return cls(torch.stack([then, now], dim=2), bias.repeat(weight.shape[2] // 2))
 
     def past(self, slots: int) -> Past:
         """What it keeps of every slot."""
@@ -64,12 +62,7 @@ class CausalConv:
 
     def __call__(self, window: Tensor, plus: Tensor | None = None) -> Tensor:
         """`[M, kernel - 1 + T, in]`, what `past` gives, to `[M, T, out]`."""
-        if self._convolve is not None:
-            return self._convolve(window, plus)
-        assert self._product is not None
-        count, length, channels = window.shape
-        size = (count, length - self.kernel + 1, self.kernel * channels)
-        return self._product(window.as_strided(size, (window.stride(0), channels, 1)), plus)
+        return self._product.windows(window, plus)
 
 
 class _ToMono:
@@ -83,7 +76,7 @@ class _ToMono:
     def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
         """`[M, T, in]` to `[M, T]`."""
         window = past.before(x, rows, elu=True)
-        if window.device.type != "cpu":
+        if not kernels_for(window.device):
             kernels = self._weight.view(1, self.kernel, self.channels).transpose(1, 2)
             return F.conv1d(window.transpose(1, 2), kernels, self._bias)[:, 0]
         sound = torch.empty(x.shape[:2])
@@ -99,12 +92,13 @@ class _Codebooks:
         first, rest = (weights[f"quantizer.{part}.output_proj.weight"][..., 0] for part in ("rvq_first", "rvq_rest"))
         self._table = table.flatten(0, 1)
         self._offsets = torch.arange(len(table), device=table.device) * table.shape[1]
-        self._project = PackedLinear(torch.cat([first, rest], dim=1))
+        self._project = Affine(torch.cat([first, rest], dim=1))
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Codes `[M, k, T]` to `[M, T, 512]`."""
         entries = F.embedding(codes.transpose(1, 2) + self._offsets[: codes.shape[1]], self._table)
-        return self._project(torch.cat([entries[:, :, 0], entries[:, :, 1:].sum(2)], dim=-1))
+        first, *rest = entries.unbind(2)
+        return self._project(torch.cat([first, added(rest) if rest else torch.zeros_like(first)], dim=-1))
 
 
 class _Layer:
@@ -117,10 +111,10 @@ class _Layer:
         scales = [weights[f"{prefix}.layer_scale_{number}.scale"][:, None] for number in (1, 2)]
         self._norms = norm("norm1"), norm("norm2")
         self._heads, self._context = shape.heads, shape.context
-        self._enter = PackedLinear(weights[f"{prefix}.self_attn.in_projs.0.weight"])
-        self._leave = PackedLinear(weights[f"{prefix}.self_attn.out_projs.0.weight"] * scales[0])
-        self._up = PackedLinear(weights[f"{prefix}.linear1.weight"], gelu="erf")
-        self._down = PackedLinear(weights[f"{prefix}.linear2.weight"] * scales[1])
+        self._enter = Affine(weights[f"{prefix}.self_attn.in_projs.0.weight"])
+        self._leave = Affine(weights[f"{prefix}.self_attn.out_projs.0.weight"] * scales[0])
+        self._up = Affine(weights[f"{prefix}.linear1.weight"], gelu="erf")
+        self._down = Affine(weights[f"{prefix}.linear2.weight"] * scales[1])
 
     def __call__(self, x: Tensor, ring: Tensor, places: Sequence[_Place], rows: Rows) -> Tensor:
         """`[M, 2 t, C]` to the same; `ring` `[slots, 2, H, rows, D]` gets the new keys and values, frame by frame."""
@@ -135,8 +129,11 @@ class _Layer:
 
     def _frame(self, asked: Tensor, ring: Tensor, place: _Place, rows: Rows) -> Tensor:
         """Queries, keys and values of a frame, `[M, 2, 3, H, D]`, to what is heard, `[M, 2, H, D]`."""
-        turned = torch.view_as_complex(asked[:, :, :2].view(len(asked), 2, 2, self._heads, -1, 2))
-        torch.mul(turned, place.turn, out=turned)
+        if place.mask is None:
+            loops().turn(asked.numpy(), torch.view_as_real(place.turn[:, :, 0, 0]).numpy())
+        else:
+            turned = torch.view_as_complex(asked[:, :, :2].view(len(asked), 2, 2, self._heads, -1, 2))
+            torch.mul(turned, place.turn, out=turned)
         ring[place.streams, :, :, place.at] = asked[:, :, 1:]
         queries = asked[:, :, 0]
         if place.mask is None:
@@ -154,7 +151,7 @@ class _Place:
     """Where a frame's two rows stand, the same for every layer."""
 
     turn: Tensor  # complex [M, 2, 1, 1, D / 2]: the rotary angles
-    mask: Tensor | None  # [M, 1, 2, rows of the ring]: where attention looks; on a CPU its loop knows
+    mask: Tensor | None  # [M, 1, 2, rows of the ring]: where attention looks; the compiled loop knows
     newest: Tensor  # [M], positions of the second rows
     streams: Tensor  # [M, 1], slots
     at: Tensor  # [M, 2], rows of the ring
@@ -196,7 +193,7 @@ class _Transformer:
         angles = asking[..., None].float() * self._frequencies
         return _Place(
             turn=torch.polar(torch.ones_like(angles), angles)[:, :, None, None],
-            mask=None if steps.device.type == "cpu" else self._mask(asking),
+            mask=None if kernels_for(steps.device) else self._mask(asking),
             newest=steps + 1,
             streams=streams,
             at=asking % self.ring_rows,
@@ -226,19 +223,14 @@ class _Upsampling:
 class _Stage:
     """Upsampling by a stride, and a residual unit."""
 
-    def __init__(self, weights: Weights, index: int, rows: int) -> None:
-        """`rows` of a frame go in."""
+    def __init__(self, weights: Weights, index: int) -> None:
         up = f"decoder.model.{index}.convtr.convtr"
         unit = f"decoder.model.{index + 1}.block"
         kernel = weights[f"{up}.weight"]
-        self.channels, self.rows = kernel.shape[1], rows * kernel.shape[2] // 2
-        self.up = CausalConv.transposed(kernel, weights[f"{up}.bias"], rows=rows)
+        self.channels = kernel.shape[1]
+        self.up = CausalConv.transposed(kernel, weights[f"{up}.bias"])
         self.wide, self.narrow = (
-            CausalConv(
-                weights[f"{unit}.{number}.conv.conv.weight"],
-                weights[f"{unit}.{number}.conv.conv.bias"],
-                rows=self.rows,
-            )
+            CausalConv(weights[f"{unit}.{number}.conv.conv.weight"], weights[f"{unit}.{number}.conv.conv.bias"])
             for number in (1, 3)
         )
 
@@ -262,12 +254,8 @@ class MimiDecoder:
         self.transformer = _Transformer(weights, shape)
         outer = sorted({int(name.split(".")[2]) for name in weights if name.startswith("decoder.model.")})
         first, last = (f"decoder.model.{index}.conv.conv" for index in (outer[0], outer[-1]))
-        self.enter = CausalConv(weights[f"{first}.weight"], weights[f"{first}.bias"], rows=2)
-        self.stages: list[_Stage] = []
-        rows = 2
-        for index in outer[1:-1:2]:
-            self.stages.append(_Stage(weights, index, rows))
-            rows = self.stages[-1].rows
+        self.enter = CausalConv(weights[f"{first}.weight"], weights[f"{first}.bias"])
+        self.stages = [_Stage(weights, index) for index in outer[1:-1:2]]
         self.leave = _ToMono(weights[f"{last}.weight"], weights[f"{last}.bias"])
 
 

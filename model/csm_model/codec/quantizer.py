@@ -5,6 +5,8 @@ Shapes: B batch, T frames, D latent dim, K codebooks, N entries of a codebook.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,11 @@ class Quantized(NamedTuple):
     first: Tensor  # [B, T, D], the first codebook's part alone, straight-through
     codes: Tensor  # [B, K, T] int64
     commitment: Tensor  # scalar
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum, first to last; how torch orders the sums over an axis depends on the other axes too."""
+    return functools.reduce(torch.add, parts)
 
 
 class ResidualQuantizer(nn.Module):
@@ -58,7 +65,7 @@ class ResidualQuantizer(nn.Module):
         """Codes `[B, k, T]` (k at most K) to their sum `[B, T, D]`."""
         books, size, _ = self.codebooks.shape
         offsets = torch.arange(0, books * size, size, device=codes.device)[: codes.shape[1]]
-        return F.embedding(codes.transpose(1, 2) + offsets, self.codebooks.flatten(0, 1)).sum(2)
+        return added(F.embedding(codes.transpose(1, 2) + offsets, self.codebooks.flatten(0, 1)).unbind(2))
 
     def forward(self, latent: Tensor, mask: Tensor, keep: Tensor) -> Quantized:
         """Quantises for training and moves the codebooks.

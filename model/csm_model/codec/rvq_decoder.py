@@ -19,10 +19,11 @@ from torch import Tensor
 
 from csm_model.codec.blocks import KERNEL, CausalStack, ConvNeXtBlock
 from csm_model.codec.loops import loops
-from csm_model.codec.packed import PackedLinear
 from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, rows_of
 from csm_model.codec.source import Controls, SourceState
 from csm_model.frames import FRAME_SAMPLES
+from csm_model.kernels.affine import Affine
+from csm_model.kernels.machine import kernels_for
 
 if TYPE_CHECKING:
     from csm_model.codec.rvq import Decoder, RvqCodec
@@ -36,10 +37,10 @@ class _Block:
         assert bias is not None
         self._taps = block.depthwise.weight.detach()[:, 0].T.clone(memory_format=torch.contiguous_format)
         self._others = [tensor.detach().clone() for tensor in (bias, block.norm.weight, block.norm.bias)]
-        on_cpu = scale.device.type == "cpu"
-        self._arrays = [tensor.numpy() for tensor in (self._taps, *self._others)] if on_cpu else None
-        self._up = PackedLinear(block.up.weight, block.up.bias, gelu="tanh")
-        self._down = PackedLinear(block.down.weight * scale[:, None], block.down.bias * scale)
+        arrays = [tensor.numpy() for tensor in (self._taps, *self._others)] if kernels_for(scale.device) else None
+        self._arrays = arrays
+        self._up = Affine(block.up.weight, block.up.bias, gelu="tanh")
+        self._down = Affine(block.down.weight * scale[:, None], block.down.bias * scale)
         self._size = KERNEL - 1, scale.shape[0], scale.device
 
     def past(self, slots: int) -> Past:
@@ -67,15 +68,15 @@ class _Weights:
 
     def __init__(self, decoder: Decoder) -> None:
         source = decoder.source
-        self.enter = PackedLinear(decoder.enter.weight, decoder.enter.bias)
+        self.enter = Affine(decoder.enter.weight, decoder.enter.bias)
         self.coarse = _blocks(decoder.coarse)
-        self.unfold = PackedLinear(decoder.unfold.weight, decoder.unfold.bias)
+        self.unfold = Affine(decoder.unfold.weight, decoder.unfold.bias)
         self.fine = _blocks(decoder.fine)
         self.channels = decoder.channels
         gain, shift = source.norm.weight.detach().clone(), source.norm.bias.detach().clone()
         self.norm = (gain.shape, gain, shift)
-        self.head = PackedLinear(source.head.weight, source.head.bias)
-        self.bands, self.shapes = PackedLinear(source.bands.T), PackedLinear(source.shapes.T)
+        self.head = Affine(source.head.weight, source.head.bias)
+        self.bands, self.shapes = Affine(source.bands.T), Affine(source.shapes.T)
         self.source = source  # of which only what is never trained is used
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from csm_model.codec.base import SlotDecoder
 from csm_model.codec.loops import loops
 from csm_model.errors import InputError
+from csm_model.kernels.machine import kernels_for
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Past:
 
     def __init__(self, slots: int, steps: int, channels: int, device: torch.device) -> None:
         self._held = torch.zeros(slots, steps, channels, device=device)
-        self._flat = self._held.view(slots, -1).numpy() if device.type == "cpu" else None
+        self._flat = self._held.view(slots, -1).numpy() if kernels_for(device) else None
 
     def reset(self, slot: int) -> None:
         """Zeros again."""
@@ -67,7 +68,7 @@ class Past:
 
 def elu_(x: Tensor) -> Tensor:
     """ELU of contiguous `x` in place; returns `x`."""
-    if x.device.type != "cpu":
+    if not kernels_for(x.device):
         return F.elu_(x)
     loops().elu(x.view(-1).numpy())
     return x

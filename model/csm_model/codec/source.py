@@ -13,6 +13,7 @@ Shapes: B batch, L steps (100 Hz), S samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from csm_model.codec.blocks import mel_filters
 from csm_model.codec.loops import loops
 from csm_model.codec.pitch import HOP
 from csm_model.frames import SAMPLE_RATE
+from csm_model.kernels.machine import kernels_for
 
 WINDOW = 960
 DELAY = WINDOW - HOP  # samples by which the sound comes late
@@ -89,7 +91,7 @@ class HarmonicNoise(nn.Module):
     def limited(asked: Tensor) -> Controls:
         """What the head's outputs `[B, L, 1 + 2 * BANDS]` mean, within the bounds of a voice."""
         pitch, pulses, noise = torch.split(asked, [1, BANDS, BANDS], dim=-1)
-        hertz = torch.exp(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
+        hertz = exponential(pitch[..., 0] + math.log(170.0)).clamp(LOWEST, HIGHEST)
         return Controls(pitch=hertz, pulses=pulses.clamp(-12.0, 6.0), noise=noise.clamp(-12.0, 6.0))
 
     def initial_state(self, batch_size: int) -> SourceState:
@@ -113,11 +115,8 @@ class HarmonicNoise(nn.Module):
         fresh = torch.stack([self._pulses(pitch, state), self._noise(steps * HOP, state)], dim=1)
         sources = torch.cat([state.sources, fresh], dim=-1)
         state.sources = sources[..., -DELAY:]
-        spectra = torch.fft.rfft(sources.unfold(-1, WINDOW, HOP) * self.window)  # [B, 2, L, bins]
-        gain, phase = pulses.chunk(2, dim=-1)
-        shaped = spectra[:, 0] * torch.polar(torch.exp(gain), phase)
-        shaped = shaped + spectra[:, 1] * torch.exp(noise)
-        pieces = torch.fft.irfft(shaped, n=WINDOW) * (self.window / _OVERLAP)
+        spectra = each(torch.fft.rfft, sources.unfold(-1, WINDOW, HOP) * self.window)  # [B, 2, L, bins]
+        pieces = each(_inverse, shaped(spectra, pulses, noise)) * (self.window / _OVERLAP)
         # Window j begins where step j of the output does: four rows of 240 overlap.
         rows = pieces.view(-1, steps, _ROWS, HOP)
         sound = F.pad(state.tail, (0, steps * HOP)).view(-1, _ROWS - 1 + steps, HOP)
@@ -135,7 +134,7 @@ class HarmonicNoise(nn.Module):
         hertz = (ends[:, :-1, None] + (ends[:, 1:] - ends[:, :-1])[..., None] * ramp).flatten(1)
         cycles = state.phase[:, None] + (hertz.double() / SAMPLE_RATE).cumsum(-1)
         state.pitch, state.phase = pitch[:, -1], cycles[:, -1].remainder(1.0)
-        if pitch.device.type != "cpu":
+        if not kernels_for(pitch.device):
             return harmonics(cycles, hertz)
         made = torch.empty(hertz.shape)
         flat = cycles.view(-1).numpy(), hertz.contiguous().view(-1).numpy()
@@ -146,6 +145,44 @@ class HarmonicNoise(nn.Module):
         index = state.position[:, None] + torch.arange(samples, device=self.table.device)
         state.position = state.position + samples
         return self.table[index & (NOISE_SAMPLES - 1)]
+
+
+def _in_loops(*tensors: Tensor) -> bool:
+    """Whether the compiled loops do the work: where no gradient is asked for."""
+    graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return kernels_for(tensors[0].device) and not graph
+
+
+def _inverse(spectra: Tensor) -> Tensor:
+    sound: Tensor = torch.fft.irfft(spectra, n=WINDOW)
+    return sound
+
+
+def each(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A transform of `[B, ...]`; without gradients on a CPU of one item at a time, that its sums know no others."""
+    if len(x) == 1 or not _in_loops(x):
+        return transform(x)
+    return torch.stack([transform(item) for item in x])
+
+
+def exponential(x: Tensor) -> Tensor:
+    """e to the power of `[B, L]`."""
+    if not _in_loops(x):
+        return torch.exp(x)
+    x = x.clone(memory_format=torch.contiguous_format)
+    loops().exponential(x.numpy())
+    return x
+
+
+def shaped(spectra: Tensor, pulses: Tensor, noise: Tensor) -> Tensor:
+    """The sound's spectra `[B, L, bins]` from those of pulses and noise `[B, 2, L, bins]`: `HarmonicNoise.sound`."""
+    if not _in_loops(spectra, pulses, noise):
+        gain, phase = pulses.chunk(2, dim=-1)
+        return spectra[:, 0] * torch.polar(torch.exp(gain), phase) + spectra[:, 1] * torch.exp(noise)
+    made = spectra.new_empty(spectra[:, 0].shape)
+    flat = torch.view_as_real(spectra).flatten(3).numpy(), pulses.contiguous().numpy(), noise.contiguous().numpy()
+    loops().shape(*flat, torch.view_as_real(made).flatten(2).numpy())
+    return made
 
 
 def harmonics(cycles: Tensor, hertz: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csm_model.inference.kernels import PackedLinear, attend_slots
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling, noise, sample
+from csm_model.kernels import PackedLinear, attend_slots
 from csm_model.model import CsmModel
 from csm_model.transformer import CacheItems, KVCache
 

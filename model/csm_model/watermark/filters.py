@@ -67,7 +67,9 @@ class SlotFilter:
         sound = torch.cat([self._before[rows], audio.float()], dim=1)
         taps = self._before.shape[1]
         self._before[rows] = sound[:, -taps:]
-        out: Tensor = torch.fft.irfft(torch.fft.rfft(sound, _FFT) * self._answer, _FFT)
+        # On a CPU one stream after another: how a transform of many is ordered is the library's own affair.
+        parts = torch.split(sound, 1) if sound.device.type == "cpu" else [sound]
+        out = torch.cat([torch.fft.irfft(torch.fft.rfft(part, _FFT) * self._answer, _FFT) for part in parts])
         return out[:, taps : taps + FRAME_SAMPLES].clamp(-1, 1)
 
 

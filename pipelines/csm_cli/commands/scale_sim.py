@@ -39,7 +39,7 @@ def scale_sim(
         float, typer.Option(help="From asking for a pod until it is ready.", rich_help_panel=SERVER)
     ] = 60.0,
     first_audio: Annotated[
-        float, typer.Option(help="Seconds to the first sound of a stream that is alone.", rich_help_panel=SERVER)
+        float, typer.Option(help="Seconds to the first audio of a stream that is alone.", rich_help_panel=SERVER)
     ] = 0.1,
     pod_cost: Annotated[
         float | None, typer.Option(help="Of a pod, an hour.", show_default=False, rich_help_panel=SERVER)

@@ -30,7 +30,7 @@ RECORD, SOUND = "voice.json", "prompt.wav"
 Style = Literal["segment", "continue"]
 
 
-class Record(BaseModel):
+class VoiceRecord(BaseModel):
     """`voice.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,13 +78,13 @@ def stored_names(folder: Path | None) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{RECORD}") if NAME.fullmatch(path.parent.name))
 
 
-def read_record(folder: Path, name: str) -> Record:
+def read_record(folder: Path, name: str) -> VoiceRecord:
     """The record of a stored voice; raises `InputError` where there is none and `ArtifactError` where it is damaged."""
     path = folder / name / RECORD
     if not NAME.fullmatch(name) or not path.is_file():
         raise InputError(f"voice {name[:64]!r}: {folder} has no such voice; csm voice list shows what there is")
     try:
-        record = Record.model_validate(read_json(path))
+        record = VoiceRecord.model_validate(read_json(path))
     except ValidationError as error:
         raise ArtifactError(f"{path}: {first_error(error)}; add the voice again") from None
     if record.name != name:
@@ -140,7 +140,7 @@ def add_voice(
         raise AudioError("the recording is silent or holds samples that are no numbers; give one with speech")
     with atomic_folder(folder / name) as partial:
         soundfile.write(partial / SOUND, samples.clip(-1, 1), SAMPLE_RATE, subtype="PCM_16")
-        record = Record(
+        record = VoiceRecord(
             format=1,
             name=name,
             text=text.strip(),
@@ -178,7 +178,7 @@ def list_voices(folder: Path, *, use: str | None = None) -> list[tuple[Voice, st
     return voices
 
 
-def voice_of(record: Record) -> Voice:
+def voice_of(record: VoiceRecord) -> Voice:
     """The voice that a record describes."""
     return Voice(
         name=record.name,

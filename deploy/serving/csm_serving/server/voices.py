@@ -33,7 +33,16 @@ import soundfile
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import atomic_path
 from csm_serving.server.consent import check_consent, today
-from csm_serving.server.stored_voices import NAME, RECORD, SOUND, Record, Voice, read_record, stored_names, voice_of
+from csm_serving.server.stored_voices import (
+    NAME,
+    RECORD,
+    SOUND,
+    Voice,
+    VoiceRecord,
+    read_record,
+    stored_names,
+    voice_of,
+)
 
 if TYPE_CHECKING:
     from csm_model.codec import AudioCodec
@@ -71,7 +80,7 @@ class VoiceRegistry:
         self._use = use
         self._today = today
         self._lock = threading.Lock()
-        self._records: dict[str, tuple[object, Record]] = {}
+        self._records: dict[str, tuple[object, VoiceRecord]] = {}
         self._prompts: dict[tuple[str, str], VoicePrompt] = {}
 
     @classmethod
@@ -161,7 +170,7 @@ class VoiceRegistry:
             return False
         return True
 
-    def _read(self, name: str) -> Record | None:
+    def _read(self, name: str) -> VoiceRecord | None:
         """The record of that name, read again where it changed on disk; None where there is none."""
         if self._folder is None or not NAME.fullmatch(name):
             return None

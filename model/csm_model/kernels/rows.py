@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 
-from csm_model.inference.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, floats, hexadecimal
-from csm_model.inference.kernels.machine import Machine, compile_kernel
+from csm_model.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, floats, hexadecimal
+from csm_model.kernels.machine import Machine, compile_kernel
 
 _ZERO = "zeroinitializer"
 

@@ -21,7 +21,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-from csm_model.inference.kernels.code import (
+from csm_model.kernels.code import (
     ARGUMENTS,
     FLOATS,
     LANES,
@@ -34,7 +34,7 @@ from csm_model.inference.kernels.code import (
     floats,
     hexadecimal,
 )
-from csm_model.inference.kernels.machine import Machine, compile_kernel
+from csm_model.kernels.machine import Machine, compile_kernel
 
 Kind = Literal["fp32", "bf16", "int8", "int4"]
 TILES = 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from csm_model.inference.kernels.linear import PackedLinear
-from csm_model.inference.kernels.machine import this_machine
-from csm_model.inference.kernels.products import Kind
-from csm_model.inference.kernels.stack import PackedStack
+from csm_model.kernels.linear import PackedLinear
+from csm_model.kernels.machine import this_machine
+from csm_model.kernels.products import Kind
+from csm_model.kernels.stack import PackedStack
 from csm_model.model import CsmModel
 from csm_model.quantize import RoundedLinear, unpack_int4
 

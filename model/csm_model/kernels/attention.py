@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csm_model.inference.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, constant, floats
-from csm_model.inference.kernels.machine import Machine, compile_kernel, runner, this_machine
+from csm_model.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, constant, floats
+from csm_model.kernels.machine import Machine, compile_kernel, runner, this_machine
 
 _ALONE = 1 << 18
 """Keys and values in reach (M * G * L * H) below which one thread is sooner done than several."""

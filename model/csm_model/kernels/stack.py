@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from csm_model.config import TransformerConfig
-from csm_model.inference.kernels import rows
-from csm_model.inference.kernels.attention import attention
-from csm_model.inference.kernels.code import LANES, Activation
-from csm_model.inference.kernels.linear import JoinedLinear, PackedLinear
-from csm_model.inference.kernels.machine import Machine, program
+from csm_model.kernels import rows
+from csm_model.kernels.attention import attention
+from csm_model.kernels.code import LANES, Activation
+from csm_model.kernels.linear import JoinedLinear, PackedLinear
+from csm_model.kernels.machine import Machine, program
 from csm_model.transformer import Block, CacheItems, KVCache, Transformer
 
 _MOST_ROWS = 128

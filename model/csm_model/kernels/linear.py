@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm_model.inference.kernels.code import LANES
-from csm_model.inference.kernels.machine import Machine, runner, this_machine
-from csm_model.inference.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, product
+from csm_model.kernels.code import LANES
+from csm_model.kernels.machine import Machine, runner, this_machine
+from csm_model.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, product
 
 _STORED: dict[Kind, torch.dtype] = {
     "fp32": torch.float32,

@@ -1,8 +1,0 @@
-"""What a frame computes on a CPU, at the speed of memory: packed weights and the kernels that read them."""
-
-from csm_model.inference.kernels.attention import attend_slots
-from csm_model.inference.kernels.linear import PackedLinear
-from csm_model.inference.kernels.machine import Machine, this_machine
-from csm_model.inference.kernels.pack import pack
-
-__all__ = ["Machine", "PackedLinear", "attend_slots", "pack", "this_machine"]
