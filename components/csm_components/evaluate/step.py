@@ -125,6 +125,7 @@ def evaluate(
     if (known := _known(out, inputs)) is not None:
         return known
     made.forget(out)
+    (out / RESULT).unlink(missing_ok=True)
 
     corpus = _corpus(conversations, tokens, settings, manifest)
     count = worker_count(workers)

@@ -190,6 +190,7 @@ def join_tokenise(
     if (known := step.made_before(work, asked)) is not None:
         return known
     made.forget(out)
+    (out / step.MANIFEST).unlink(missing_ok=True)
     step.put_tools(work, out)
     for task in work.tasks:
         there = next((one for part in parts if committed(one := replace(task, out=part))), None)

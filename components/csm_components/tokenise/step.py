@@ -148,6 +148,7 @@ def tokenise(
     if (known := made_before(work, asked)) is not None:
         return known
     made.forget(out)
+    (out / MANIFEST).unlink(missing_ok=True)
     put_tools(work, out)
     speed = make_shards(work.tasks, tools=out, workers=worker_count(workers), console=console)
     return finish(work, asked, speed=speed, console=console)
