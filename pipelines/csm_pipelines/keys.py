@@ -19,7 +19,7 @@ from csm_components.program import code_digest
 from csm_components.spec import Knob, StepSpec
 from csm_model.files import digest_of
 from csm_pipelines.config import RunConfig
-from csm_pipelines.pipelines import Pipeline, Task
+from csm_pipelines.pipelines import Pipeline, WiredStep
 from csm_pipelines.profile import ClusterProfile
 from csm_pipelines.sources import Source
 
@@ -60,7 +60,7 @@ def step_keys(
     return keys
 
 
-def _read(task: Task, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _read(task: WiredStep, sources: Mapping[str, Source]) -> dict[str, Any]:
     """Digests of what a task reads that no step makes."""
     return {
         name: sources[feed.source].digest if feed.source in sources else None
@@ -86,5 +86,5 @@ def _is_source(knob: Knob, sources: Mapping[str, Source]) -> bool:
     return knob.dotted == f"data.{knob.name}" and knob.name in sources
 
 
-def _step_of(task: str, plans: Mapping[str, Task]) -> str:
+def _step_of(task: str, plans: Mapping[str, WiredStep]) -> str:
     return plans[task].spec.step if task in plans else task

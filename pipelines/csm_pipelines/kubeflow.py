@@ -16,7 +16,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from csm_components.spec import Input, Knob, StepSpec
 from csm_pipelines.dressing import Dress
-from csm_pipelines.pipelines import Feed, Pipeline, Task
+from csm_pipelines.pipelines import Feed, Pipeline, WiredStep
 
 COMMAND = ("python3", "-m", "csm_components.run")
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -27,7 +27,7 @@ _VALUES = {"shards": "List", "promoted": "Boolean"}
 """Kubeflow's types of values that go on from a result."""
 
 
-def component(task: Task) -> container_component_class.ContainerComponent:
+def component(task: WiredStep) -> container_component_class.ContainerComponent:
     """A step as a component; sources are parameters with their addresses."""
     spec = task.spec
     inputs = {each.name: _input(each, task.feeds[each.name]) for each in spec.inputs}
@@ -131,7 +131,7 @@ def _compose(pipeline: Pipeline, dress: Dress, given: Mapping[str, Any], paralle
     made: dict[tuple[str, str], Any] = {}
     values: dict[str, Any] = {}
 
-    def start(task: Task, **more: Any) -> None:
+    def start(task: WiredStep, **more: Any) -> None:
         """A task with all that feeds it; what it makes is there for those after it."""
         spec = task.spec
         arguments = {

@@ -22,7 +22,8 @@ from csm_components.ingest.step import ingest
 from csm_components.spec import StepSpec
 from csm_components.storage import LocalStorage
 from csm_components.table import STEPS
-from csm_components.tokenise.spec import TOKENISE, CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.spec import TOKENISE
 from csm_components.tokenise.step import tokenise
 from csm_model.files import read_json
 from csm_model.text import load_tokenizer
@@ -120,10 +121,10 @@ def test_a_step_fetches_the_sound_that_it_reads_alone(
 @pytest.mark.parametrize("spec", [task for step in STEPS for task in step.tasks], ids=lambda spec: spec.name)
 def test_a_component_installs_nothing(spec: StepSpec) -> None:
     from csm_pipelines.kubeflow import component
-    from csm_pipelines.pipelines import Feed, Task
+    from csm_pipelines.pipelines import Feed, WiredStep
 
     feeds = {each.name: Feed(source=each.name) for each in spec.inputs}
-    made = component(Task(spec=spec, feeds=feeds)).component_spec
+    made = component(WiredStep(spec=spec, feeds=feeds)).component_spec
     assert made.implementation.container.command == ["python3", "-m", "csm_components.run", spec.name]
     assert made.description == spec.description
     described = {**(made.inputs or {}), **(made.outputs or {})}

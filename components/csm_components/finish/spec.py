@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from csm_components.spec import StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-def _end_run(job: Job) -> Any:
+def _end_run(job: StepJob) -> Any:
     from csm_components.finish.step import end_run
 
     status = job.status

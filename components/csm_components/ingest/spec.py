@@ -10,7 +10,7 @@ from csm_components import kinds
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
 ONLY_TEXTS = frozenset({"manifest.json", "cuts.jsonl.gz", "rejected.jsonl"})
@@ -28,7 +28,7 @@ class IngestSettings(StepSettings):
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
 
-def _ingest(job: Job) -> Any:
+def _ingest(job: StepJob) -> Any:
     from csm_components.ingest.step import ingest
 
     settings = job.of(IngestSettings)
@@ -41,7 +41,7 @@ def _ingest(job: Job) -> Any:
     )
 
 
-def _plan(job: Job) -> Any:
+def _plan(job: StepJob) -> Any:
     from csm_components.ingest.fanout import plan_ingest
 
     settings = job.of(IngestSettings)
@@ -53,7 +53,7 @@ def _plan(job: Job) -> Any:
     )
 
 
-def _shard(job: Job) -> Any:
+def _shard(job: StepJob) -> Any:
     from csm_components.ingest.fanout import ingest_shard
 
     settings = job.of(IngestSettings)
@@ -67,7 +67,7 @@ def _shard(job: Job) -> Any:
     )
 
 
-def _join(job: Job) -> Any:
+def _join(job: StepJob) -> Any:
     from csm_components.ingest.fanout import join_ingest
 
     settings = job.of(IngestSettings)
