@@ -118,7 +118,10 @@ def test_a_step_fetches_the_sound_that_it_reads_alone(
     assert [path.name for path in (folder / "audio").iterdir()] == [Path(conversations[1].file).name]
 
 
-@pytest.mark.parametrize("spec", [task for step in STEPS for task in step.tasks], ids=lambda spec: spec.name)
+EVERY = {spec.name: spec for step in STEPS for spec in (step, *step.tasks)}
+
+
+@pytest.mark.parametrize("spec", EVERY.values(), ids=EVERY)
 def test_a_component_installs_nothing(spec: StepSpec) -> None:
     from csm_pipelines.kubeflow import component
     from csm_pipelines.pipelines import Feed, WiredStep
