@@ -15,7 +15,7 @@ import torch
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Policy
+from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
 from csm_serving.engine import Engine, Watchers
@@ -168,7 +168,12 @@ def running(
 ) -> Iterator[tuple[Engine, MemoryMetrics, Reader]]:
     metrics, reader = MemoryMetrics(), Reader()
     engine = Engine(
-        Work(slots, gate), reader, policy=Policy(**policy), metrics=metrics, watchers=watchers, max_characters=20
+        Work(slots, gate),
+        reader,
+        policy=SchedulerPolicy(**policy),
+        metrics=metrics,
+        watchers=watchers,
+        max_characters=20,
     )  # type: ignore[arg-type]
     try:
         yield engine, metrics, reader
