@@ -2,25 +2,34 @@
 # Other Python: make PYTHON=/path/to/python3.11 ...      More options to the program behind a target: make test ARGS="-k mimi"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check charts images bench clean lock env
+.PHONY: help run test test-quick test-lane check docs charts images bench clean lock env
 
 PYTHON ?= python3.11 python3 python
 BIN := .venv/bin
 
 help:  ## print these lines
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: env  ## corpus to spoken answer: ingest, tokenise, train, export, judge, register, serve, speak
 	$(BIN)/csm run $(ARGS)
 
-test: env  ## every test, with warnings as errors
-	$(BIN)/python -m pytest $(ARGS)
+test: env  ## everything that proves the product on this machine, on two cores; ARGS go to pytest
+	$(BIN)/python tools/lanes.py main -- $(ARGS)
+
+test-quick: env  ## what a change touches, and the rules of the house, in three minutes; ARGS="--list" says which
+	$(BIN)/python tools/affected.py $(ARGS)
+
+test-lane: env  ## the tests that take long or need more: LANE=images, cluster, kills or avx2; docs/testing.md
+	$(BIN)/python tools/lanes.py $(LANE) -- $(ARGS)
 
 check: env  ## lint, format, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: env  ## the docs site, build/docs/site/index.html; a broken link is an error
+	$(BIN)/python tools/docs.py $(ARGS)
 
 charts: env  ## schemas and pages of the charts, and their tests: lint, render, validate, policies, rules
 	$(BIN)/python tools/charts.py --check
@@ -33,7 +42,7 @@ bench: env  ## measure again what the documents say of speed
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 
 clean:  ## remove .venv, caches and build outputs; runs/ stays
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 lock: env  ## write requirements.lock from pyproject.toml; ARGS=--upgrade takes the newest versions

@@ -37,15 +37,15 @@ from served.prometheus import scraping
 from served.server import served
 from served.table import Row, print_table, told
 
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.record import record
-from csm_pipelines.scaling.simulate import Conditions, simulate
-from csm_pipelines.scaling.timeline import Timeline
-from csm_pipelines.scaling.trace import Trace
-from csm_serving.load import Heard, Load, offer
-from csm_serving.load_report import scrape
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.record import record
+from csm_scaling.simulate import Conditions, simulate
+from csm_scaling.timeline import Timeline
+from csm_scaling.trace import Trace
+from csm_serving.client.load import LoadPlan, LoadResult, offer
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.protocol import SpeechRequest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
@@ -63,7 +63,7 @@ FRAMES = (40, 60, 80)
 class Watched:
     """What was seen, seconds since the load began."""
 
-    heard: list[tuple[float, Heard]] = field(default_factory=list)
+    heard: list[tuple[float, LoadResult]] = field(default_factory=list)
     """Each quarter's streams, and when it began."""
     asked: list[tuple[float, float, float]] = field(default_factory=list)
     """When, and what the two queries gave."""
@@ -106,7 +106,7 @@ def watch(triton: LocalTriton, scaled: Scaled, folder: Path, seconds: float) -> 
         for speaker in (0, 2, 5)
         for frames in FRAMES
     ]
-    heard: list[tuple[float, Heard]] = []
+    heard: list[tuple[float, LoadResult]] = []
     asked: list[tuple[float, float, float]] = []
     gauges: list[tuple[float, float]] = []
     with scraping(folder, {triton.metrics_url: LABELS}) as prometheus:
@@ -114,7 +114,7 @@ def watch(triton: LocalTriton, scaled: Scaled, folder: Path, seconds: float) -> 
 
         def offer_all() -> None:
             for turn, callers in enumerate(SHAPE):
-                load = Load(pattern="closed", streams=callers, duration_s=quarter, seed=1000 * turn)
+                load = LoadPlan(pattern="closed", streams=callers, duration_s=quarter, seed=1000 * turn)
                 at = time.perf_counter() - began
                 heard.append((at, asyncio.run(offer(load, requests, triton.url))))
 

@@ -72,7 +72,7 @@ class Seen:
     reason: Reason | None
     """What would have stopped it."""
     before: int
-    """Silent frames before its first sound."""
+    """Silent frames before its first audio."""
     inside: int
     """Longest pause between sounds, in frames."""
     after: int

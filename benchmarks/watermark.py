@@ -42,7 +42,7 @@ from csm_model.inference.generator import Generator
 from csm_model.watermark import perth
 from csm_model.watermark.filters import WINDOW
 from csm_model.watermark.fixed import FixedDetector, FixedMark
-from csm_serving.opus import OpusDecoder, OpusEncoder
+from csm_serving.wire.opus import OpusDecoder, OpusEncoder
 
 Sound = np.ndarray  # float32 [S], 24 kHz
 Change = Callable[[Sound], Sound]
@@ -134,7 +134,7 @@ def made(bundle: Path, codec: Path, count: int) -> list[tuple[Sound, str]]:
 
 
 def sounds_of(folder: Path, count: int | None, seconds: float) -> list[Sound]:
-    """The first sounds of a folder, those of 1.5 s and more, cut to `seconds`."""
+    """The first audios of a folder, those of 1.5 s and more, cut to `seconds`."""
     sounds: list[Sound] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES):
         samples, rate = read_sound(path)

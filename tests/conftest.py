@@ -1,15 +1,21 @@
-"""What every test has: no model hub, no telemetry, and a fixed number of threads, set before any library reads them."""
+"""What every test has: no model hub, no telemetry, a fixed number of threads, and marks that say what it starts.
+
+The variables are set before any library reads them. Tests that run side by side share the cores.
+"""
 
 from __future__ import annotations
 
 import os
 
+import costs
 import pytest
+import starts
 
 CORES = len(os.sched_getaffinity(0))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 for name, value in {
-    "OMP_NUM_THREADS": str(min(CORES, 2)),
+    "OMP_NUM_THREADS": str(max(1, min(CORES, 2) // WORKERS)),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -19,6 +25,24 @@ for name, value in {
     "NO_PROXY": "127.0.0.1,localhost",
 }.items():
     os.environ.setdefault(name, value)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, what in starts.MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {what}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks each test by what it starts; what shares a server stays together; the dearest files come first."""
+    collected = config.stash.setdefault(starts.COLLECTED, {})
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for mark in sorted(starts.marks_of(item)):
+            item.add_marker(mark)
+        item.add_marker(pytest.mark.xdist_group(costs.group_of(item)))
+        collected[item.nodeid] = {mark.name for mark in item.iter_markers()}
+    costs.dearest_first(items)
 
 
 @pytest.fixture(autouse=True)

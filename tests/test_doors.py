@@ -15,22 +15,28 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {
     "csm_model": ROOT / "model" / "csm_model",
     "csm_serving": ROOT / "deploy" / "serving" / "csm_serving",
+    "csm_scaling": ROOT / "deploy" / "scaling" / "csm_scaling",
     "csm_components": ROOT / "components" / "csm_components",
     "csm_pipelines": ROOT / "pipelines" / "csm_pipelines",
+    "csm_cli": ROOT / "pipelines" / "csm_cli",
 }
 MODULES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
 
 # Variables of the machine or of a launcher, which are nobody's settings; every other one is read by a settings.py.
 READS_THE_MACHINE = {
-    "csm_serving/installation.py": "where this machine keeps its Pythons and its loader",
-    "csm_serving/triton.py": "puts its folders before the PATH and LD_LIBRARY_PATH that Triton inherits",
+    "csm_serving/launcher/installation.py": "where this machine keeps its Pythons and its loader",
+    "csm_serving/launcher/triton.py": "puts its folders before the PATH and LD_LIBRARY_PATH that Triton inherits",
     "csm_model/training/parallel.py": "torchrun tells a worker its rank and its world",
     "csm_components/train/guard.py": "torchrun tells a worker its rank, the launcher its cores",
 }
 
 
+LONG: dict[str, str] = {}
+"""Modules of more than 600 lines, and why each is one subject."""
+
+
 def name_of(path: Path) -> str:
-    """`csm_serving/triton.py`: the module's place under its package's parent."""
+    """`csm_serving/launcher/triton.py`: the module's place under its package's parent."""
     return next(str(path.relative_to(folder.parent)) for folder in PACKAGES.values() if path.is_relative_to(folder))
 
 
@@ -71,12 +77,10 @@ def test_there_is_something_to_look_at() -> None:
     assert {name_of(path).partition("/")[0] for path in MODULES} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_environment_variables_are_read_in_settings(path: Path) -> None:
-    if path.name == "settings.py" or name_of(path) in READS_THE_MACHINE:
-        return
-    lines = variables_read(tree_of(path))
-    assert not lines, f"{name_of(path)} reads an environment variable at lines {lines}; make it a field of settings.py"
+def test_environment_variables_are_read_in_settings() -> None:
+    readers = [path for path in MODULES if path.name != "settings.py" and name_of(path) not in READS_THE_MACHINE]
+    found = {name_of(path): lines for path in readers if (lines := variables_read(tree_of(path)))}
+    assert found == {}, "they read environment variables at these lines; make each a field of settings.py"
 
 
 def test_the_exceptions_are_still_needed() -> None:
@@ -107,7 +111,7 @@ def eager_nodes(tree: ast.Module) -> list[ast.stmt]:
     return [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_stay_small(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{name_of(path)} has {lines} lines; two rooms may hide in it"
+def test_modules_are_as_long_as_their_subject() -> None:
+    """No length is wrong by itself; above this one, somebody says why it is one subject."""
+    lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name for name, count in lines.items() if count > 600} == set(LONG), "two rooms may hide in it"

@@ -74,13 +74,13 @@ def test_torchx_is_the_nightly() -> None:
     assert importlib.metadata.version("torchx-nightly") == LOCKED["torchx-nightly"]
 
 
-def test_a_wheel_holds_the_four_packages(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_package(tmp_path: Path) -> None:
     """Sesame's setup.py builds a wheel without any code in it."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for package in ("csm_model", "csm_serving", "csm_components", "csm_pipelines"):
+    for package in ("csm_model", "csm_serving", "csm_scaling", "csm_components", "csm_pipelines", "csm_cli"):
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
 
@@ -88,7 +88,7 @@ def test_a_wheel_holds_the_four_packages(tmp_path: Path) -> None:
 def test_a_client_carries_no_torch() -> None:
     """The base install is a client; what only extras bring must not be imported with it."""
     program = (
-        "import csm_serving.client, csm_serving.aio, csm_serving.load_report, json, sys; "
+        "import csm_serving.client, csm_serving.client.aio, csm_serving.client.load_report, json, sys; "
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

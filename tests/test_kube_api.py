@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from kube_api import KubeApi, RefusedError
 from kubelet import Kubelet
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
+from waiting import eventually
 
 
 @pytest.fixture
@@ -41,14 +41,6 @@ def pod(name: str, script: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name, "labels": {"app": name.partition("-")[0]}},
         "spec": {"restartPolicy": "Never", "containers": [container], **spec},
     }
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return value
 
 
 def refused(call: Callable[[], Any]) -> tuple[int, str]:

@@ -11,6 +11,10 @@ def test_the_page_is_of_these_settings() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run python tools/reference.py"
 
 
+def test_the_page_of_steps_is_of_this_table() -> None:
+    assert reference.STEPS_PAGE.read_text(encoding="utf-8") == reference.steps_page(), "run python tools/reference.py"
+
+
 class Silent(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SILENT_")
 

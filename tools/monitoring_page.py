@@ -19,7 +19,7 @@ from made_files import write_or_check
 from prometheus_client import CollectorRegistry
 
 from csm_components.metrics import TrainingMetrics, failure_figures, success_figures
-from csm_serving import metrics as serving
+from csm_serving.server import metrics as serving
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "docs" / "monitoring.md", ROOT / "docs" / "runbooks" / "README.md")

@@ -1,4 +1,5 @@
-"""Makes `docs/settings.md`: every environment variable of steps and of Kubeflow, from the settings' own fields.
+"""Makes `docs/settings.md` and `docs/steps.md`: environment variables from the settings' own fields, the steps from
+their table.
 
 python tools/reference.py            writes it
 python tools/reference.py --check    says whether it differs, changes nothing, and exits 1 if it does
@@ -19,10 +20,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from csm_components.settings import Settings
+from csm_components.spec import Knob, StepSpec
+from csm_components.table import STEPS
 from csm_components.targets import DeployTarget, TrainTarget
 from csm_pipelines.settings import KfpSettings
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "settings.md"
+STEPS_PAGE = DOCS / "steps.md"
 
 HEAD = """\
 # Settings
@@ -112,5 +117,56 @@ def page() -> str:
     return "".join(parts)
 
 
+STEPS_HEAD = """\
+# Steps
+
+Every step of a pipeline, and every setting that `--set SECTION.FIELD=VALUE` changes, made from the table of steps
+(`csm_components.table`) by `tools/reference.py`. To add a step, or a setting, read [pipelines](pipelines.md).
+"""
+
+
+def _names(rows: Any) -> str:
+    return ", ".join(f"`{row.name}`" for row in rows) or "nothing"
+
+
+def _reuse(spec: StepSpec) -> str:
+    return "yes" if spec.cacheable else f"no: {spec.effects}"
+
+
+def _words(kind: Any) -> str:
+    text = kind.__name__ if isinstance(kind, type) else str(kind)
+    for before, after in (("typing.", ""), ("collections.abc.", ""), ("NoneType", "None"), ("|", "or")):
+        text = text.replace(before, after)
+    return text
+
+
+def _setting(knob: Knob) -> str:
+    steps = dict.fromkeys(spec.name for spec in STEPS if knob in spec.knobs)
+    value = knob.default
+    shown = "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return f"| `{knob.dotted}` | {_words(knob.type)} | {shown} | {knob.description} | {', '.join(steps)} |"
+
+
+def steps_page() -> str:
+    """The page of steps. Raises `ValueError` for a setting that nothing describes."""
+    knobs = dict.fromkeys(knob for spec in STEPS for knob in spec.knobs)
+    silent = [knob for knob in knobs if not knob.description]
+    if silent:
+        raise ValueError(f"{silent[0].dotted}: say under it what it is")
+    steps = [
+        f"| `{spec.name}` | {spec.description} | {_names(spec.inputs)} | {_names(spec.outputs)} | "
+        f"{'in shards' if spec.fan_out else 'one task'} | {spec.image} | {_reuse(spec)} |"
+        for spec in STEPS
+    ]
+    return (
+        f"{STEPS_HEAD}\n| step | what it does | reads | makes | on a cluster | image | reused |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        + "\n".join(steps)
+        + "\n\n## Settings\n\n| setting | type | default | meaning | read by |\n| --- | --- | --- | --- | --- |\n"
+        + "\n".join(map(_setting, knobs))
+        + "\n"
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(write_or_check({PAGE: page()}, sys.argv[1:]))
+    sys.exit(write_or_check({PAGE: page(), STEPS_PAGE: steps_page()}, sys.argv[1:]))

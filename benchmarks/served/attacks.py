@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from csm_serving import calls
-from csm_serving.protocol import Resume, SpeechRequest, TextPart, Turn
-from csm_serving.tensors import INPUTS
+from csm_serving.client import calls
+from csm_serving.wire.protocol import Resume, SpeechRequest, TextPart, Turn
+from csm_serving.wire.tensors import INPUTS
 
 from .listeners import Taken
 from .raw import Message, copy_of, empty_message
@@ -50,7 +50,7 @@ class Attack:
     kind: str
     messages: list[Message]
     may: frozenset[str]
-    """Outcomes that are right, beside being refused for want of room."""
+    """Outcomes that are right, beside being refused for lack of capacity."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from csm_serving.errors import UnavailableError
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
 from .listeners import STORY, Taken, closed_loop, connected, listen
 from .table import Row, told

@@ -20,9 +20,9 @@ import numpy as np
 
 from csm_model.errors import CsmError
 from csm_serving.client import SpeechClient
-from csm_serving.protocol import SpeechRequest
-from csm_serving.retry import NEVER
-from csm_serving.triton import LocalTriton
+from csm_serving.client.retry import NEVER
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.protocol import SpeechRequest
 
 from . import attacks
 from .attacks import Ground, Rng
@@ -133,7 +133,7 @@ class _Listeners:
             thread.start()
 
     def _hear_one(self, request: SpeechRequest) -> None:
-        """To the end; asks again where it is refused for want of room."""
+        """To the end; asks again where it is refused for lack of capacity."""
         with SpeechClient(self._url, retry=NEVER, raw=True) as client:
             while True:
                 taken = Taken(request=request, asked=time.perf_counter())

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from csm_model.errors import CsmError, InputError
-from csm_serving.aio import AsyncSpeechClient
-from csm_serving.errors import BusyError
-from csm_serving.load import Listened
-from csm_serving.protocol import Chunk, End, Resume, SpeechRequest
-from csm_serving.retry import NEVER
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.load import Listened
+from csm_serving.client.retry import NEVER
+from csm_serving.wire.errors import BusyError
+from csm_serving.wire.protocol import Chunk, End, Resume, SpeechRequest
 
 TEXTS = (
     "Good morning, how are you?",
@@ -57,7 +57,7 @@ class Taken(Listened):
 
     @property
     def busy(self) -> bool:
-        """Whether it was refused for want of room."""
+        """Whether it was refused for lack of capacity."""
         return isinstance(self.failure, BusyError) and not self.arrived
 
     @property

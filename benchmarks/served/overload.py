@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from csm_serving.errors import BusyError
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.errors import BusyError
+from csm_serving.wire.protocol import SpeechRequest
 
 from .listeners import Taken, closed_loop, connected, greet, listen, requests_of
 from .table import Row, percentile, told

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from csm_model.errors import MissingDependencyError
-from csm_pipelines.scaling.record import Prometheus
-from csm_serving.errors import UnavailableError
+from csm_scaling.record import Prometheus
+from csm_serving.wire.errors import UnavailableError
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
-from csm_serving import calls, wire
+from csm_serving.client import calls
+from csm_serving.wire import messages
 
 Message = Any
 """`service_pb2.ModelInferRequest`."""
@@ -66,8 +67,8 @@ async def ask(channel: grpc.aio.Channel, messages: Sequence[Message], *, limit_s
 
 def code_of(answer: Any) -> tuple[str, str]:
     """The code and the line of an error in an answer."""
-    ours = wire.find_error(answer.error_message)
-    return ("triton", answer.error_message) if ours is None else (wire.error_code(ours), str(ours))
+    ours = messages.find_error(answer.error_message)
+    return ("triton", answer.error_message) if ours is None else (messages.error_code(ours), str(ours))
 
 
 def copy_of(message: Message) -> Message:

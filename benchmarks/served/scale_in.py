@@ -20,11 +20,11 @@ from pathlib import Path
 
 from csm_model.errors import CsmError
 from csm_model.frames import FRAME_RATE
-from csm_pipelines.scaling.pods import CUT_MARGIN_S, Server
-from csm_serving.aio import AsyncSpeechClient
-from csm_serving.protocol import SpeechRequest
-from csm_serving.retry import Retry
-from csm_serving.triton import LocalTriton
+from csm_scaling.pods import CUT_MARGIN_S, Server
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.retry import Retry
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.wire.protocol import SpeechRequest
 
 from .listeners import STORY, Taken
 from .proxy import wire_to

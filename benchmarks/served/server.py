@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from csm_serving.load_report import scrape
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo"
 

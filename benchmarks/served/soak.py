@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
 
 from .listeners import Taken, closed_loop, requests_of
 from .server import memory_mb

@@ -1,4 +1,4 @@
-"""Eight live streams on the demo's model, and how long the first sound takes beside one alone."""
+"""Eight live streams on the demo's model, and how long the first audio takes beside one alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from statistics import median
 
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
 
 from .listeners import Taken, closed_loop, requests_of
 from .table import Row, percentile, told

@@ -23,7 +23,7 @@ from csm_model.errors import CsmError, MissingDependencyError
 Thing = dict[str, Any]
 
 
-class Kind(NamedTuple):
+class ObjectKind(NamedTuple):
     """Where the objects of a custom kind are."""
 
     group: str
@@ -31,9 +31,9 @@ class Kind(NamedTuple):
     plural: str
 
 
-VOLCANO_JOB = Kind("batch.volcano.sh", "v1alpha1", "jobs")
-TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs")
-APPLICATION = Kind("argoproj.io", "v1alpha1", "applications")
+VOLCANO_JOB = ObjectKind("batch.volcano.sh", "v1alpha1", "jobs")
+TRAIN_JOB = ObjectKind("trainer.kubeflow.org", "v1alpha1", "trainjobs")
+APPLICATION = ObjectKind("argoproj.io", "v1alpha1", "applications")
 
 
 class ClusterError(CsmError):
@@ -73,7 +73,7 @@ class Cluster:
     def _core(self) -> client.CoreV1Api:
         return client.CoreV1Api(self.connection)
 
-    def create(self, kind: Kind, thing: Thing) -> Thing:
+    def create(self, kind: ObjectKind, thing: Thing) -> Thing:
         """Makes an object; raises `ClusterError` (409) where it is there."""
         with plain_errors(f"{kind.plural}.{kind.group}", self.namespace):
             made: Thing = self._custom.create_namespaced_custom_object(
@@ -81,7 +81,7 @@ class Cluster:
             )
         return made
 
-    def get(self, kind: Kind, name: str) -> Thing | None:
+    def get(self, kind: ObjectKind, name: str) -> Thing | None:
         """An object; None where there is none."""
         with plain_errors(f"{kind.plural}.{kind.group} {name}", self.namespace):
             try:
@@ -94,11 +94,11 @@ class Cluster:
                 raise
         return found
 
-    def patch_status(self, kind: Kind, name: str, status: Thing) -> Thing:
+    def patch_status(self, kind: ObjectKind, name: str, status: Thing) -> Thing:
         """Merges `status` into that of an object."""
         return self.patch(kind, f"{name}/status", {"status": status})
 
-    def patch(self, kind: Kind, name: str, patch: Thing) -> Thing:
+    def patch(self, kind: ObjectKind, name: str, patch: Thing) -> Thing:
         """Merges `patch` into an object (RFC 7386)."""
         with plain_errors(f"{kind.plural}.{kind.group} {name}", self.namespace):
             patched: Thing = self.connection.call_api(
@@ -112,7 +112,7 @@ class Cluster:
             )
         return patched
 
-    def delete(self, kind: Kind, name: str) -> None:
+    def delete(self, kind: ObjectKind, name: str) -> None:
         """Removes an object and what it owns; nothing happens where there is none."""
         with plain_errors(f"{kind.plural}.{kind.group} {name}", self.namespace):
             try:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from csm_components.settings import Settings
-from csm_components.storage import TRANSFERS, SharedStorage
+from csm_components.shared_storage import TRANSFERS, SharedStorage
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError, NotFoundError
 from csm_model.files import atomic_path, digest_of_file
 
 if TYPE_CHECKING:
     from minio import Minio
+    from minio.credentials.providers import Provider
 
 
 class S3Storage(SharedStorage):
@@ -101,31 +102,62 @@ def s3_client(settings: Settings, url: str) -> Minio:
     import urllib3
     from minio import Minio
 
-    missing = [
-        f"CSM_{name.upper()}"
-        for name in ("s3_endpoint", "s3_access_key", "s3_secret_key")
-        if not getattr(settings, name)
-    ]
+    needed = ["s3_endpoint"] + ["s3_access_key", "s3_secret_key"] * (settings.s3_credentials == "keys")
+    missing = [f"CSM_{name.upper()}" for name in needed if not getattr(settings, name)]
     if missing:
         raise InputError(f"storage {url!r} needs {', '.join(missing)}; set them in the environment")
+    if settings.s3_ca is not None and not Path(settings.s3_ca).is_file():
+        raise InputError(f"CSM_S3_CA={settings.s3_ca!r}: no such file; name one with certificates, PEM")
     assert settings.s3_endpoint is not None
-    assert settings.s3_secret_key is not None
     endpoint = settings.s3_endpoint if "://" in settings.s3_endpoint else f"http://{settings.s3_endpoint}"
     address = urlsplit(endpoint)
     if address.scheme not in ("http", "https") or not address.netloc or address.path.strip("/"):
         raise InputError(f"CSM_S3_ENDPOINT={settings.s3_endpoint!r}: must be http(s)://host:port")
     return Minio(
         endpoint=address.netloc,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key.get_secret_value(),
+        credentials=_credentials(settings),
         secure=address.scheme == "https",
         region=settings.s3_region,
         http_client=urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=300),
             maxsize=TRANSFERS,
+            ca_certs=settings.s3_ca,
             retries=urllib3.Retry(total=4, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         ),
     )
+
+
+def _credentials(settings: Settings) -> Provider:
+    """What signs requests: the keys of the settings, or those that this pod or machine is lent as itself."""
+    import urllib3
+    from minio.credentials.providers import IamAwsProvider, Provider, StaticProvider
+
+    if settings.s3_credentials == "keys":
+        secret, token = settings.s3_secret_key, settings.s3_session_token
+        return StaticProvider(
+            settings.s3_access_key or "",
+            secret.get_secret_value() if secret else "",
+            token.get_secret_value() if token else None,
+        )
+    # Where there is no identity nobody answers: that is to be said soon.
+    patience = urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=10), retries=urllib3.Retry(total=2))
+
+    class Identity(Provider):
+        """minio's own provider, its errors in our words."""
+
+        def __init__(self) -> None:
+            self._lent = IamAwsProvider(http_client=patience, region=settings.s3_region)
+
+        def retrieve(self) -> Any:
+            try:
+                return self._lent.retrieve()
+            except (OSError, ValueError, KeyError, urllib3.exceptions.HTTPError) as error:
+                raise MissingDependencyError(
+                    f"nothing lends this machine keys for S3 ({error}); give its pod or instance a role, or set "
+                    "CSM_S3_CREDENTIALS=keys"
+                ) from None
+
+    return Identity()
 
 
 @contextmanager
@@ -142,7 +174,7 @@ def plain_errors(storage: S3Storage, key: str) -> Iterator[None]:
             raise NotFoundError(f"{where}: no such object") from None
         if error.code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             raise InputError(
-                f"{where}: refused ({error.code}); check CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY"
+                f"{where}: refused ({error.code}); check CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY, or the role"
             ) from None
         raise ArtifactError(f"{where}: the S3 service says {error.code} ({error.message})") from None
     except HTTPError as error:

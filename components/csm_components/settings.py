@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,11 +26,21 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = None
     """`https://host:port`, `http://host:port`, or `host:port` for plain HTTP."""
 
+    s3_credentials: Literal["keys", "identity"] = "keys"
+    """`keys`: those below. `identity`: what this pod or machine may do as itself, by a web identity token, the
+    cluster's agent, or the role of its instance, as `AWS_*` say."""
+
     s3_access_key: str | None = None
     """Access key of the S3 service."""
 
     s3_secret_key: SecretStr | None = None
     """Secret key of the S3 service; never printed."""
+
+    s3_session_token: SecretStr | None = None
+    """Token of keys that are lent for a time; never printed."""
+
+    s3_ca: str | None = None
+    """File with the certificates that the S3 service is known by; without it, the system's."""
 
     s3_region: str = "us-east-1"
     """Region of the S3 service; most services of one's own take any."""
@@ -57,9 +68,6 @@ class Settings(BaseSettings):
 
     deploy_target: DeployTarget = DeployTarget()
     """What a release is rolled out by."""
-
-    parent_pid: int = Field(default=0, ge=0)
-    """Process that a step must not outlive, which `csm run` sets; 0 is none."""
 
     kubeconfig: str | None = Field(default=None, validation_alias="KUBECONFIG")
     """File that names the cluster, for a step outside of one."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from csm_components import made
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
 from csm_components.tree_list import TREE
 from csm_model.errors import InputError, NotFoundError
-from csm_model.files import digest_of_file, read_json
+from csm_model.files import digest_of_file
 
 _NAME = re.compile(r"(\d{5})-of-(\d{5})")
 SHARDS = "shards"
 """Folder of the storage that keeps what shards have made."""
 SHARD = "shard.json"
-"""What a shard's folder is, with the key of all that it is made from; written last."""
+"""What of a shard its join needs to know."""
 MOST = 99_999
 """Shards that names have room for."""
 
@@ -64,8 +65,7 @@ class ShardStore:
 
     def made(self) -> bool:
         """Whether the folder holds the shard already."""
-        note = self._folder / SHARD
-        return note.exists() and bool(read_json(note)["key"] == self._key)
+        return made.committed(self._folder, self._key) is not None
 
     def fetch(self) -> bool:
         """Fetches the whole shard; False where no run has finished it, or where its files' age is up."""

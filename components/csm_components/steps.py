@@ -1,53 +1,42 @@
 """What every step does around its own work: timed, noted down, recorded in MLflow, its figures pushed to Prometheus.
 
-A run on this machine has a folder, with one JSON file a step, `steps/NAME.json`: the step's result, what it took, and
-whether it was reused. The summary of a run is made from these files alone. A reused step keeps the seconds that its
-work once took.
+A run on this machine has a folder, with one record a step (`csm_components.made`), `steps/NAME.json`: the summary of a
+run is made from these alone. A reused step keeps the seconds that its work once took.
 
-On a cluster there is no such folder. A step that ends well under a cache key (`CSM_CACHE_KEY`) leaves the same note in
-the storage's ledger, `ledger/NAME/KEY.json`: whoever plans a run reads there what will be reused.
+On a cluster there is no such folder. What a step makes goes into the storage, and its record into the ledger there:
+under the key of what it has read, and under the one that Kubeflow's cache has for it (`CSM_CACHE_KEY`). A step that
+finds its record does no work.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from csm_components.lifeline import follow, sole_user
+from csm_components.artefacts import Artefact
+from csm_components.job import Job
+from csm_components.lifeline import sole_user
+from csm_components.made import Record, enter, entered, note, noted
 from csm_components.metrics import push_failure, push_success
+from csm_components.program import code_digest, torch_version
 from csm_components.settings import load_settings
-from csm_components.storage import open_storage
-from csm_model.files import read_json, write_json
+from csm_components.storage import Storage, open_storage
+from csm_components.tree_list import tree_of
+from csm_model.files import digest_of
 
 if TYPE_CHECKING:
     from csm_components.tracking import RunLog, Tracker
 
-Result = TypeVar("Result")
 _ORPHAN_SECONDS = 60.0
 
 
 def note_path(work: Path, step: str) -> Path:
     """The file in which a step of the run in `work` is noted down."""
     return work / "steps" / f"{step}.json"
-
-
-def ledger_key(step: str, key: str) -> str:
-    """The object in which a step that ran under the cache key `key` is noted down."""
-    return f"ledger/{step}/{key}.json"
-
-
-def place(artifact: Any, work: str, folder: str) -> Path:
-    """Where a component puts its result: `folder` of the run's folder, or the place Kubeflow chose where there is none.
-
-    The artifact then names that place, so that the steps that follow look there. A run's folder outlives one submission
-    of the pipeline: what was committed in it is found again.
-    """
-    if work:
-        artifact.uri = str(Path(work) / folder)
-    return Path(artifact.path)
 
 
 def tracker_of(work: str, run: str = "") -> Tracker | None:
@@ -67,134 +56,140 @@ def tracker_of(work: str, run: str = "") -> Tracker | None:
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A step that is about to run."""
-
-    step: str
-    name: str
-    """Of its MLflow run: a shard has one of its own."""
-    function: Callable[..., Any]
-    arguments: Mapping[str, Any]
-    dataset: str
-    address: str
-    params: Mapping[str, Any]
-    keep: Sequence[str]
-    record: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Note:
-    """A step that ended well; what is written down of it."""
-
-    step: str
-    seconds: float
-    result: Mapping[str, Any]
-    run: str = ""
-    """Name of the pipeline run on a cluster."""
-    finished: float = field(default_factory=time.time)
-
-
-def run_step(
-    work: str,
-    step: str,
-    function: Callable[..., Result],
-    *,
-    run: str = "",
-    part: str = "",
-    dataset: str = "",
-    address: str = "",
-    params: Mapping[str, Any] | None = None,
-    keep: Sequence[str] = (),
-    record: bool = True,
-    **arguments: Any,
-) -> Result:
-    """Runs `function(**arguments)`, a step that returns a frozen dataclass with a field `reused`.
-
-    Args:
-        work: the run's folder; empty on a cluster.
-        step: name of the step.
-        function: its work.
-        run: name of the pipeline run on a cluster.
-        part: which of several tasks of this step it is; each is an MLflow run of its own.
-        dataset: field of the result with the digest of the data, to be recorded as the dataset of the run.
-        address: where that data is.
-        params: what MLflow gets as parameters.
-        keep: files of the result's folder that MLflow gets on a cluster.
-        record: False for a step that writes to its MLflow run itself.
-        arguments: of the function.
-    """
-    settings = load_settings()
-    if settings.parent_pid:
-        follow(settings.parent_pid)
-    job = _Job(
-        step=step,
-        name=f"{step}-{part}" if part else step,
-        function=function,
-        arguments=arguments,
-        dataset=dataset,
-        address=address,
-        params=params or {},
-        keep=keep,
-        record=record,
-    )
+def perform(job: Job) -> Record:
+    """Does a step, whatever it takes around its work; the record of it, with the addresses of what it made."""
+    spec = job.spec
+    if spec.role == "exit":
+        return Record(step=spec.step, result=asdict(spec.work(job)))
     try:
-        result, note = _in_folder(job, Path(work)) if work else _on_cluster(job, run)
-        if settings.cache_key and settings.storage:
-            open_storage().put_json(asdict(note), ledger_key(step, settings.cache_key))
+        record = _in_folder(job, job.work) if job.work else _on_cluster(job)
     except Exception:
-        push_failure(step)
+        push_failure(spec.step)
         raise
-    push_success(step, note.seconds, note.result)
-    return result  # type: ignore[no-any-return]
+    push_success(spec.step, record.seconds, record.result)
+    return record
 
 
-def _in_folder(job: _Job, folder: Path) -> tuple[Any, _Note]:
-    """Runs a step of the run in `folder`, which has the folder for itself."""
+def _in_folder(job: Job, folder: Path) -> Record:
+    """Does a step of the run in `folder`, which has the folder for itself."""
     with sole_user(folder, name=".step.lock", wait_seconds=_ORPHAN_SECONDS):
         began = time.time()
-        result = job.function(**job.arguments)
+        values = asdict(job.spec.work(job))
         seconds = time.time() - began
-        values = asdict(result)
-        path = note_path(folder, job.step)
-        if path.exists() and values["reused"]:
-            seconds = read_json(path)["seconds"]
-        elif job.record:
-            tracker = tracker_of(str(folder))
+        path = note_path(folder, job.spec.step)
+        before = noted(path)
+        if before is not None and values["reused"]:
+            seconds = before.seconds
+        elif job.spec.records:
+            tracker = job.tracker()
             assert tracker is not None
-            with tracker.step(job.name) as log:
-                _record(log, job, values, seconds, name=folder.name)
-        note = _Note(step=job.step, seconds=seconds, result=values)
-        write_json(path, asdict(note))
-    return result, note
+            with tracker.step(job.spec.step) as log:
+                _record(log, job, values, seconds, name=folder.name, source=str(values.get("out", "")))
+        record = Record(step=job.spec.step, result=values, seconds=seconds)
+        note(path, record)
+    return record
 
 
-def _on_cluster(job: _Job, run: str) -> tuple[Any, _Note]:
-    """Runs a step in a pod of its own; its MLflow run is open while it works."""
-    tracker = tracker_of("", run) if job.record else None
+def _on_cluster(job: Job) -> Record:
+    """Does a step in a pod of its own, if nobody has done it; its MLflow run is open while it works."""
+    settings = load_settings()
+    storage = open_storage() if settings.storage else None
+    key = content_key(job) if storage is not None and job.spec.cacheable else ""
+    known = entered(storage, job.spec.step, key) if storage is not None and key else None
+    if known is not None and not _there(known):
+        known = None
+    tracker = job.tracker() if job.spec.records or known else None
+    name = f"{job.spec.step}-{job.shard}" if job.shard else job.spec.step
+    with tracker.step(name) if tracker else nullcontext() as log:
+        if known is not None:
+            record = replace(known.reused(), run=job.run)
+            job.say(f"run {known.run} has made this of the same inputs: nothing is done")
+            if log is not None:
+                log.tags({"made_by": known.run})
+        else:
+            record = _worked(job, key, storage, settings.storage)
+        if log is not None:
+            source = next((row["url"] for row in record.artefacts.values()), "")
+            _record(log, job, record.result, record.seconds, name=settings.model or settings.experiment, source=source)
+            for path in (job.out(job.spec.outputs[0].name) / file for file in job.spec.keep):
+                if path.exists():
+                    log.artifact(path)
+    if storage is not None:
+        for each in {key, settings.cache_key} - {""}:
+            enter(storage, replace(known or record, key=each))
+    return record
+
+
+def _worked(job: Job, key: str, storage: Storage | None, url: str) -> Record:
+    """Does the work, and stores what it made."""
     began = time.time()
-    if tracker is None:
-        result = job.function(**job.arguments)
-        return result, _Note(step=job.step, seconds=time.time() - began, result=asdict(result), run=run)
-    with tracker.step(job.name) as log:
-        result = job.function(**job.arguments)
-        note = _Note(step=job.step, seconds=time.time() - began, result=asdict(result), run=run)
-        settings = load_settings()
-        _record(log, job, note.result, note.seconds, name=settings.model or settings.experiment)
-        for file in job.keep:
-            log.artifact(Path(str(note.result["out"])) / file)
-    return result, note
+    values = asdict(job.spec.work(job))
+    made = {} if storage is None else store(job, values, storage, url)
+    return Record(
+        step=job.spec.step,
+        key=key,
+        result=values,
+        seconds=time.time() - began,
+        run=job.run,
+        artefacts={name: asdict(artefact) for name, artefact in made.items()},
+    )
 
 
-def _record(log: RunLog, job: _Job, values: Mapping[str, Any], seconds: float, *, name: str) -> None:
-    log.params({**job.params, **{key: value for key, value in values.items() if isinstance(value, str)}})
+def content_key(job: Job) -> str:
+    """Digest of all that a step's result is made of: settings, content of what it reads, program; empty where the
+    content of an input is not known.
+    """
+    inputs = {name: [artefact.identity() for artefact in row] for name, row in job.inputs.items()}
+    if not all(digest for row in inputs.values() for digest in row):
+        return ""
+    settings = {knob.dotted: getattr(job.of(knob.owner), knob.name) for knob in job.spec.knobs}
+    return digest_of(
+        {
+            "task": job.spec.name,
+            "settings": settings,
+            "inputs": inputs,
+            "shards": job.shards if job.spec.role == "plan" else None,
+            "shard": job.shard,
+            "code": code_digest(),
+            "torch": torch_version(),
+        }
+    )
+
+
+def store(job: Job, values: Mapping[str, Any], storage: Storage, url: str) -> dict[str, Artefact]:
+    """Puts what a step has made into the storage; what is there already by its digest is not sent again."""
+    made = {}
+    for output in job.spec.outputs:
+        folder = job.out(output.name)
+        if output.at:
+            key = output.at.format(**values)
+            if not storage.has_tree(key):
+                storage.put_tree(folder, key)
+        else:
+            key = f"{output.kind.name}/{tree_of(folder)['digest']}"
+            storage.put_tree(folder, key)
+        made[output.name] = Artefact(url=f"{url.rstrip('/')}/{key}", digest=key.rpartition("/")[2])
+    return made
+
+
+def _there(record: Record) -> bool:
+    """Whether all that a record names is still in the storage."""
+    from csm_components.storage import open_tree
+
+    trees = (open_tree(row["url"]) for row in record.artefacts.values())
+    return all(storage.has_tree(key) for storage, key in trees)
+
+
+def _record(log: RunLog, job: Job, values: Mapping[str, Any], seconds: float, *, name: str, source: str) -> None:
+    settings = {knob.dotted: getattr(job.of(knob.owner), knob.name) for knob in job.spec.knobs}
+    log.params({**settings, **{key: value for key, value in values.items() if isinstance(value, str)}})
     log.metrics({**values, "step_seconds": seconds})
     log.tags({key: value for key, value in values.items() if key.endswith("digest")})
-    if job.dataset:
+    if job.spec.dataset:
         log.dataset(
             name,
-            digest=str(values[job.dataset]),
-            source=job.address or str(values["out"]),
+            digest=str(values[job.spec.dataset]),
+            source=source or str(values["out"]),
             profile={key: value for key, value in values.items() if isinstance(value, int | float)},
             context="dataset",
         )

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _MAX_PARAM = 6000
+_MAX_BATCH = 100
+"""Parameters that MLflow takes in one request."""
 _MAX_TAG = 5000
 _MAX_DATASET_DIGEST = 36
 _PARENT_TAG = "mlflow.parentRunId"
@@ -59,14 +61,15 @@ class RunLog:
         self.run_id = run_id
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Logs parameters; nested mappings become `outer.inner`."""
+        """Logs parameters, many in one request; nested mappings become `outer.inner`."""
+        from mlflow.entities import Param
+
         known = self._client.get_run(self.run_id).data.params
-        for key, value in flat(values).items():
-            text = str(value)[:_MAX_PARAM]
-            if key not in known:
-                self._client.log_param(self.run_id, key, text)
-            elif known[key] != text:
-                self.tags({f"retry.{key}": text})
+        texts = {key: str(value)[:_MAX_PARAM] for key, value in flat(values).items()}
+        new = [Param(key, text) for key, text in texts.items() if key not in known]
+        for start in range(0, len(new), _MAX_BATCH):
+            self._client.log_batch(self.run_id, params=new[start : start + _MAX_BATCH], synchronous=True)
+        self.tags({f"retry.{key}": text for key, text in texts.items() if known.get(key, text) != text})
 
     def metrics(self, values: Mapping[str, float | int | None], *, step: int = 0) -> None:
         """Logs the values that are finite numbers, in one request."""
@@ -160,8 +163,7 @@ class Tracker:
             try:
                 client.search_experiments(max_results=1)  # opens the store, and makes its tables when it is new
             except mlflow.exceptions.MlflowException as error:
-                reason = (str(error).splitlines() or ["no reason given"])[0]
-                raise MissingDependencyError(f"MLflow at {self.uri}: {reason}; check MLFLOW_TRACKING_URI") from None
+                raise self._away(error) from None
         return client
 
     @cached_property
@@ -307,13 +309,27 @@ class Tracker:
         self.client.set_registered_model_alias(name, alias, str(version))
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that an alias names; None where there is none."""
+        """The version that an alias names; None where there is no such model, or no such alias of it.
+
+        Raises:
+            MissingDependencyError: MLflow did not answer, or not as it should.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
-            return _version(self.client.get_model_version_by_alias(name, alias))
-        except MlflowException:
-            return None
+            # The model is asked for its aliases: for one that is not there MLflow says INVALID_PARAMETER_VALUE,
+            # as it does of a wrong request.
+            version = self.client.get_registered_model(name).aliases.get(alias)
+            return None if version is None else _version(self.client.get_model_version(name, str(version)))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise self._away(error) from None
+
+    def _away(self, error: Exception) -> MissingDependencyError:
+        """What MLflow's own error means for whoever called."""
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        return MissingDependencyError(f"MLflow at {self.uri}: {reason}; check MLFLOW_TRACKING_URI")
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from csm_model.files import digest_of, digest_of_file
 
 TREE = ".tree.json"
 """Object that lists a tree's files; written last."""
+MADE = "made.json"
+"""Record of what a folder is and was made of (`csm_components.made`); no part of what it holds."""
 
 
 def tree_of(folder: Path) -> dict[str, Any]:
@@ -18,7 +20,7 @@ def tree_of(folder: Path) -> dict[str, Any]:
     files = {
         path.relative_to(folder).as_posix(): {"sha256": digest_of_file(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(".partial") and path.name != TREE
+        if path.is_file() and not path.name.endswith(".partial") and path.name not in (TREE, MADE)
     }
     return {"format": 1, "digest": digest_of(files), "files": files}
 

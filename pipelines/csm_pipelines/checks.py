@@ -3,61 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import InputError
-from csm_pipelines.presets import RunConfig, resolve
+from csm_pipelines.config import RunConfig
+from csm_pipelines.presets import resolve
 
 RANDOM_CODEC = "random"
-RECOGNISERS = ("tiny", "base")
-PRECISIONS = ("int8", "int4", "bf16", "fp16", "fp32")
-
-
-def check_text(text: str) -> str:
-    """Returns `text`; raises `InputError` where there is nothing in it to say."""
-    if not re.search(r"[^\W_]", text):
-        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
-    return text
 
 
 def check_config(config: RunConfig) -> RunConfig:
-    """The configuration with absolute paths, after checking its values and that the folders which it names are there.
+    """The configuration with absolute paths, after checking that the folders which it names are there.
 
     Addresses of the storage stay as they are: whoever reads them says whether they are there.
 
     Raises:
-        InputError: no such corpus, codec, base or tokenizer, another tokenizer than the base's, a path that Kubeflow's
-            local runner would change, a wrong value.
+        InputError: no such corpus, codec, base or tokenizer, or another tokenizer than the base's.
     """
-    check_text(config.release.say)
-    _one_of("release.precision", config.release.precision, PRECISIONS)
-    _one_of("judge.recogniser", config.judge.recogniser, RECOGNISERS)
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", config.train.nodes):
-        raise InputError(f"train.nodes {config.train.nodes!r}: must be AGENTSxWORKERS, such as 2x1")
-    for name, value, least in (
-        ("train.threads", config.train.threads, 1),
-        ("judge.sentences_per_voice", config.judge.sentences_per_voice, 1),
-        ("release.speaker", config.release.speaker, 0),
-        ("data.workers", config.data.workers, 0),
-    ):
-        if value < least:
-            raise InputError(f"{name} {value}: must be at least {least}")
-    return replace(config, data=replace(config.data, **_paths(config)))
-
-
-def check_path(name: str, path: Path) -> Path:
-    """Returns `path`; raises `InputError` for one that Kubeflow's local runner would change."""
-    if "python3" in str(path):
-        raise InputError(f"{name} {path}: Kubeflow's local runner replaces 'python3' in paths; move or rename it")
-    return path
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} {value!r} is not one of {', '.join(known)}")
+    return config.changed(data=_paths(config))
 
 
 def _paths(config: RunConfig) -> dict[str, Any]:
@@ -72,7 +37,7 @@ def _paths(config: RunConfig) -> dict[str, Any]:
     if data.tokenizer and made_by_path(data.tokenizer):
         found["tokenizer"] = data.tokenizer
         if not _is_address("data.tokenizer", data.tokenizer):
-            found["tokenizer"] = str(check_path("tokenizer", resolve(data.tokenizer).absolute()))
+            found["tokenizer"] = str(resolve(data.tokenizer).absolute())
     tokenizer, base = found.get("tokenizer", data.tokenizer), found.get("base")
     if not any("://" in value for value in (tokenizer or "", base or "")):
         given_tokenizer(tokenizer, data.prompt_format, Path(base) if base else None)
@@ -96,4 +61,4 @@ def _folder(name: str, value: str, file: str | None) -> Path:
         raise InputError(f"{value}: {what}; a corpus is a folder of audio and text")
     if file is not None and not (folder / file).is_file():
         raise InputError(f"{value}: no {name} there (no {file}); name another with --set data.{name}=FOLDER")
-    return check_path(name, folder)
+    return folder

@@ -41,15 +41,17 @@ def compile_pipeline(
     from kfp import compiler, dsl
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-    from csm_pipelines.cluster import build
     from csm_pipelines.dressing import Dressing
+    from csm_pipelines.kubeflow import build
+    from csm_pipelines.pipelines import pipeline_named
 
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    chosen = pipeline_named(name)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="csm-compile-") as folder:
         warnings.simplefilter("ignore", DeprecationWarning)  # of kfp's own protobuf use
         pipeline = build(
-            name,
+            chosen,
             Dressing(profile=profile, pipeline=name, model=model, keys=keys or {}),
             parallelism=profile.run.parallelism,
             config=dsl.PipelineConfig(

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from csm_components.spec import StepSpec
 from csm_pipelines.places import Place
 from csm_pipelines.profile import ClusterProfile
 
-Dress = Callable[[str, PipelineTask], PipelineTask]
-"""Takes a step's name and its task, and returns the task."""
+Dress = Callable[[StepSpec, PipelineTask], PipelineTask]
+"""Takes a step and its task, and returns the task."""
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  (a mount point)
 
 
-def undressed(step: str, task: PipelineTask) -> PipelineTask:
+def undressed(spec: StepSpec, task: PipelineTask) -> PipelineTask:
     """The task as it is, its cache off: Kubeflow's local cache does not see the code of a step."""
     return task.set_caching_options(False)
 
@@ -41,10 +42,11 @@ class Dressing:
     keys: Mapping[str, str] = field(default_factory=dict)
     """Cache key of each step that may be reused; a step without one always runs."""
 
-    def __call__(self, step: str, task: PipelineTask) -> PipelineTask:
+    def __call__(self, spec: StepSpec, task: PipelineTask) -> PipelineTask:
         """Dresses a task."""
-        place, profile = self.profile.place(step), self.profile
-        task.set_container_image(profile.image(step))
+        step, profile = spec.step, self.profile
+        place = profile.place(step)
+        task.set_container_image(profile.image(spec))
         self._cache(step, task)
         _resources(task, place)
         _environment(task, self._variables(step, place))

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from csm_pipelines.kfp_client import KfpClient
+from csm_pipelines.pipelines import step_of_task
 from csm_pipelines.progress import StepBoard
-from csm_pipelines.steps import cluster_step_of
 
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 _SHOWN = {
@@ -91,14 +91,14 @@ def follow(
 def tasks_of(run: Any) -> list[Any]:
     """The tasks of a run that are steps; Kubeflow lists drivers, loops and containers beside them."""
     details = getattr(run.run_details, "task_details", None) or []
-    return [task for task in details if cluster_step_of(task.display_name or "")]
+    return [task for task in details if step_of_task(task.display_name or "")]
 
 
 def states_of(run: Any) -> list[StepState]:
     """The steps of a run as they stand, in the order in which they began."""
     rows: dict[str, list[Any]] = {}
     for task in tasks_of(run):
-        rows.setdefault(cluster_step_of(task.display_name), []).append(task)
+        rows.setdefault(step_of_task(task.display_name), []).append(task)
     return [_state(step, tasks) for step, tasks in rows.items()]
 
 
@@ -127,7 +127,7 @@ def ended(run: Any) -> Ended:
     return Ended(
         run_id=str(run.run_id),
         state=str(run.state),
-        failed_step=cluster_step_of(failed[0].display_name) if failed else "",
+        failed_step=step_of_task(failed[0].display_name) if failed else "",
         words=" ".join(str(error.message or "").split()) if error else "",
     )
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from csm_components.spec import Image as Role
+from csm_components.spec import StepSpec
 from csm_components.targets import DeployTarget, TrainTarget
 from csm_model.errors import InputError
+from csm_pipelines.pipelines import CLUSTER_STEPS
 from csm_pipelines.places import Image, Name, Place
 from csm_pipelines.presets import ROOT
-from csm_pipelines.steps import CLUSTER_STEPS
 
 PROFILES = ROOT / "deploy" / "profiles"
 _DIGEST = "@sha256:"
@@ -43,7 +45,7 @@ class Images(_Part):
 
     @model_validator(mode="after")
     def _by_digest(self) -> Self:
-        for role in ("data", "train"):
+        for role in get_args(Role):
             image = getattr(self, role)
             if not self.allow_tags and _DIGEST not in image:
                 raise ValueError(
@@ -171,9 +173,9 @@ class ClusterProfile(_Part):
         """What a step may use."""
         return self.steps.get(step) or self.steps.get("default") or Place()
 
-    def image(self, step: str) -> str:
+    def image(self, spec: StepSpec) -> str:
         """The image of a step."""
-        return self.images.train if step == "train" else self.images.data
+        return str(getattr(self.images, spec.image))
 
     def train_target(self) -> TrainTarget:
         """Where training processes run, with what the profile says elsewhere where `train` leaves it out."""

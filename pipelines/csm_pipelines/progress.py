@@ -1,27 +1,16 @@
-"""What a person sees of a run: one row a step, in place on a terminal, one line an event elsewhere.
-
-Kubeflow's local runner prints everything to standard output: its own log, and what the steps print, indented.
-`StepOutput` takes its place, writes it to a file a step, and tells the table what happens.
-"""
+"""What a person sees of a run: one row a step, in place on a terminal, one line an event elsewhere."""
 
 from __future__ import annotations
 
-import io
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_STARTED = re.compile(r"Executing task '(?P<task>[\w-]+)'")
-_ENDED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>\w+)")
-_NOISE = re.compile(r"^\s*(\[KFP Executor|[{}\]]|\"|---)")
 _STATES = {
     "waiting": "dim",
     "running": "bold cyan",
@@ -99,7 +88,7 @@ class StepBoard:
         self._event(row)
 
     def printed(self, step: str, line: str) -> None:
-        """A step printed a line."""
+        """A step says where it is."""
         row = self.rows[step]
         row.note = line
         if self._live is None and time.monotonic() - self._spoke >= _QUIET_SECONDS:
@@ -129,65 +118,9 @@ class StepBoard:
             self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-class StepOutput(io.TextIOBase):
-    """Takes the local runner's standard output apart: a log file a step, events for the board."""
-
-    def __init__(self, board: StepBoard, logs: Path) -> None:
-        self._board, self._logs = board, logs
-        logs.mkdir(parents=True, exist_ok=True)
-        self._log: TextIO = (logs / "pipeline.log").open("w", encoding="utf-8")
-        self._step: str | None = None
-        self._rest = ""
-        self.failed: str | None = None
-        """The step that failed."""
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Takes text as it comes; whole lines are acted on."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._line(_COLOUR.sub("", line))
-        return len(text)
-
-    def log_of(self, step: str) -> Path:
-        """The file with all that a step printed."""
-        return self._logs / f"{step}.log"
-
-    def _line(self, line: str) -> None:
-        if match := _STARTED.search(line):
-            self._step = step_of(match["task"])
-            self._log.close()
-            self._log = self.log_of(self._step).open("w", encoding="utf-8")
-            self._board.started(self._step)
-        elif (match := _ENDED.search(line)) and self._step:
-            well = match["status"] == "SUCCESS"
-            self.failed = None if well else self._step
-            self._board.ended(self._step, well=well)
-            self._step = None
-        else:
-            words = line.removeprefix("    ").rstrip()
-            self._log.write(words + "\n")
-            self._log.flush()
-            if self._step and words.strip() and not _NOISE.match(words) and " - INFO - " not in words:
-                self._board.printed(self._step, words.strip())
-
-    def close(self) -> None:
-        """Closes the log."""
-        self._log.close()
-        super().close()
-
-
 def console_for(stream: TextIO) -> Console:
     """A console that writes to `stream`: as wide as the terminal, or wide enough for tables where there is none."""
     return Console(file=stream) if stream.isatty() else Console(file=stream, width=120)
-
-
-def step_of(task: str) -> str:
-    """The step that a task of the pipeline runs: `train-component` is `train`."""
-    return task.removesuffix("-component")
 
 
 def _plain(text: str) -> str:

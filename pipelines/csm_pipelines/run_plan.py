@@ -1,8 +1,8 @@
 """What a run on a cluster will do, before it is submitted: which steps run, which are reused, and why.
 
-A step that ends well is noted in the storage's ledger under its cache key (`csm_components.steps`); a step whose key is
-there will be reused. What the last submission was made from is kept beside it, `ledger/submitted/PIPELINE/MODEL.json`,
-so that a plan can say what has changed since.
+A step that ends well is entered in the storage's ledger under its cache key (`csm_components.made`); a step whose key
+is there will be reused. What the last submission was made from is kept beside it,
+`ledger/submitted/PIPELINE/MODEL.json`, so that a plan can say what has changed since.
 """
 
 from __future__ import annotations
@@ -15,17 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from csm_components.steps import ledger_key
+from csm_components.made import entered
 from csm_components.storage import Storage
 from csm_pipelines.keys import StepKey
+from csm_pipelines.pipelines import Pipeline
 from csm_pipelines.shards import ShardsInStorage
-from csm_pipelines.steps import PIPELINE_STEPS
 
-_ALWAYS = {
-    "register": "moves aliases of the registered model",
-    "deploy": "only where the gate lets it through",
-    "end-run": "closes the record of the run",
-}
 _SHOWN = 3
 
 
@@ -53,30 +48,31 @@ class RunPlan:
 
 
 def make_plan(
-    pipeline: str, model: str, keys: Mapping[str, StepKey], storage: Storage, shards: Mapping[str, ShardsInStorage]
+    pipeline: Pipeline, model: str, keys: Mapping[str, StepKey], storage: Storage, shards: Mapping[str, ShardsInStorage]
 ) -> RunPlan:
     """Looks every step up in the ledger.
 
     Args:
-        pipeline: its name.
+        pipeline: which.
         model: the registered model that it is for.
         keys: cache keys by step.
         storage: the cluster's storage.
         shards: how many shards of a fanned-out step are in the storage, by step.
     """
-    last = last_submission(storage, pipeline, model)
+    last = last_submission(storage, pipeline.name, model)
     steps = []
-    for step in PIPELINE_STEPS[pipeline]:
+    for spec in pipeline.on_cluster:
+        step = spec.step
         if step in keys:
             steps.append(_planned(keys[step], keys, storage, last))
         elif step in shards:
             steps.append(PlannedStep(step=step, key="", reused=shards[step].whole, why=shards[step].words))
-        elif step.endswith("-shard"):
+        elif spec.role == "shard":
             steps.append(PlannedStep(step=step, key="", reused=False, why="each shard looks for itself in the storage"))
         else:
-            why = _ALWAYS.get(step, "its inputs are known only when it runs")
+            why = spec.effects or "its inputs are known only when it runs"
             steps.append(PlannedStep(step=step, key="", reused=False, why=why))
-    return RunPlan(pipeline=pipeline, steps=tuple(steps))
+    return RunPlan(pipeline=pipeline.name, steps=tuple(steps))
 
 
 def remember(storage: Storage, pipeline: str, model: str, keys: Mapping[str, StepKey], run: str) -> None:
@@ -91,25 +87,22 @@ def remember(storage: Storage, pipeline: str, model: str, keys: Mapping[str, Ste
 
 def last_submission(storage: Storage, pipeline: str, model: str) -> dict[str, Any] | None:
     """What the last submission for a model was made from; None where there was none."""
-    return _read(storage, _submitted(pipeline, model))
+    key = _submitted(pipeline, model)
+    return storage.get_json(key) if storage.exists(key) else None
 
 
 def _submitted(pipeline: str, model: str) -> str:
     return f"ledger/submitted/{pipeline}/{model}.json"
 
 
-def _read(storage: Storage, key: str) -> dict[str, Any] | None:
-    return storage.get_json(key) if storage.exists(key) else None
-
-
 def _planned(
     row: StepKey, keys: Mapping[str, StepKey], storage: Storage, last: Mapping[str, Any] | None
 ) -> PlannedStep:
-    note = _read(storage, ledger_key(row.step, row.key))
-    if note is not None:
-        when = time.strftime("%d %B %Y %H:%M", time.localtime(note["finished"])).lstrip("0")
-        run = f", run {note['run']}" if note.get("run") else ""
-        took = f", took {_duration(note['seconds'])}"
+    record = entered(storage, row.step, row.key)
+    if record is not None:
+        when = time.strftime("%d %B %Y %H:%M", time.localtime(record.finished)).lstrip("0")
+        run = f", run {record.run}" if record.run else ""
+        took = f", took {_duration(record.seconds)}"
         return PlannedStep(step=row.step, key=row.key, reused=True, why=f"made on {when}{run}{took}")
     return PlannedStep(step=row.step, key=row.key, reused=False, why=_why(row, keys, last))
 

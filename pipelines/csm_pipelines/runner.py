@@ -1,49 +1,32 @@
-"""Runs the pipeline on this machine, with Kubeflow's local runner and the steps of this environment.
+"""Runs all steps on this machine, each in a process of its own.
 
 A run's folder is named by its preset and a digest of its configuration: the same command finds the same folder, and
-each step in it finds what it has committed. Kubeflow's own cache stays off; it does not see the code of the steps.
+each step in it finds what it has committed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from csm_components.failures import cause, error_from
 from csm_components.lifeline import sole_user
 from csm_model.errors import CsmError
 from csm_model.files import digest_of, write_json
-from csm_pipelines.arguments import settings_arguments
-from csm_pipelines.checks import RANDOM_CODEC, check_config, check_path
-from csm_pipelines.presets import RunConfig
-from csm_pipelines.progress import StepBoard, StepOutput, console_for
-from csm_pipelines.steps import STEPS
+from csm_pipelines.checks import RANDOM_CODEC, check_config
+from csm_pipelines.config import RunConfig
+from csm_pipelines.local import run_task
+from csm_pipelines.pipelines import HERE, STEPS, Feed, Task
+from csm_pipelines.progress import StepBoard, console_for
 from csm_pipelines.summary import describe_step, record, record_failure, summarise
 
 RUNS = Path("runs")
-SPARE_SENTENCES = (
-    "My sister arrives at nine fifteen, so we should leave soon.",
-    "Is there a quiet place near the river where we can eat?",
-    "It will rain on Monday, but the weekend looks warm and clear.",
-    "Please bring two coffees and a slice of lemon cake.",
-)
-"""Said at the end for the clock."""
-
-
-class StepError(CsmError):
-    """A step ended in an error that is no `CsmError` of its own: a fault of this program or of the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +42,17 @@ def run_pipeline(config: RunConfig, *, runs: Path = RUNS, console: Console | Non
     """Runs every step that is not committed yet; `runs/latest` names the run's folder.
 
     Raises:
-        CsmError: what a step raised, with its own type; `StepError` for anything else that ended one.
+        CsmError: what a step raised, with its own type; `local.StepError` for anything else that ended one.
     """
     console = console or console_for(sys.stdout)
     config = check_config(config)
-    folder = check_path("runs", (runs / f"{config.preset}-{digest_of(config.to_json())[:8]}").absolute())
+    folder = (runs / f"{config.preset}-{digest_of(config.to_json())[:8]}").absolute()
     with sole_user(folder):
         write_json(folder / "config.json", config.to_json())
         _point_latest(runs, folder)
-        arguments = pipeline_arguments(_prepared(config, folder), folder)
         began = time.monotonic()
         try:
-            _execute(arguments, folder, console)
+            _execute(_prepared(config, folder), folder, console)
         except CsmError:
             record_failure(folder)
             raise
@@ -79,67 +61,47 @@ def run_pipeline(config: RunConfig, *, runs: Path = RUNS, console: Console | Non
     return Run(folder=folder, config=config, summary=summary)
 
 
-def pipeline_arguments(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """What the pipeline function takes."""
-    data, release = config.data, config.release
-    return settings_arguments(config) | {
-        "corpus": data.corpus,
-        "codec": data.codec,
-        "code_version": version("csm-foundry"),
-        "base": data.base or "",
-        "tokenizer": data.tokenizer or "",
-        "text": release.say,
-        "speaker": release.speaker,
-        "sentences": json.dumps(SPARE_SENTENCES),
-        "max_frames": config.judge.max_frames or 0,
-        "workers": data.workers,
-        "work": str(folder),
-    }
-
-
 def _prepared(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration with the inputs that it asks to be made: a random codec."""
-    data = config.data
-    if data.codec == RANDOM_CODEC:
-        from csm_pipelines.tiny import random_codec
+    if config.data.codec != RANDOM_CODEC:
+        return config
+    from csm_pipelines.tiny import random_codec
 
-        data = replace(data, codec=str(random_codec(folder / "inputs" / "codec")))
-    return replace(config, data=data)
+    return config.changed(data={"codec": str(random_codec(folder / "inputs" / "codec"))})
 
 
-def _execute(arguments: dict[str, Any], folder: Path, console: Console) -> None:
-    from kfp import local
-
-    from csm_pipelines.pipeline import csm_pipeline
-
+def _execute(config: RunConfig, folder: Path, console: Console) -> None:
+    """Every step in its turn."""
     board = StepBoard(console=console, steps=STEPS, note=lambda step: describe_step(folder, step))
-    output = StepOutput(board, folder / "logs")
-    with (
-        tempfile.TemporaryDirectory(prefix="csm-pipeline-") as scratch,
-        _environment(CSM_PARENT_PID=str(os.getpid()), PYTHONUNBUFFERED="1"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # of kfp: the image's name, settings without effect here
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=scratch, raise_on_error=True)
-        with board, contextlib.redirect_stdout(output):
+    with board:
+        for task in HERE.wired(HERE.steps):
+            step = task.spec.step
+            board.started(step)
             try:
-                csm_pipeline(**arguments)
-            except RuntimeError as error:
-                if output.failed is None:
-                    raise
-                raise _failure(output, output.failed) from error
-            finally:
-                output.close()
+                run_task(arguments_of(task, config, folder), step, folder / "logs", board.printed)
+            except BaseException as error:
+                board.printed(step, str(error) or "stopped")
+                board.ended(step, well=False)
+                raise
+            board.ended(step, well=True)
 
 
-def _failure(output: StepOutput, step: str) -> CsmError:
-    """What ended a step."""
-    lines = output.log_of(step).read_text(encoding="utf-8").splitlines()
-    if (own := error_from(lines)) is not None:
-        return own
-    block = cause(lines)
-    last = block[-1] if block else next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-    return StepError(f"step {step} failed: {last.strip()}; all that it printed is in {output.log_of(step)}")
+def arguments_of(task: Task, config: RunConfig, folder: Path) -> list[str]:
+    """What the program of a step is started with."""
+    spec = task.spec
+    given = [spec.name, "--work", str(folder), "--workers", str(config.data.workers)]
+    for name, feed in task.feeds.items():
+        address = getattr(config.data, feed.source) if feed.source else _made(feed, folder)
+        if address:
+            given += ["--input", f"{name}={address}"]
+    return [*given, "--settings", json.dumps({knob.dotted: config.value(knob) for knob in spec.knobs})]
+
+
+def _made(feed: Feed, folder: Path) -> Path:
+    """The folder that another step has made."""
+    (spec,) = (step for step in HERE.steps if step.name == feed.task)
+    (output,) = (each for each in spec.outputs if each.name == feed.output)
+    return folder / output.folder
 
 
 def _point_latest(runs: Path, folder: Path) -> None:
@@ -148,15 +110,3 @@ def _point_latest(runs: Path, folder: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(folder.name)
     partial.replace(runs / "latest")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Sets variables for the steps, which inherit them, and puts the old ones back."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

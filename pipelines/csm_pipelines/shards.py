@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from csm_components.settings import Settings
 from csm_components.sharding import shard_tree
 from csm_components.storage import Storage
-from csm_pipelines.presets import RunConfig
+from csm_pipelines.config import RunConfig
 from csm_pipelines.sources import Source
 
 
@@ -32,7 +32,7 @@ class ShardsInStorage:
 
 
 def ingest_shards(
-    config: RunConfig, corpus: Source, storage: Storage, settings: Settings, *, shards: int, code_version: str
+    config: RunConfig, corpus: Source, storage: Storage, settings: Settings, *, shards: int
 ) -> ShardsInStorage:
     """Those of ingest; tokenise's are known only when ingest has ended, for they are made from its result.
 
@@ -42,7 +42,6 @@ def ingest_shards(
         storage: the cluster's storage.
         settings: how it is reached from here.
         shards: parts that the corpus is cut into.
-        code_version: what the run will be given as such.
     """
     from csm_components.ingest.fanout import shard_keys
 
@@ -51,7 +50,6 @@ def ingest_shards(
         shards=shards,
         default_license=config.data.license,
         max_conversations=config.data.conversations,
-        code_version=code_version,
         settings=settings,
     )
     there = sum(storage.has_tree(shard_tree("ingest", key)) for key in keys.values())

@@ -21,7 +21,7 @@ from csm_components.settings import load_settings as load_component_settings
 from csm_components.storage import Storage, open_tree
 from csm_components.tree_list import tree_of
 from csm_pipelines.checks import RANDOM_CODEC
-from csm_pipelines.presets import RunConfig
+from csm_pipelines.config import RunConfig
 from csm_pipelines.profile import ClusterProfile
 
 INPUTS = "inputs"

@@ -13,16 +13,17 @@ from rich.console import Console
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
 from csm_model.errors import InputError
-from csm_pipelines.arguments import cluster_arguments
 from csm_pipelines.checks import check_config
 from csm_pipelines.compiling import compile_pipeline
-from csm_pipelines.keys import StepKey, code_version, step_keys
-from csm_pipelines.presets import RunConfig, preset, resolve, with_settings
+from csm_pipelines.config import RunConfig
+from csm_pipelines.dotted import with_settings
+from csm_pipelines.keys import StepKey, step_keys
+from csm_pipelines.pipelines import Pipeline, pipeline_named
+from csm_pipelines.presets import preset, resolve
 from csm_pipelines.profile import ClusterProfile, load_profile
 from csm_pipelines.run_plan import RunPlan, make_plan
 from csm_pipelines.shards import ingest_shards
 from csm_pipelines.sources import Source, find_sources, send, storage_settings
-from csm_pipelines.steps import PIPELINE_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Request:
 class Prepared:
     """A run that can be submitted."""
 
-    pipeline: str
+    pipeline: Pipeline
     config: RunConfig
     profile: ClusterProfile
     sources: Mapping[str, Source]
@@ -62,7 +63,6 @@ class Prepared:
                 self.storage,
                 self.access,
                 shards=self.arguments["shards"],
-                code_version=self.arguments["code_version"],
             )
         return make_plan(self.pipeline, self.config.release.model, self.keys, self.storage, shards)
 
@@ -73,7 +73,7 @@ class Prepared:
     def compile(self) -> str:
         """The IR, with the cache keys in it."""
         return compile_pipeline(
-            self.pipeline,
+            self.pipeline.name,
             self.profile,
             keys={step: row.key for step, row in self.keys.items()},
             model=self.config.release.model,
@@ -87,8 +87,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
     Raises:
         InputError: an unknown pipeline, preset, profile or setting, or a source that is not there.
     """
-    if request.pipeline not in PIPELINE_STEPS:
-        raise InputError(f"pipeline {request.pipeline!r}: there are {', '.join(PIPELINE_STEPS)}")
+    pipeline = pipeline_named(request.pipeline)
     profile = load_profile(request.profile, request.images)
     config = check_config(with_settings(preset(request.preset), request.settings))
     shards = profile.run.shards if request.shards is None else request.shards
@@ -99,15 +98,31 @@ def prepare(request: Request) -> Iterator[Prepared]:
     storage = open_storage(profile.storage.url, access)
     with find_sources(config, profile, access, bundle=bundle) as sources:
         yield Prepared(
-            pipeline=request.pipeline,
+            pipeline=pipeline,
             config=config,
             profile=profile,
             sources=sources,
-            arguments=cluster_arguments(request.pipeline, config, sources, shards=shards, code_version=code_version()),
-            keys=step_keys(request.pipeline, config, sources, profile, shards=shards),
+            arguments=arguments_of(pipeline, config, sources, shards=shards),
+            keys=step_keys(pipeline, config, sources, profile, shards=shards),
             storage=storage,
             access=access,
         )
+
+
+def arguments_of(
+    pipeline: Pipeline, config: RunConfig, sources: Mapping[str, Source], *, shards: int
+) -> dict[str, Any]:
+    """The parameters of a run of a pipeline; raises `InputError` for a source that it cannot do without."""
+    addresses = {name: source.address for name, source in sources.items()}
+    for name in pipeline.sources():
+        if pipeline.required(name) and name not in addresses:
+            raise InputError(pipeline.needs.get(name, f"{pipeline.name} needs a {name}: name one with --set"))
+    placed = {f"data.{name}": address for name, address in addresses.items()}
+    return {
+        **{name: addresses.get(name, "") for name in pipeline.sources()},
+        "shards": shards,
+        **{knob.parameter: knob.to_parameter(placed.get(knob.dotted, config.value(knob))) for knob in pipeline.knobs()},
+    }
 
 
 def _bundle(request: Request) -> str | None:
@@ -124,4 +139,4 @@ def run_name(prepared: Prepared) -> str:
     """A name for a run: what it is of, for which model, and when it was asked for."""
     import time
 
-    return f"{prepared.pipeline} {prepared.config.release.model} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    return f"{prepared.pipeline.name} {prepared.config.release.model} {time.strftime('%Y-%m-%d %H:%M:%S')}"

@@ -18,7 +18,7 @@ from csm_components import cluster as cluster_module
 from csm_components.targets import TrainTarget
 from csm_components.tenants import Tenant
 from csm_components.train.app import LaunchSpec
-from csm_components.train.job import Job
+from csm_components.train.job import ClusterJob
 
 VOLCANO, KUEUE = ci_file("csm-training", "volcano"), ci_file("csm-training", "kueue")
 GOLDEN = Path(__file__).resolve().parent.parent / "components" / "golden"
@@ -66,7 +66,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Ri
         for backend in ("volcano", "trainjob"):
             target = TrainTarget(namespace="csm-research", backend=backend, image=IMAGE)  # type: ignore[arg-type]
             spec = LaunchSpec(module="csm_components.train.worker", name=f"csm-train-{backend}", log_dir=tmp_path)
-            job = Job(spec=spec, target=target, has_result=lambda: False, say=lambda line: None)
+            job = ClusterJob(spec=spec, target=target, has_result=lambda: False, say=lambda line: None)
             job._begin()
             job.scheduled.message()
             job._check_start(job.cluster.pods({}))

@@ -18,10 +18,10 @@ from watching import Prometheus
 from csm_components.evaluate.outcome import EvaluateResult
 from csm_components.metrics import TrainingMetrics, push_failure, push_success
 from csm_components.register.step import RegisterResult
-from csm_serving import metrics as serving
 from csm_serving.client import SpeechClient
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import metrics as serving
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 RELEASE = {"namespace": FILLED["$namespace"], "release": FILLED["$release"]}
 TRACKS = ({"track": "stable", "pod": "csm-serving-1"}, {"track": "canary", "pod": "csm-serving-canary-1"})

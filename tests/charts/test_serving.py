@@ -15,6 +15,7 @@ from random_bundles import random_bundle
 from csm_components.deploy.step import deploy
 from csm_components.register.step import RESULT as REGISTERED
 from csm_components.settings import Settings
+from csm_components.storage import open_storage
 from csm_model.files import write_json
 from csm_model.manifest import read_manifest
 from csm_model.verdict import VERDICT
@@ -71,6 +72,24 @@ def test_the_init_container_fetches_the_bundle_by_its_digest_and_only_it_has_the
     assert mounts == {"/models": True, "/run/csm": False, "/tmp": False, "/dev/shm": False}
     shm = next(volume for volume in spec["volumes"] if volume["name"] == "shm")
     assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "512Mi"}
+
+
+def test_without_a_secret_the_pod_fetches_as_itself() -> None:
+    """What the init container is told is enough for the storage; account and policy let it have the role's keys."""
+    file = ci_file(CHART, "identity")
+    (init,) = pod(file)["spec"]["initContainers"]
+    told = {name.removeprefix("CSM_").lower(): value for name, value in environment(init).items()}
+    assert told == {
+        "s3_endpoint": "https://s3.eu-central-1.amazonaws.com",
+        "s3_region": "eu-central-1",
+        "s3_credentials": "identity",
+    }
+    open_storage("s3://csm/demo", Settings(**told))
+    things = render(CHART, file)
+    account = only(things, "ServiceAccount")["metadata"]
+    assert list(account["annotations"]) == ["eks.amazonaws.com/role-arn"]
+    ways_out = only(things, "NetworkPolicy")["spec"]["egress"]
+    assert ways_out[-1]["to"] == [{"ipBlock": {"cidr": "169.254.170.23/32"}}]
 
 
 @pytest.mark.parametrize("file", ci_files(CHART), ids=lambda file: file.stem)

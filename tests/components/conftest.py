@@ -152,11 +152,12 @@ def tokens(
 ) -> Path:
     """Token shards of four small talks: two to train on, one to validate, one to test."""
     from csm_components.ingest.step import ingest
+    from csm_components.tokenise.spec import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     home = tmp_path_factory.mktemp("talks")
     splits = {"talk-1": "train", "talk-2": "train", "talk-3": "validation", "talk-4": "test"}
     corpus = write_corpus["lhotse"](home / "corpus", splits=splits)
     ingest(corpus, home / "ingest")
-    tokenise(home / "ingest", debug_codec, None, home / "tokens", 1, min_energy_correlation=-1)
+    tokenise(home / "ingest", debug_codec, None, home / "tokens", 1, check=CheckSettings(min_energy_correlation=-1))
     return home / "tokens"

@@ -1,121 +1,130 @@
-"""The pipeline components of the data: run as the local runner runs them, in a process of their own."""
+"""The steps of the data as Kubeflow runs them: each program in a process of its own, addresses between them."""
 
-import builtins
+from __future__ import annotations
+
 import json
-import warnings
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from kfp import dsl, local
+from kfp_container import executor_input
 from rich.console import Console
 
-from csm_components.ingest.component import (
-    ingest_component,
-    ingest_shard_component,
-    join_ingest_component,
-    plan_ingest_component,
-)
+from csm_components.artefacts import Artefact
+from csm_components.ingest.conversations import read_conversations
+from csm_components.ingest.spec import INGEST, ONLY_TEXTS
 from csm_components.ingest.step import ingest
-from csm_components.tokenise.component import (
-    join_tokenise_component,
-    plan_tokenise_component,
-    tokenise_component,
-    tokenise_shard_component,
-)
+from csm_components.spec import StepSpec
+from csm_components.storage import LocalStorage
+from csm_components.table import STEPS
+from csm_components.tokenise.spec import TOKENISE, CheckSettings
 from csm_components.tokenise.step import tokenise
+from csm_model.files import read_json
 from csm_model.text import load_tokenizer
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:kfp", "ignore::DeprecationWarning:kfp")
+class Cluster:
+    """Runs steps one after another, with a storage of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.storage = LocalStorage(home / "storage")
+        self._count = 0
+
+    def __call__(self, spec: StepSpec, **given: Any) -> dict[str, Any]:
+        """Runs a step: the values that it gave back, and by their names the files of its artefacts."""
+        self._count += 1
+        outputs = self.home / f"{self._count}-{spec.name}"
+        outputs.mkdir()
+        command = [sys.executable, "-m", "csm_components.run", spec.name]
+        done = subprocess.run(
+            [*command, "--kubeflow", json.dumps(executor_input(spec, outputs, {"run": "run-1", **given}))],
+            env={**os.environ, "CSM_STORAGE": str(self.storage.root)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = read_json(outputs / "executor_output.json")
+        return said["parameterValues"] | {name: outputs / name for name in said["artifacts"]}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
 def test_ingest_and_tokenise_as_a_pipeline(
-    tmp_path: Path, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path
+    cluster: Cluster, tmp_path: Path, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path
 ) -> None:
     corpus = write_corpus["lhotse"](tmp_path / "corpus")
-
-    @dsl.pipeline(name="data")
-    def data(corpus: str, codec: str) -> str:
-        ingested = ingest_component(corpus=corpus, default_license="", max_conversations=0, workers=1, code_version="1")
-        tokenised = tokenise_component(
-            conversations=ingested.outputs["conversations"],
-            codec=codec,
-            tokenizer_from="",
-            min_energy_correlation=-1.0,
-            workers=1,
-            code_version="1",
-            tokenizer="bpe:300",
-            prompt_format="sesame",
-        )
-        return tokenised.outputs["Output"]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the local runner's own parts
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
-        task = data(corpus=str(corpus), codec=str(debug_codec))
-    manifests = [json.loads(path.read_text()) for path in (tmp_path / "root").rglob("manifest.json")]
-    tokens = next(manifest for manifest in manifests if "codec_digest" in manifest)
-    conversations = next(manifest for manifest in manifests if manifest.get("kind") == "conversations")
-    assert task.output == tokens["digest"]
-    assert tokens["dataset_digest"] == conversations["digest"]
-    assert load_tokenizer(next((tmp_path / "root").rglob("tokenizer.json"))).digest == tokens["tokenizer_digest"]
-    assert tokens["vocab_size"] <= 300
+    ingested = cluster(INGEST, corpus=str(corpus))
+    tokenised = cluster(
+        TOKENISE,
+        conversations=ingested["conversations"],
+        codec=str(debug_codec),
+        base="",
+        data_tokenizer="bpe:300",
+        data_prompt_format="sesame",
+        data_min_energy_correlation=-1.0,
+    )
+    tokens = Artefact.load(tokenised["tokens"])
+    folder = tokens.fetch(tmp_path / "tokens")
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["digest"] == tokens.digest
+    assert manifest["dataset_digest"] == Artefact.load(ingested["conversations"]).digest
+    assert load_tokenizer(folder / "tokenizer.json").digest == manifest["tokenizer_digest"]
+    assert manifest["vocab_size"] <= 300
+    assert tokenised["tokens"].stat().st_size < 500, "what Kubeflow carries is an address"
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:kfp", "ignore::DeprecationWarning:kfp")
 def test_the_same_in_shards_as_a_pipeline(
-    tmp_path: Path,
-    write_corpus: dict[str, Callable[..., Path]],
-    debug_codec: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster, tmp_path: Path, write_corpus: dict[str, Callable[..., Path]], debug_codec: Path
 ) -> None:
-    monkeypatch.setattr(builtins, "print", print)  # the local runner's loops do not put it back
     corpus = write_corpus["lhotse"](tmp_path / "corpus")
     quiet = Console(quiet=True)
+    check = CheckSettings(min_energy_correlation=-1)
     ingest(corpus, tmp_path / "ingest", workers=1, console=quiet)
-    whole = tokenise(
-        tmp_path / "ingest", debug_codec, None, tmp_path / "tokens", 1, min_energy_correlation=-1, console=quiet
-    )
+    whole = tokenise(tmp_path / "ingest", debug_codec, None, tmp_path / "tokens", 1, check=check, console=quiet)
 
-    @dsl.pipeline(name="data-in-shards")
-    def data(corpus: str, codec: str) -> str:
-        of_corpus = {"corpus": corpus, "default_license": "", "max_conversations": 0, "code_version": "1"}
-        planned = plan_ingest_component(shards=2, **of_corpus)
-        with dsl.ParallelFor(planned.output) as shard:
-            ingested = ingest_shard_component(shard=shard, workers=1, **of_corpus)
-        joined = join_ingest_component(parts=dsl.Collected(ingested.outputs["part"]), **of_corpus)
-        conversations = joined.outputs["conversations"]
-        prepared = plan_tokenise_component(
-            conversations=conversations, codec=codec, tokenizer_from="", shards=2, code_version="1"
-        )
-        of_tokens = {"conversations": conversations, "tools": prepared.outputs["tools"], "code_version": "1"}
-        with dsl.ParallelFor(prepared.outputs["Output"]) as shard:
-            tokenised = tokenise_shard_component(shard=shard, workers=1, **of_tokens)
-        return join_tokenise_component(
-            parts=dsl.Collected(tokenised.outputs["part"]), min_energy_correlation=-1.0, **of_tokens
-        ).outputs["Output"]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the local runner's own parts
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
-        task = data(corpus=str(corpus), codec=str(debug_codec))
-    assert task.output == whole.digest
+    plan, shard, join = INGEST.tasks
+    parts = [
+        cluster(shard, corpus=str(corpus), shard=name)["part"]
+        for name in cluster(plan, corpus=str(corpus), shards=2)["shards"]
+    ]
+    conversations = cluster(join, parts=parts, corpus=str(corpus))["conversations"]
+    plan, shard, join = TOKENISE.tasks
+    planned = cluster(plan, conversations=conversations, codec=str(debug_codec), base="", shards=2)
+    given = {"conversations": conversations, "tools": planned["tools"]}
+    parts = [cluster(shard, shard=name, **given)["part"] for name in planned["shards"]]
+    joined = cluster(join, parts=parts, **given, data_min_energy_correlation=-1.0)
+    assert Artefact.load(joined["tokens"]).digest == whole.digest
 
 
-@pytest.mark.parametrize(
-    "component",
-    [
-        ingest_component,
-        plan_ingest_component,
-        ingest_shard_component,
-        join_ingest_component,
-        tokenise_component,
-        plan_tokenise_component,
-        tokenise_shard_component,
-        join_tokenise_component,
-    ],
-    ids=lambda component: component.name,
-)
-def test_a_component_installs_nothing(component: dsl.base_component.BaseComponent) -> None:  # type: ignore[name-defined]
-    container = component.component_spec.implementation.container
-    assert "pip install" not in " ".join(container.command)
-    assert "code_version" in component.component_spec.inputs
+def test_a_step_fetches_the_sound_that_it_reads_alone(
+    cluster: Cluster, tmp_path: Path, write_corpus: dict[str, Callable[..., Path]]
+) -> None:
+    corpus = write_corpus["lhotse"](tmp_path / "corpus")
+    stored = Artefact.load(cluster(INGEST, corpus=str(corpus))["conversations"])
+    address = Artefact(url=f"file://{stored.url}", digest=stored.digest)
+    folder = address.fetch(tmp_path / "pod", ONLY_TEXTS.__contains__)
+    conversations = list(read_conversations(folder))
+    assert not (folder / "audio").exists()
+    whole = {item.id: item for item in read_conversations(Path(stored.url))}
+    assert np.array_equal(conversations[1].audio(), whole[conversations[1].id].audio())
+    assert [path.name for path in (folder / "audio").iterdir()] == [Path(conversations[1].file).name]
+
+
+@pytest.mark.parametrize("spec", [task for step in STEPS for task in step.tasks], ids=lambda spec: spec.name)
+def test_a_component_installs_nothing(spec: StepSpec) -> None:
+    from csm_pipelines.kubeflow import component
+    from csm_pipelines.pipelines import Feed, Task
+
+    feeds = {each.name: Feed(source=each.name) for each in spec.inputs}
+    made = component(Task(spec=spec, feeds=feeds)).component_spec
+    assert made.implementation.container.command == ["python3", "-m", "csm_components.run", spec.name]
+    assert made.description == spec.description
+    described = {**(made.inputs or {}), **(made.outputs or {})}
+    assert [name for name, row in described.items() if not row.description] == []

@@ -18,8 +18,9 @@ from csm_components.deploy.argocd import RolloutError
 from csm_components.deploy.step import DeployResult, deploy
 from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
-from csm_components.storage import TREE, open_storage
+from csm_components.storage import open_storage
 from csm_components.targets import DeployTarget
+from csm_components.tree_list import TREE
 from csm_model.errors import ArtifactError, DigestError, InputError, MissingDependencyError
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.verdict import VERDICT, write_verdict

@@ -23,8 +23,9 @@ from csm_components.evaluate.sentences import choose_sentences
 from csm_components.evaluate.sources import FromBundle, FromServer
 from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
 from csm_components.evaluate.verdicts import JudgeTask
-from csm_components.ingest.conversations import Conversation, Turn, read_conversations
+from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
@@ -33,12 +34,12 @@ from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
-from csm_serving.protocol import SpeechRequest
-from csm_serving.protocol import Turn as SpokenTurn
+from csm_serving.wire.protocol import SpeechRequest, Turn
 
 SETTINGS = EvaluateSettings(
     sentences_per_voice=2, parent_per_voice=1, base_per_voice=1, recogniser="tiny", mos=False, max_frames=8
 )
+ANY_CODEC = CheckSettings(min_energy_correlation=-1)
 SPLITS = {"talk-1": "train", "talk-2": "validation", "talk-3": "test", "talk-4": "test"}
 LOG = [
     {"step": 1, "loss": 3.0, "loss_first": 2.0, "loss_depth": 1.0},
@@ -52,7 +53,6 @@ class Material:
     tokens: Path
     bundle: Path
     base: Path
-    train: Path
 
 
 def quiet() -> Console:
@@ -69,7 +69,13 @@ def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, C
     codec = RvqCodec(RvqConfig.debug()).eval()
     codec.save(folder / "codec")
     tokenise(
-        folder / "ingest", folder / "codec", None, folder / "tokens", 1, min_energy_correlation=-1.0, console=quiet()
+        folder / "ingest",
+        folder / "codec",
+        None,
+        folder / "tokens",
+        1,
+        check=ANY_CODEC,
+        console=quiet(),
     )
     tokenizer = load_tokenizer(folder / "tokens" / "tokenizer.json")
     sizes = {"num_codebooks": codec.num_codebooks, "codebook_size": codec.codebook_size}
@@ -83,9 +89,8 @@ def material(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[str, C
             precision="fp32",
             info={"dataset_digest": "0" * 64, "speakers": {"0": "<anna>", "1": "ben"}},
         )
-    (folder / "train").mkdir()
-    (folder / "train" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG) + '{"step"')
-    return Material(folder / "ingest", folder / "tokens", folder / "bundle", folder / "base", folder / "train")
+    (folder / "bundle" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG) + '{"step"')
+    return Material(folder / "ingest", folder / "tokens", folder / "bundle", folder / "base")
 
 
 def run(material: Material, out: Path, *, workers: int = 1, settings: EvaluateSettings = SETTINGS) -> EvaluateResult:
@@ -97,7 +102,6 @@ def run(material: Material, out: Path, *, workers: int = 1, settings: EvaluateSe
         settings=settings,
         base=material.base,
         parent=material.bundle,
-        training=material.train,
         thresholds={"wer": 0.15, "speaker_accuracy": 0.95},
         workers=workers,
         console=quiet(),
@@ -147,7 +151,7 @@ def test_a_second_run_takes_what_is_there(material: Material, evaluated: tuple[E
 
 def test_a_killed_run_goes_on(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
     result, out = evaluated
-    (out / "result.json").unlink()
+    (out / "made.json").unlink()
     clips, verdicts = (sorted((out / part / "generated").glob("*.json")) for part in ("clips", "verdicts"))
     clips[0].unlink()
     verdicts[1].unlink()
@@ -226,7 +230,7 @@ def test_what_does_not_belong_together_is_refused(material: Material, tmp_path: 
     other = RvqCodec(RvqConfig.debug()).eval()
     other.save(tmp_path / "codec")
     tokenise(
-        material.conversations, tmp_path / "codec", None, tmp_path / "tokens", 1, min_energy_correlation=-1.0,
+        material.conversations, tmp_path / "codec", None, tmp_path / "tokens", 1, check=ANY_CODEC,
         console=quiet(),
     )  # fmt: skip
     with pytest.raises(ArtifactError, match="run tokenise with the bundle's codec"):
@@ -241,13 +245,13 @@ def test_what_does_not_belong_together_is_refused(material: Material, tmp_path: 
 
 def talk(name: str, lines: list[tuple[int, str]]) -> Conversation:
     turns = tuple(
-        Turn(
+        RecordedTurn(
             id=f"{name}-{number}", text=text, speaker=speaker, start=0.0, duration=1.0, start_sample=0, samples=24_000,
             license="CC0-1.0",
         )
         for number, (speaker, text) in enumerate(lines)
     )  # fmt: skip
-    return Conversation(id=name, split="test", turns=turns, path=Path("x"), samples=0, pcm_sha256="")
+    return Conversation(id=name, split="test", turns=turns, folder=Path("x"), file="x.flac", samples=0, pcm_sha256="")
 
 
 def test_sentences_are_unseen_spread_and_have_a_turn_before_them() -> None:
@@ -307,9 +311,7 @@ def test_text_never_becomes_a_tag() -> None:
 
 def test_tasks_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     place = ClipPlace(wav=tmp_path / "a.wav", key="k")
-    request = SpeechRequest(
-        text="Hello.", context=(SpokenTurn(speaker=1, text="Hi.", codes=np.zeros((2, 3), np.int64)),)
-    )
+    request = SpeechRequest(text="Hello.", context=(Turn(speaker=1, text="Hi.", codes=np.zeros((2, 3), np.int64)),))
     for source in (FromBundle(folder=tmp_path), FromServer(url="127.0.0.1:8001", digest="d")):
         task = pickle.loads(pickle.dumps(SpeakTask(source=source, request=request, place=place)))
         assert task.source == source

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import let_pass
 
 from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
@@ -62,7 +62,7 @@ def fetch(
     url: str, digest: str, out: Path, environment: dict[str, str], program: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, after `program`."""
-    command = f"{program}\nfrom csm_pipelines.cli import main; main()"
+    command = f"{program}\nfrom csm_cli.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", command, "fetch-bundle", url, "--digest", digest, "--out", str(out)],
         env=environment, capture_output=True, text=True, check=False,
@@ -148,13 +148,13 @@ def test_a_killed_fetch_leaves_no_bundle_and_the_next_goes_on(
     digest: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     slow = (
-        "import time\nfrom csm_components.s3 import S3Storage\nget_file = S3Storage.get_file\n"
+        "import signal\nfrom csm_components.s3 import S3Storage\nget_file = S3Storage.get_file\n"
         "def slow(self, key, path):\n    get_file(self, key, path)\n"
-        "    if key.endswith('model.safetensors'):\n        print('kept', flush=True)\n        time.sleep(60)\n"
+        "    if key.endswith('model.safetensors'):\n        print('kept', flush=True)\n        signal.pause()\n"
         "S3Storage.get_file = slow"
     )
     url, out = f"{BUCKET}/bundles/{digest}", tmp_path / "bundle"
-    command = f"{slow}\nfrom csm_pipelines.cli import main; main()"
+    command = f"{slow}\nfrom csm_cli.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", command, "fetch-bundle", url, "--digest", digest, "--out", str(out)],
         env=environment, stdout=subprocess.PIPE,
@@ -165,7 +165,7 @@ def test_a_killed_fetch_leaves_no_bundle_and_the_next_goes_on(
     assert not out.exists()
     (kept,) = tmp_path.rglob("model.safetensors")
     before = kept.stat().st_mtime_ns
-    time.sleep(0.01)
+    let_pass(0.01)  # what is written from now on has another time
     assert fetch(url, digest, out, environment).returncode == 0
     assert (out / "model.safetensors").stat().st_mtime_ns == before, "what was fetched is not fetched again"
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from csm_components.ingest.step import ingest
 from csm_components.settings import Settings
 from csm_components.storage import local_folder, open_storage
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import load_bundle
 from csm_model.files import read_json
@@ -21,7 +22,7 @@ from csm_model.training.config import TrainingConfig
 from csm_model.training.main import main
 
 QUIET = Console(quiet=True)
-tokenise_any = functools.partial(tokenise, workers=1, min_energy_correlation=-1.0, console=QUIET)
+tokenise_any = functools.partial(tokenise, workers=1, check=CheckSettings(min_energy_correlation=-1.0), console=QUIET)
 
 
 def test_ingest_to_train(

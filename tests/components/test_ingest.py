@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
+from waiting import eventually
 
 from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.step import IngestResult, ingest
@@ -214,16 +214,18 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, say: Call
             soundfile.write(corpus / f"{number}.wav", say(text, number, 48_000), 48_000)
             file.write(json.dumps({"audio": f"{number}.wav", "text": text, "speaker": str(number % 2)}) + "\n")
     code = (
-        "import sys; from pathlib import Path; from csm_components.ingest.step import ingest\n"
-        "if __name__ == '__main__': ingest(Path(sys.argv[1]), Path(sys.argv[2]), default_license='MIT', workers=2)"
+        "import signal, sys; from pathlib import Path; from csm_components.ingest import step\n"
+        "convert, corpus, out = step.convert, Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "def held(task):\n"
+        "    return convert(task) if len(list((out / 'parts').glob('*.json'))) < 5 else signal.pause()\n"
+        "step.convert = held\n"
+        "if __name__ == '__main__': step.ingest(corpus, out, default_license='MIT', workers=2)"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, script, corpus, out], stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(list((out / "parts").glob("*.json"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    eventually(lambda: process.poll() is not None or len(list((out / "parts").glob("*.json"))) >= 5)
     process.kill()
     process.wait()
     done = len(list((out / "parts").glob("*.json")))
@@ -241,14 +243,19 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, say: Call
 
 def _await_group_end(group: int) -> None:
     """Waits for the workers of a killed process: they must leave by themselves."""
-    for _ in range(100):
+
+    def gone() -> bool:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.killpg(group, signal.SIGKILL)
-    pytest.fail("the workers outlived their parent")
+            return True
+        return False
+
+    try:
+        eventually(gone, "the workers outlived their parent")
+    except AssertionError:
+        os.killpg(group, signal.SIGKILL)
+        raise
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:

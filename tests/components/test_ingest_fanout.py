@@ -25,7 +25,7 @@ from csm_model.files import read_json
 
 QUIET = Console(quiet=True)
 Writers = dict[str, Callable[..., Path]]
-ingest_shard = functools.partial(fanout.ingest_shard, workers=1, code_version="1", console=QUIET)
+ingest_shard = functools.partial(fanout.ingest_shard, workers=1, console=QUIET)
 join = functools.partial(fanout.join_ingest, console=QUIET)
 
 
@@ -160,7 +160,9 @@ def test_another_run_takes_a_shard_from_the_storage_by_its_content(
     moved = tmp_path / "elsewhere"
     shutil.copytree(lhotse_corpus, moved)
     assert ingest_shard(str(moved), name, tmp_path / "three").reused
-    assert not ingest_shard(str(moved), name, tmp_path / "four", code_version="2").reused
+    with monkeypatch.context() as patch:
+        patch.setattr(fanout, "code_digest", lambda: "of another program")
+        assert not ingest_shard(str(moved), name, tmp_path / "four").reused
     shutil.copyfile(moved / "audio/talk-1.flac", moved / "audio/talk-4.flac")
     assert ingest_shard(str(moved), "00000-of-00002", tmp_path / "five").reused is False
     assert not ingest_shard(str(moved), name, tmp_path / "six").reused
@@ -182,7 +184,7 @@ def test_a_shard_of_which_files_are_gone_is_made_again(
 
 
 def test_the_keys_of_all_shards_are_known_before_any_is_made(tmp_path: Path, lhotse_corpus: Path) -> None:
-    keys = fanout.shard_keys(str(lhotse_corpus), shards=3, code_version="1")
+    keys = fanout.shard_keys(str(lhotse_corpus), shards=3)
     plan = fanout.plan_ingest(str(lhotse_corpus), shards=3)
     made = {name: ingest_shard(str(lhotse_corpus), name, tmp_path / name).key for name in plan.shards}
     assert keys == made
@@ -193,12 +195,12 @@ def test_a_killed_shard_goes_on_in_another_pod(
 ) -> None:
     script = tmp_path / "shard.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom csm_components.ingest import fanout, step\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom csm_components.ingest import fanout, step\n"
         "from csm_components.sharding import ShardStore\n"
         "keep = ShardStore.keep\n"
-        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    time.sleep(60)\n"
+        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    signal.pause()\n"
         "ShardStore.keep = slow\n"
-        "fanout.ingest_shard(sys.argv[1], '00000-of-00001', Path(sys.argv[2]), workers=1, code_version='1')\n"
+        "fanout.ingest_shard(sys.argv[1], '00000-of-00001', Path(sys.argv[2]), workers=1)\n"
     )
     environment = {**os.environ, "CSM_STORAGE": str(tmp_path / "storage")}
     command = [sys.executable, str(script), str(lhotse_corpus), str(tmp_path / "pod-1")]

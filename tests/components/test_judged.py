@@ -87,7 +87,7 @@ try:
 except PermissionError:
     figures = {"wer": 0.1, "speaker_accuracy": 1.0, "wer_int8_delta": 0.0}
     tracker = Tracker(folder=home / "runs/demo")
-    print(register(bundle, home / "out", figures=figures, gate=Gate(), tracker=tracker).promoted)
+    print(register(bundle, home / "out", figures=figures, gate=Gate(), tracker=tracker, model="m").promoted)
 """
 
 

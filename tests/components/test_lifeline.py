@@ -6,28 +6,28 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S, let_pass
 
 from csm_components.lifeline import sole_user
 from csm_model.errors import MissingDependencyError
 
 HOLDER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from csm_components.lifeline import sole_user
 with sole_user(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 FOLLOWER = """
-import sys, time
+import signal, sys
 from csm_components.lifeline import follow
 follow(int(sys.argv[1]), every_seconds=0.1)
 print("following", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -53,9 +53,9 @@ def test_a_folder_in_use_names_its_user_and_is_free_after_a_kill(tmp_path: Path)
 
 
 def test_a_follower_ends_with_the_one_it_follows() -> None:
-    with subprocess.Popen(["sleep", "60"]) as leader, start(FOLLOWER, leader.pid) as follower:
-        time.sleep(0.3)
+    with subprocess.Popen(["sleep", "infinity"]) as leader, start(FOLLOWER, leader.pid) as follower:
+        let_pass(0.3)  # three looks of the follower
         assert follower.poll() is None
         leader.kill()
         leader.wait()
-        assert follower.wait(timeout=20) == -signal.SIGTERM
+        assert follower.wait(HANG_S) == -signal.SIGTERM

@@ -62,6 +62,7 @@ def test_champion_moves_only_through_the_gate(tracker: Tracker, tmp_path: Path) 
             figures=GOOD | figures,
             gate=Gate(),
             tracker=tracker,
+            model="csm-demo",
             code_version="0.1.0",
         )
         return result.version, result.promoted, result.champion_version, result.reused
@@ -86,7 +87,9 @@ def test_the_verdict_lies_with_the_bundle_and_comes_back_with_a_fresh_copy(track
     folder = bundle(tmp_path, "v")
     for wer, passed in ((0.5, False), (0.1, True), (0.1, True)):
         (folder / VERDICT).unlink(missing_ok=True)
-        register(folder, tmp_path / "out-v", figures=GOOD | {"wer": wer}, gate=Gate(), tracker=tracker)
+        register(
+            folder, tmp_path / "out-v", figures=GOOD | {"wer": wer}, gate=Gate(), tracker=tracker, model="csm-demo"
+        )
         verdict = read_json(folder / VERDICT)
         assert (verdict["bundle"], verdict["passed"], bool(verdict["misses"])) == ("v", passed, not passed)
         assert AGAINST_PARENT in verdict["bounds"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from csm_components.settings import Settings, load_settings, worker_count
-from csm_components.storage import TREE, LocalStorage, open_storage
+from csm_components.storage import LocalStorage, open_storage
+from csm_components.tree_list import TREE
 from csm_model.errors import DigestError, InputError
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from csm_components.settings import Settings
-from csm_components.storage import TREE, open_storage
+from csm_components.storage import open_storage
+from csm_components.tree_list import TREE
 from csm_model.errors import DigestError, InputError, MissingDependencyError
 
 
@@ -72,3 +78,53 @@ def test_what_goes_wrong_is_said(s3: Settings, tmp_path: Path) -> None:
     nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x")
     with pytest.raises(MissingDependencyError, match=r"does not answer as it should \(.*refused"):
         open_storage("s3://artefacts", nobody).put_file(Path(__file__), "x")
+
+
+@pytest.fixture
+def agent(s3: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
+    """Lends keys to who shows the pod's token, as the agent of EKS's Pod Identity does; yields the tokens shown."""
+    assert s3.s3_secret_key is not None
+    lent = {
+        "AccessKeyId": s3.s3_access_key,
+        "SecretAccessKey": s3.s3_secret_key.get_secret_value(),
+        "Token": "",
+        "Expiration": f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    shown: list[str | None] = []
+
+    class Agent(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            shown.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(lent).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    (tmp_path / "token").write_text("of this pod")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Agent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_port}/v1/credentials"
+        )
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        yield shown
+        server.shutdown()
+
+
+def test_a_pod_may_store_as_itself(s3: Settings, agent: list[str | None], tree: Path) -> None:
+    as_itself = Settings(s3_endpoint=s3.s3_endpoint, s3_credentials="identity")
+    put = open_storage("s3://artefacts/itself", as_itself).put_tree(tree, "t")
+    assert open_storage("s3://artefacts/itself", s3).read_tree("t") == put
+    assert agent == ["of this pod"], "keys are lent once, until they expire"
+
+
+def test_without_an_identity_the_cure_is_named(s3: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "no-token"))
+    storage = open_storage("s3://artefacts", Settings(s3_endpoint=s3.s3_endpoint, s3_credentials="identity"))
+    with pytest.raises(MissingDependencyError, match=r"no-token.*CSM_S3_CREDENTIALS=keys"):
+        storage.exists("x")
+    missing = Settings(s3_endpoint=s3.s3_endpoint, s3_credentials="identity", s3_ca=str(tmp_path / "ca.pem"))
+    with pytest.raises(InputError, match=r"CSM_S3_CA=.*no such file"):
+        open_storage("s3://artefacts", missing)

@@ -14,6 +14,7 @@ from rich.console import Console
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.ingest.tags import tags_of
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.errors import InputError
 from csm_model.files import read_json
@@ -45,7 +46,7 @@ def test_from_a_lhotse_corpus_to_the_shards(lhotse_corpus: Path, debug_codec: Pa
     def shards(conversations: str) -> dict[str, str]:
         tokenise(
             tmp_path / conversations, debug_codec, None, tmp_path / "tokens",
-            workers=1, shard_conversations=1, min_energy_correlation=-1.0, console=QUIET,
+            workers=1, shard_conversations=1, check=CheckSettings(min_energy_correlation=-1.0), console=QUIET,
         )  # fmt: skip
         splits = read_json(tmp_path / "tokens/manifest.json")["splits"]
         return {row["file"]: row["sha256"] for rows in splits.values() for row in rows}

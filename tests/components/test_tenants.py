@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from csm_cli.cli import main
 from csm_components.buckets import expire, make_bucket
 from csm_components.settings import Settings
 from csm_components.storage import open_storage
 from csm_components.tenants import Accounts, Login, Tenant, prepare, read_tenants
 from csm_model.errors import InputError, MissingDependencyError
-from csm_pipelines.cli import main
 
 VOICES = {"name": "voices", "storage": "s3://tenants-voices/all", "checkpointDays": 14, "shardDays": 60}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from waiting import eventually
 
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.check import compare
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import TokeniseResult, tokenise
 from csm_components.tokenise.tokenizer import given_tokenizer
 from csm_model.bundle import load_bundle
@@ -45,7 +46,7 @@ def run(conversations: Path, codec: Path, out: Path, **options: object) -> Token
         "tokenizer_from": None,
         "workers": 1,
         "shard_conversations": 1,
-        "min_energy_correlation": -1.0,
+        "check": CheckSettings(min_energy_correlation=-1.0),
         "console": Console(quiet=True),
     }
     return tokenise(conversations, codec, out=out, **{**settings, **options})  # type: ignore[arg-type]
@@ -118,22 +119,19 @@ def test_a_lost_shard_alone_is_made_again(tmp_path: Path, conversations: Path, d
 def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, conversations: Path, debug_codec: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys, time; from pathlib import Path; from rich.console import Console\n"
+        "import signal, sys; from pathlib import Path; from rich.console import Console\n"
         "from csm_components.tokenise import step\n"
+        "from csm_components.tokenise.spec import CheckSettings\n"
         "made = step.make_shard\n"
-        "def slow(task):\n"
-        "    part = made(task)\n"
-        "    time.sleep(0.5)\n"
-        "    return part\n"
-        "step.make_shard = slow\n"
+        "def held(task):\n"
+        "    return made(task) if len(list(Path(sys.argv[3], 'parts').glob('*.json'))) < 2 else signal.pause()\n"
+        "step.make_shard = held\n"
         "step.tokenise(Path(sys.argv[1]), Path(sys.argv[2]), None, Path(sys.argv[3]), 1, shard_conversations=1,\n"
-        "    min_energy_correlation=-1.0, console=Console(quiet=True))\n"
+        "    check=CheckSettings(min_energy_correlation=-1.0), console=Console(quiet=True))\n"
     )
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, script, conversations, debug_codec, out])
-    deadline = time.monotonic() + 60
-    while len(list((out / "parts").glob("*.json"))) < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
+    eventually(lambda: process.poll() is not None or len(list((out / "parts").glob("*.json"))) >= 2)
     process.kill()
     process.wait()
     assert 2 <= len(list((out / "parts").glob("*.json"))) < 4, "the kill must come in the middle"
@@ -146,7 +144,7 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, conversat
 
 def test_a_codec_that_brings_nothing_back_is_refused(tmp_path: Path, conversations: Path, debug_codec: Path) -> None:
     with pytest.raises(ArtifactError, match=r"energy correlation .* at least 0\.90 is needed") as caught:
-        run(conversations, debug_codec, tmp_path / "tokens", min_energy_correlation=0.9)
+        run(conversations, debug_codec, tmp_path / "tokens", check=CheckSettings(min_energy_correlation=0.9))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "tokens/manifest.json").exists()
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from csm_components.ingest.step import ingest
 from csm_components.sharding import ShardStore
 from csm_components.tokenise import fanout
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
@@ -25,10 +26,9 @@ from csm_model.training.shards import load_tokens
 
 QUIET = Console(quiet=True)
 BPE = {"tokenizer": "bpe:300", "prompt_format": "sesame"}
-tokenise_shard = functools.partial(
-    fanout.tokenise_shard, workers=1, code_version="1", shard_conversations=1, console=QUIET
-)
-join = functools.partial(fanout.join_tokenise, shard_conversations=1, min_energy_correlation=-1.0, console=QUIET)
+tokenise_shard = functools.partial(fanout.tokenise_shard, workers=1, shard_conversations=1, console=QUIET)
+ANY_CODEC = CheckSettings(min_energy_correlation=-1)
+join = functools.partial(fanout.join_tokenise, shard_conversations=1, check=ANY_CODEC, console=QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_joined_shards_are_what_one_step_writes(
 ) -> None:
     whole = tokenise(
         conversations, debug_codec, None, tmp_path / "whole", 1,
-        shard_conversations=1, min_energy_correlation=-1.0, console=QUIET, **options,
+        shard_conversations=1, check=ANY_CODEC, console=QUIET, **options,
     )  # fmt: skip
     parts = fan_out(conversations, debug_codec, tmp_path, shards, **options)
     assert len(parts) == min(shards, 4)
@@ -85,7 +85,13 @@ def test_a_missing_or_foreign_part_is_refused(tmp_path: Path, conversations: Pat
     with pytest.raises(InputError, match="or made from other inputs; join all of one plan"):
         join(parts, conversations, tmp_path / "other", tmp_path / "joined")
     with pytest.raises(ArtifactError, match=r"tools/codec: its output does not follow the sound"):
-        join(parts, conversations, tmp_path / "tools", tmp_path / "joined", min_energy_correlation=1.0)
+        join(
+            parts,
+            conversations,
+            tmp_path / "tools",
+            tmp_path / "joined",
+            check=CheckSettings(min_energy_correlation=1.0),
+        )
 
 
 def test_another_run_takes_a_shard_from_the_storage_by_its_content(
@@ -95,9 +101,9 @@ def test_another_run_takes_a_shard_from_the_storage_by_its_content(
     fan_out(conversations, debug_codec, tmp_path, 2)
     again = tokenise_shard(conversations, tmp_path / "tools", "00000-of-00002", tmp_path / "again")
     assert again.reused
-    assert not tokenise_shard(
-        conversations, tmp_path / "tools", "00000-of-00002", tmp_path / "newer", code_version="2"
-    ).reused
+    with monkeypatch.context() as patch:
+        patch.setattr(fanout, "code_digest", lambda: "of another program")
+        assert not tokenise_shard(conversations, tmp_path / "tools", "00000-of-00002", tmp_path / "newer").reused
     fanout.plan_tokenise(conversations, debug_codec, None, tmp_path / "other", shards=2, shard_conversations=1, **BPE)
     assert not tokenise_shard(conversations, tmp_path / "other", "00000-of-00002", tmp_path / "third").reused
 
@@ -108,13 +114,13 @@ def test_a_killed_shard_goes_on_in_another_pod(
     fanout.plan_tokenise(conversations, debug_codec, None, tmp_path / "tools", shards=1, shard_conversations=1)
     script = tmp_path / "shard.py"
     script.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom csm_components.sharding import ShardStore\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom csm_components.sharding import ShardStore\n"
         "from csm_components.tokenise import fanout\n"
         "keep = ShardStore.keep\n"
-        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    time.sleep(60)\n"
+        "def slow(store, *names):\n    keep(store, *names)\n    print('kept', flush=True)\n    signal.pause()\n"
         "ShardStore.keep = slow\n"
         "conversations, tools, out = map(Path, sys.argv[1:])\n"
-        "fanout.tokenise_shard(conversations, tools, '00000-of-00001', out, workers=1, code_version='1',\n"
+        "fanout.tokenise_shard(conversations, tools, '00000-of-00001', out, workers=1,\n"
         "    shard_conversations=1)\n"
     )
     monkeypatch.setenv("CSM_STORAGE", str(tmp_path / "storage"))

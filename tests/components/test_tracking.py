@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from csm_components.tracking import Tracker, flat
+from csm_model.errors import MissingDependencyError
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,22 @@ def test_a_bundle_is_registered_once_and_aliases_move(tracker: Tracker, tmp_path
 
 def test_nested_mappings_become_dotted_names() -> None:
     assert flat({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_an_outage_is_not_the_lack_of_a_champion(tracker: Tracker, tmp_path: Path) -> None:
+    """Else a version would go out without a look at the one that serves."""
+    assert tracker.by_alias("csm-nobody", "champion") is None
+    other = Tracker(folder=tmp_path)
+    shutil.copy(Path(tracker.uri.removeprefix("sqlite:///")), tmp_path)
+    assert other.by_alias("csm-nobody", "champion") is None
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("ALTER TABLE registered_models RENAME TO gone")
+    store.close()
+    with pytest.raises(MissingDependencyError, match=r"MLflow at sqlite:.*check MLFLOW_TRACKING_URI"):
+        other.by_alias("csm-nobody", "champion")
+
+
+def test_any_number_of_parameters_is_logged(tracker: Tracker) -> None:
+    with tracker.step("export") as log:
+        log.params({f"p{n}": n for n in range(250)})
+    assert len(tracker.client.get_run(log.run_id).data.params) == 250

@@ -6,21 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from ports import free_port
+from waiting import HANG_S, eventually
 
 from csm_components.finish.step import end_run
+from csm_components.job import Job
 from csm_components.register.gate import Gate
 from csm_components.register.step import register
 from csm_components.settings import Settings
-from csm_components.steps import run_step, tracker_of
+from csm_components.spec import Kind, Output, StepSettings, StepSpec
+from csm_components.steps import perform, tracker_of
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker
 from csm_model.errors import InputError
@@ -63,15 +65,15 @@ def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            break
+    def answers() -> bool:
+        assert process.poll() is None, f"the MLflow server ended:\n{log.read_text(errors='replace')[-2000:]}"
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
+            with urllib.request.urlopen(url, timeout=60):
+                return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the MLflow server did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+            return False
+
+    eventually(answers, "the MLflow server did not come up", every_s=0.2)
 
 
 @pytest.fixture
@@ -94,20 +96,43 @@ class Made:
     reused: bool = False
 
 
-def work(out: Path, text: str = "<p>a report</p>") -> Made:
+class Judge(StepSettings):
+    """A setting that is recorded."""
+
+    section = "judge"
+
+    seed: int = 3
+
+
+REPORT = Output(name="report", kind=Kind(name="report", description="A page."), folder="report")
+
+
+def work(job: Job) -> Made:
+    out = job.out("report")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.html").write_text(text)
+    (out / "report.html").write_text("<p>a report</p>")
     return Made(out=str(out))
+
+
+def run_step(step: str, out: Path, *, run: str = "", shard: str = "", work: Callable[[Job], Made] = work) -> Made:
+    """Does a step as a pod does."""
+    spec = StepSpec(
+        name=step, description="", work=work, settings=(Judge,), outputs=(REPORT,), dataset="digest",
+        keep=("report.html",),
+    )  # fmt: skip
+    return Made(**perform(Job(spec=spec, scratch=out, settings={Judge: Judge()}, run=run, shard=shard)).result)
 
 
 def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_server(
     cluster: str, s3: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CSM_EXPERIMENT", "team-a")
-    options = {"dataset": "digest", "address": "s3://pipelines/evaluate", "params": {"judge": "base"}}
-    run_step("", "evaluate", work, run="run-1", keep=("report.html",), out=tmp_path / "one", **options)
-    run_step("", "evaluate", work, run="run-1", keep=("report.html",), out=tmp_path / "two", **options)
-    run_step("", "ingest-shard", work, run="run-1", part="00001-of-00004", out=tmp_path / "three")
+    monkeypatch.setenv("CSM_STORAGE", str(tmp_path / "storage"))
+    with monkeypatch.context() as patch:
+        patch.setattr("csm_components.steps.entered", lambda *_: None)  # as if each were the first to make it
+        run_step("evaluate", tmp_path / "one", run="run-1")
+        run_step("evaluate", tmp_path / "two", run="run-1")
+    run_step("ingest-shard", tmp_path / "three", run="run-1", shard="00001-of-00004")
     tracker = Tracker(run="run-1")
     parent = tracker.pipeline_run_id()
     runs = {run.info.run_name: run for run in tracker.client.search_runs([tracker.experiment_id])}
@@ -116,12 +141,12 @@ def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_se
     step = runs["evaluate"]
     assert step.data.tags["mlflow.parentRunId"] == parent == runs["run-1"].info.run_id
     assert (step.info.status, runs["run-1"].info.status) == ("FINISHED", "RUNNING")
-    assert (step.data.params["judge"], step.data.metrics["turns"], step.data.tags["dataset_digest"]) == (
-        "base",
+    assert (step.data.params["judge.seed"], step.data.metrics["turns"], step.data.tags["dataset_digest"]) == (
+        "3",
         9,
         "d" * 64,
     )
-    assert "s3://pipelines/evaluate" in step.inputs.dataset_inputs[0].dataset.source
+    assert f"{tmp_path}/storage/report/" in step.inputs.dataset_inputs[0].dataset.source
 
     assert step.info.artifact_uri.startswith("mlflow-artifacts:")
     got = tracker.client.download_artifacts(step.info.run_id, "report.html", str(tmp_path))
@@ -131,15 +156,15 @@ def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_se
 
 
 def test_a_step_that_fails_is_a_failed_run_and_a_retry_mends_it(cluster: str, tmp_path: Path) -> None:
-    def fail() -> Made:
+    def fail(job: Job) -> Made:
         raise InputError("no such corpus")
 
     with pytest.raises(InputError):
-        run_step("", "ingest", fail, run="run-2")
+        run_step("ingest", tmp_path, run="run-2", work=fail)
     tracker = Tracker(run="run-2")
     (step,) = tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'run-2' and run_name = 'ingest'")
     assert step.info.status == "FAILED"
-    run_step("", "ingest", work, run="run-2", out=tmp_path)
+    run_step("ingest", tmp_path, run="run-2")
     assert tracker.client.get_run(step.info.run_id).info.status == "FINISHED"
 
 
@@ -176,7 +201,7 @@ def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
         assert pod.stdin is not None
         pod.stdin.write("go\n")
         pod.stdin.flush()
-    parents = {pod.communicate(timeout=120)[0].strip() for pod in pods}
+    parents = {pod.communicate(timeout=HANG_S)[0].strip() for pod in pods}
     assert all(pod.returncode == 0 for pod in pods)
     tracker = Tracker(run="race")
     assert parents == {tracker.pipeline_run_id()}
@@ -196,8 +221,8 @@ def test_the_run_that_kubeflow_made_is_written_to_and_no_other_is_made(
     tracker = Tracker(run="by-kubeflow")
     injected = tracker.client.create_run(tracker.experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", injected)
-    run_step("", "ingest", work, run="by-kubeflow", out=tmp_path)
-    run_step("", "ingest", work, out=tmp_path)
+    run_step("ingest", tmp_path, run="by-kubeflow")
+    run_step("ingest", tmp_path)
     assert tracker.client.get_run(injected).data.metrics["turns"] == 9
     assert not tracker.client.search_runs([tracker.experiment_id], "tags.`csm.run` = 'by-kubeflow'")
     end_run("by-kubeflow", state="SUCCEEDED")
@@ -208,7 +233,7 @@ def test_the_run_that_kubeflow_made_is_written_to_and_no_other_is_made(
     ("state", "status"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED"), ("CANCELLED", "FAILED")]
 )
 def test_the_end_of_a_pipeline_closes_its_run(cluster: str, tmp_path: Path, state: str, status: str) -> None:
-    run_step("", "ingest", work, run=f"ends-{state}", out=tmp_path)
+    run_step("ingest", tmp_path, run=f"ends-{state}")
     end_run(f"ends-{state}", state=state, failed_task="train", message="out of memory")
     tracker = Tracker(run=f"ends-{state}")
     run = tracker.client.get_run(tracker.pipeline_run_id())
@@ -236,8 +261,8 @@ def test_a_bundle_is_registered_by_its_address_not_by_a_pods_path(cluster: str, 
 
 def test_without_a_server_or_a_name_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracker_of("", "run-4") is None
-    assert run_step("", "ingest", work, run="run-4", out=tmp_path).turns == 9
+    assert run_step("ingest", tmp_path, run="run-4").turns == 9
     end_run("run-4", state="SUCCEEDED")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert tracker_of("") is None
-    assert run_step("", "ingest", work, out=tmp_path).turns == 9
+    assert run_step("ingest", tmp_path).turns == 9

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from job_controllers import Trainer, Volcano
 from kube_api import KubeApi, RefusedError
 from kubelet import Kubelet
 from ports import free_port
+from waiting import HANG_S, eventually
 
 from csm_components.settings import Settings
 from csm_components.storage import open_storage
 from csm_components.train.progress import read_rows
-from csm_components.train.step import TrainSettings, train
-from csm_model.files import read_json
+from csm_components.train.spec import TrainSettings
+from csm_components.train.step import train
 
 IMAGE = f"ghcr.io/csm-foundry/train@sha256:{'0' * 64}"
 RECIPE = {
@@ -35,13 +35,14 @@ STEP = """
 import json, sys
 from pathlib import Path
 from csm_components.settings import load_settings
-from csm_components.train.step import TrainSettings, train
+from csm_components.train.spec import TrainSettings
+from csm_components.train.step import train
 from csm_model.errors import CsmError
 tokens, out, run, recipe = sys.argv[1:]
 try:
     result = train(
         tokens, Path(out), pipeline=run, say=lambda line: print(line, flush=True),
-        settings=TrainSettings(recipe=json.loads(recipe), nodes="2x1", target=load_settings().train_target),
+        settings=TrainSettings(recipe=json.loads(recipe), nodes="2x1"), target=load_settings().train_target,
     )
 except CsmError as error:
     sys.exit(f"error: {error}")
@@ -110,8 +111,8 @@ def here(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return train(tokens, out, settings=TrainSettings(recipe=RECIPE), say=lambda line: None).digest
 
 
-def output(launcher: subprocess.Popen[str], code: int = 0, seconds: float = 240) -> str:
-    text, _ = launcher.communicate(timeout=seconds)
+def output(launcher: subprocess.Popen[str], code: int = 0) -> str:
+    text, _ = launcher.communicate(timeout=HANG_S)
     assert launcher.returncode == code, text
     return text
 
@@ -141,9 +142,10 @@ def test_agents_that_share_nothing_but_the_storage_learn_the_same(
         5,
         6,
     ]
-    assert read_json(tmp_path / "train" / "final" / "manifest.json")["digest"] == here
+    assert not (tmp_path / "train" / "final").exists(), "the bundle stays in the storage"
     assert len(list((tmp_path / "train" / "logs").glob("csm-train-*.log"))) == 2
     storage = open_storage("s3://training/tests", place.s3)
+    assert storage.get_json(f"trained/{here}/manifest.json")["digest"] == here
     assert len(storage.trees("tokens/")) == 1
     made = place.jobs_made()
     again = output(place.start(tmp_path / "again", f"run-{backend}", backend=backend))
@@ -164,7 +166,7 @@ def test_a_launcher_that_is_killed_leaves_its_job_to_the_next(place: Place, here
 
 
 def test_a_launcher_that_is_stopped_stops_its_job_which_then_goes_on(place: Place, tmp_path: Path) -> None:
-    longer = {"steps": 400, "checkpoint_every": 1000, "validate_every": 1000}
+    longer = {"steps": 100_000, "checkpoint_every": 100_000, "validate_every": 100_000}
     first = place.start(tmp_path / "first", "run-stopped", recipe=longer)
     name = name_in(wait_for_line(first, "step "))
     first.send_signal(signal.SIGTERM)
@@ -173,13 +175,15 @@ def test_a_launcher_that_is_stopped_stops_its_job_which_then_goes_on(place: Plac
     assert not place.api.find("", "pods", labels=f"csm.foundry/training={name}")
     storage = open_storage("s3://training/tests", place.s3)
     saved = int(storage.trees(f"checkpoints/{name}/step-")[-1].rpartition("-")[2])
-    assert 0 < saved < 400
+    assert 0 < saved < 100_000
     second = place.start(tmp_path / "second", "run-stopped", recipe=longer)
     wait_for_line(second, "begins again from its last checkpoint")
-    until = time.monotonic() + 120
-    while not (rows := rows_of(storage, name, tmp_path / "rows")) or rows[-1]["step"] <= saved:
-        assert time.monotonic() < until
-        time.sleep(0.5)
+
+    def further() -> list[dict[str, Any]]:
+        rows = rows_of(storage, name, tmp_path / "rows")
+        return rows if rows and rows[-1]["step"] > saved else []
+
+    rows = eventually(further, every_s=0.5)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), "no step is missing, and none is twice"
     second.send_signal(signal.SIGTERM)
     output(second, code=143)
@@ -198,14 +202,13 @@ def name_in(said: str) -> str:
 def test_a_pod_that_fails_restarts_the_job_from_its_checkpoint(place: Place, here: str, tmp_path: Path) -> None:
     launcher = place.start(tmp_path / "train", "run-failing")
     name = name_in(wait_for_line(launcher, "was made"))
-    until = time.monotonic() + 120
-    while True:
-        assert time.monotonic() < until
+
+    def both() -> list[dict[str, Any]]:
         pods = place.api.find("", "pods", labels=f"csm.foundry/training={name}")
         running = [pod for pod in pods if pod["status"]["phase"] == "Running"]
-        if len(running) == 2:
-            break
-        time.sleep(0.1)
+        return running if len(running) == 2 else []
+
+    running = eventually(both)
     os.killpg(place.api.logs.pid(running[1]["metadata"]["name"]), signal.SIGKILL)
     assert f"digest {here}" in output(launcher)
     assert place.api.get("batch.volcano.sh", "jobs", "default", name)["status"]["retryCount"] == 1

@@ -11,6 +11,7 @@ import own_disks
 import pytest
 import torch
 from safetensors.torch import load_file
+from waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def trained(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*command, own_disks.__file__, str(tokens), str(home)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return home

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from kube_api import KubeApi
 from kubelet import Kubelet
+from waiting import eventually
 
 from csm_components.cluster import APPLICATION, Cluster, ClusterError
 from csm_components.train.follow import Follower
@@ -35,16 +35,16 @@ def run_pod(api: KubeApi, name: str, script: str) -> None:
 def follow(cluster: Cluster, follower: Follower, *, ends: int) -> list[str]:
     """Lines of rank 0 until so many pods have ended."""
     lines: list[str] = []
-    until = time.monotonic() + 60
-    while True:
+
+    def over() -> bool:
         pods = cluster.pods(LABELS)
         follower.look(pods)
-        lines += follower.new_lines()
-        if sum(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in pods) == ends:
-            follower.finish()
-            return lines + follower.new_lines()
-        assert time.monotonic() < until
-        time.sleep(0.1)
+        lines.extend(follower.new_lines())
+        return sum(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in pods) == ends
+
+    eventually(over, every_s=0.1)
+    follower.finish()
+    return lines + follower.new_lines()
 
 
 def test_each_line_comes_once_though_streams_break(api: KubeApi, tmp_path: Path) -> None:

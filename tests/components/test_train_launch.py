@@ -10,17 +10,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S, eventually
 
-from csm_components.failures import cause, error_from
 from csm_components.train.app import LaunchSpec, build_app
+from csm_components.train.failures import Failure, LaunchError, cause, left
 from csm_components.train.guard import guarded_children
 from csm_components.train.local import launch
-from csm_components.train.logs import LaunchError
 from csm_model.errors import DigestError, InputError
 from csm_model.training.config import TrainingConfig
 
@@ -77,11 +76,11 @@ def test_two_agents_join_and_rank_0_is_heard(tmp_path: Path, monkeypatch: pytest
         monkeypatch,
     )
     lines: list[str] = []
-    ticks: list[float] = []
+    ticks: list[None] = []
     launch(
         LaunchSpec(module=name, args=("hello",), log_dir=tmp_path / "logs"),
         on_line=lines.append,
-        on_tick=lambda: ticks.append(time.monotonic()),
+        on_tick=lambda: ticks.append(None),
         poll_seconds=0.1,
     )
     cores = len(os.sched_getaffinity(0))
@@ -104,11 +103,12 @@ def test_failure_of_one_worker_is_the_error_that_it_raised(tmp_path: Path, monke
     )
     with pytest.raises(DigestError, match="shard-3: not the bytes of its manifest"):
         launch(LaunchSpec(module=name, log_dir=tmp_path / "logs"), poll_seconds=0.1)
+    assert any(failure.type == "DigestError" for failure in left(str(tmp_path / "logs" / "errors")))
 
 
 def test_an_error_that_the_trainer_names_is_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "import sys\nsys.stderr.write('error: tokens: no such folder\\n')\nsys.exit(2)\n"
-    with pytest.raises(LaunchError, match=r"^tokens: no such folder$"):
+    body = "from csm_model.errors import InputError\nraise InputError('tokens: no such folder')\n"
+    with pytest.raises(InputError, match=r"^tokens: no such folder$"):
         launch(LaunchSpec(module=module(tmp_path, body, monkeypatch), nodes="1x1", log_dir=tmp_path / "logs"))
 
 
@@ -121,9 +121,9 @@ def test_any_other_failure_names_its_last_line_and_the_logs(tmp_path: Path, monk
 
 
 SLEEPER = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys
 pathlib.Path(sys.argv[1], f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
-time.sleep(120)
+signal.pause()
 """
 
 
@@ -139,19 +139,16 @@ def test_no_worker_outlives_its_starter(how: signal.Signals, tmp_path: Path, mon
             str(tmp_path),
         ]
     )
-    pids: list[int] = []
-    deadline = time.monotonic() + 60
-    while len(pids) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-        pids = [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
-    assert len(pids) == 2
+
+    def begun() -> list[int]:
+        return [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
+
+    eventually(lambda: len(begun()) == 2)
+    pids = begun()
     starter.send_signal(how)
-    code = starter.wait(timeout=30)
+    code = starter.wait(HANG_S)
     assert code == (143 if how == signal.SIGTERM else -signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(alive(pid) for pid in pids)
+    eventually(lambda: not any(alive(pid) for pid in pids), f"one of {pids} lives on")
 
 
 def alive(pid: int) -> bool:
@@ -162,18 +159,20 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_the_echo_of_a_dead_peer_is_not_the_cause() -> None:
-    lines = [
-        "Traceback (most recent call last):",
-        '  File "a.py", line 1',
-        "ValueError: 3 is not 4",
-        "Traceback (most recent call last):",
-        '  File "b.py", line 1',
-        "torch.distributed.DistBackendError: Connection closed by peer",
-    ]
-    assert cause(lines)[-1] == "ValueError: 3 is not 4"
-    assert error_from(lines) is None
-    assert isinstance(error_from([*lines[:2], "csm_model.errors.InputError: speaker 7: there are 0 and 1"]), InputError)
+def test_the_echo_of_a_dead_peer_is_not_the_cause(tmp_path: Path) -> None:
+    echo = Failure(type="DistBackendError", message="Connection closed by peer", at=1.0)
+    own = Failure(type="InputError", message="speaker 7: there are 0 and 1", own=True, at=2.0)
+    other = Failure(type="ValueError", message="3 is not 4", traceback=["Traceback", "ValueError: 3 is not 4"], at=3.0)
+    agent = Failure(exits={"0": 1, "1": -9}, at=4.0)
+    error = cause([echo, other, agent], tmp_path)
+    assert isinstance(error, LaunchError)
+    assert str(error).startswith("training failed: ValueError: 3 is not 4; all that it printed is in ")
+    assert error.tail == other.traceback
+    assert isinstance(cause([echo, own, other], tmp_path), InputError)
+    assert "rank 1 was killed by SIGKILL" in str(cause([echo, agent], tmp_path))
+    assert "Connection closed by peer" in str(cause([echo], tmp_path))
+    assert "rank 0 ended with exit code 3" in str(cause([Failure(exits={"0": 3})], tmp_path))
+    assert "evicted" in str(cause([], tmp_path, "the pod was evicted"))
 
 
 COLLECTIVE = """
@@ -188,7 +187,7 @@ dist.all_reduce(torch.zeros(1))
 
 def test_a_killed_rank_ends_the_job_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one waits in a collective; nothing but the kill could end it, for gloo waits half an hour."""
-    name = module(tmp_path, COLLECTIVE.replace("BODY", "time.sleep(600)"), monkeypatch)
+    name = module(tmp_path, COLLECTIVE.replace("BODY", "signal.pause()"), monkeypatch)
 
     def kill() -> None:
         files = [tmp_path / f"{rank}.pid" for rank in (0, 1)]

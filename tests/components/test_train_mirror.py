@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from csm_components.settings import Settings
-from csm_components.storage import TREE, LocalStorage, Storage, open_storage
+from csm_components.storage import LocalStorage, Storage, open_storage
+from csm_components.tree_list import TREE
 from csm_model.errors import MissingDependencyError
 from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import World

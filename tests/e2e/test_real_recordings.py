@@ -18,6 +18,7 @@ from rich.console import Console
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.ingest.step import ingest
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import load_bundle
 from csm_model.codec import RvqCodec, RvqConfig
@@ -82,7 +83,7 @@ def test_from_recordings_to_a_trained_bundle(tmp_path: Path) -> None:
         None,
         tmp_path / "tokens",
         1,
-        min_energy_correlation=-1.0,
+        check=CheckSettings(min_energy_correlation=-1),
         console=quiet,
     )
     assert tokens.turns == ingested.turns

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,11 @@ import pytest
 from bills import complaints
 from containers import Running, run_as_pod, writable
 from image_requirements import canonical
-from kfp_container import step_command
+from kfp_container import step_here
 from ports import free_port, free_ports
+
+from csm_components.steps import note_path
+from csm_model.files import read_json
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of an image waits for its build
 
@@ -114,9 +116,8 @@ def test_the_tracking_server_answers(image_of: Callable[[str], str], run_contain
 def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
     image_of: Callable[[str], str], tmp_path: Path
 ) -> None:
-    from csm_components.ingest.component import ingest_component
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.component import tokenise_component
+    from csm_components.tokenise.spec import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     image = image_of("data")
@@ -127,39 +128,30 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
         codec=demo / "codec",
         tokenizer_from=None,
         out=tmp_path / "tokens-here",
-        min_energy_correlation=-1.0,
+        check=CheckSettings(min_energy_correlation=-1),
         workers=1,
     )
-    step = Path("/step")
     there = writable(tmp_path / "there")
-    folders = {demo: "/demo:ro", there: str(step)}
-    common = {"workers": 1, "code_version": "test"}
+    folders = {demo: "/demo:ro", there: "/step"}
     digests = {}
-    for name, component, given in (
-        ("ingest", ingest_component, {"corpus": "/demo/corpus", "default_license": "", "max_conversations": 12}),
+    for name, inputs, settings in (
+        ("ingest", {"corpus": "/demo/corpus"}, {"data.conversations": 12}),
         (
             "tokenise",
-            tokenise_component,
-            {
-                "conversations": step / "ingest" / "conversations",
-                "codec": "/demo/codec",
-                "tokenizer_from": "",
-                "min_energy_correlation": -1.0,
-            },
+            {"conversations": "/step/ingest", "codec": "/demo/codec"},
+            {"data.min_energy_correlation": -1.0},
         ),
     ):
-        command = step_command(component, step / name, **common, **given)
-        run_as_pod(image, *command, folders=folders)
-        said = json.loads((there / name / "executor_output.json").read_text(encoding="utf-8"))
-        digests[name] = said["parameterValues"]["Output"]
+        run_as_pod(image, *step_here(name, "/step", inputs, settings), folders=folders)
+        digests[name] = read_json(note_path(there, name))["result"]["digest"]
     assert digests == {"ingest": here.digest, "tokenise": tokens_here.digest}
 
 
 def test_the_step_train_trains(image_of: Callable[[str], str], tmp_path: Path) -> None:
     image = image_of("train")
     from csm_components.ingest.step import ingest
+    from csm_components.tokenise.spec import CheckSettings
     from csm_components.tokenise.step import tokenise
-    from csm_components.train.component import train_component
     from csm_pipelines.presets import debug
     from csm_pipelines.tiny import random_codec
 
@@ -171,26 +163,19 @@ def test_the_step_train_trains(image_of: Callable[[str], str], tmp_path: Path) -
         codec=random_codec(given / "codec"),
         tokenizer_from=None,
         out=given / "tokens",
-        min_energy_correlation=-1.0,
+        check=CheckSettings(min_energy_correlation=-1),
         workers=1,
     )
     for path in [given, *given.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     made = writable(tmp_path / "made")
-    command = step_command(
-        train_component,
-        Path("/made/step"),
-        tokens="/given/tokens",
-        base="",
-        recipe=json.dumps(debug().train.recipe | {"steps": 3}),
-        nodes="1x1",
-        threads=1,
-        code_version="test",
+    recipe = dict(debug().train.recipe) | {"steps": 3}
+    command = step_here(
+        "train", "/made/run", {"tokens": "/given/tokens"}, {"train.recipe": recipe, "train.nodes": "1x1"}
     )
     run_as_pod(image, *command, folders={given: "/given:ro", made: "/made"})
-    said = json.loads((made / "step" / "executor_output.json").read_text(encoding="utf-8"))
-    (manifest,) = (made / "step").rglob("bundle/manifest.json")
-    assert json.loads(manifest.read_text(encoding="utf-8"))["digest"] == said["parameterValues"]["Output"]
+    digest = read_json(note_path(made / "run", "train"))["result"]["digest"]
+    assert read_json(made / "run" / "train" / "final" / "manifest.json")["digest"] == digest
 
 
 def test_the_server_answers_a_stream_and_stops_within_its_grace(
@@ -220,10 +205,8 @@ def test_the_server_answers_a_stream_and_stops_within_its_grace(
         assert len(whole) > 25
         stream = client.stream("How are you today?", max_frames=50)
         begun = [next(stream).audio.tobytes()]
-        before = time.monotonic()
         containers.output("podman", "kill", "--signal", "TERM", server.name)
         rest = [chunk.audio.tobytes() for chunk in stream]
     assert begun + rest == whole, "the stream that was live is spoken to its end"
     status = int(containers.output("podman", "wait", server.name))
-    assert status == 0, server.logs()
-    assert time.monotonic() - before < 25
+    assert status == 0, f"it ended by itself, before its exit timeout was over: {server.logs()}"

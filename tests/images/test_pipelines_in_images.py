@@ -10,7 +10,6 @@ import builtins
 import contextlib
 import io
 import subprocess
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,14 +20,15 @@ import pytest
 import soundfile
 import yaml
 from containers import LIMITS, USER, run_as_pod, writable
-from kfp_container import step_command
+from kfp_container import step_here
 from object_store import seaweedfs
+from waiting import HANG_S, eventually
 
+from csm_components.artefacts import Artefact
 from csm_components.settings import Settings
-from csm_components.storage import open_storage
+from csm_components.storage import open_storage, open_tree
 from csm_components.tracking import Tracker
-from csm_model.files import read_json
-from csm_pipelines.steps import CLUSTER_STEPS, cluster_step_of
+from csm_pipelines.pipelines import CLUSTER_STEPS, step_of_task
 
 pytestmark = pytest.mark.timeout(2400)  # the first test of an image waits for its build
 SETTINGS = ("judge.mos=false", "gate.max_wer=100", "gate.min_speaker_accuracy=0", "gate.max_wer_int8_delta=100")
@@ -52,15 +52,12 @@ def docker_api(folder: Path) -> Iterator[str]:
     address = f"unix://{folder / 'podman.sock'}"
     service = subprocess.Popen(["podman", "--runtime", "runc", "system", "service", "--time", "0", address])
     try:
-        deadline = time.monotonic() + 30
-        while not (folder / "podman.sock").exists():
-            assert service.poll() is None, "podman's service has ended"
-            assert time.monotonic() < deadline, "podman's service does not answer"
-            time.sleep(0.1)
+        eventually(lambda: service.poll() is not None or (folder / "podman.sock").exists())
+        assert service.poll() is None, "podman's service has ended"
         yield address
     finally:
         service.terminate()
-        service.wait(timeout=30)
+        service.wait(HANG_S)
 
 
 def as_restricted_pod() -> dict[str, Any]:
@@ -99,8 +96,8 @@ def run_in_images(ir: str, arguments: dict[str, Any], root: Path) -> None:
     finally:
         builtins.print = own_print  # kfp's threads put one of theirs in its place and may leave it there
         (root / "printed.log").write_text(printed.getvalue())
-    for folder in root.rglob("*-component"):
-        if not (folder / "executor_output.json").exists():
+    for folder in root.glob("csm-*/*"):
+        if folder.is_dir() and step_of_task(folder.name) and not (folder / "executor_output.json").exists():
             lines = [line for line in printed.getvalue().splitlines() if "Error" in line]
             pytest.fail(f"{folder.name} failed: {'; '.join(lines[-5:])}; all is in {root / 'printed.log'}")
 
@@ -164,7 +161,7 @@ def written_by(root: Path) -> dict[str, list[Path]]:
     """What each step's containers returned, by the step."""
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("executor_output.json")):
-        found.setdefault(cluster_step_of(path.parent.name), []).append(path)
+        found.setdefault(step_of_task(path.parent.name), []).append(path)
     return found
 
 
@@ -177,7 +174,7 @@ def test_every_step_of_a_cluster_ran_in_a_container(story: Story) -> None:
 
 def test_what_was_released_is_what_was_exported(story: Story) -> None:
     (said,) = written_by(story.artifacts["release"])["export"]
-    exported = read_json(said)["parameterValues"]["Output"]
+    exported = Artefact.load(said.parent / "bundle").digest
     storage = open_storage(settings=story.settings)
     release = storage.get_json("releases/csm-debug/release.json")
     assert (release["model"], release["digest"]) == ("csm-debug", exported)
@@ -196,23 +193,21 @@ def test_mlflow_has_both_runs_with_their_steps(story: Story, monkeypatch: pytest
 
 
 def test_the_released_bundle_speaks_in_its_container(story: Story, tmp_path: Path) -> None:
-    from csm_components.speak.component import speak_component
-
     root, there = story.artifacts["release"], writable(tmp_path / "there")
-    (bundle,) = root.rglob("export-component/bundle")
-    (version,) = root.rglob("register-component/version")
-    command = step_command(
-        speak_component,
-        Path("/step/speak"),
-        version="/given/version",
-        bundle="/given/bundle",
-        text="Good evening.",
-        speaker=1,
-        sentences="[]",
-        max_frames=25,
-        code_version="test",
+    folders = {there: "/step"}
+    for name, task in (("bundle", "export"), ("version", "register")):
+        (file,) = root.rglob(f"{task}/{name}")
+        storage, key = open_tree(Artefact.load(file).url, story.settings)
+        storage.get_tree(key, tmp_path / "given" / name)
+    for path in [tmp_path, *(tmp_path / "given").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    folders[tmp_path / "given"] = "/given:ro"
+    command = step_here(
+        "speak",
+        "/step",
+        {"bundle": "/given/bundle", "version": "/given/version"},
+        {"release.say": "Good evening.", "judge.max_frames": 25},
     )
-    folders = {version: "/given/version:ro", bundle: "/given/bundle:ro", there: "/step"}
     run_as_pod(story.data_image, *command, folders=folders, options=("--shm-size", "512m"))
     (sound,) = there.rglob("*.wav")
     assert 0.1 < soundfile.info(sound).duration < 2.1

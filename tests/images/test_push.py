@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import containers
 import pytest
 from image_builders import Buildah, Builder, Podman
 from ports import free_port
+from waiting import eventually
 
 
 @pytest.fixture
@@ -31,17 +31,20 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
     try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"http://{name}/v2/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+        eventually(lambda: server.poll() is not None or answers(f"http://{name}/v2/"))
+        assert server.poll() is None, (tmp_path / "log").read_text()
         yield name
     finally:
         server.kill()
         server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=60).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
 
 MOST_STEPS = 6
+HANG_S = 300.0
+"""Seconds after which an attempt that tells nothing is taken to hang."""
 
 
 class Telling(Trainer):
@@ -102,13 +104,13 @@ def written_now(config: TrainingConfig) -> bool:
 def killed(config: TrainingConfig, processes: int, draw: random.Random, *, writing: bool) -> dict[str, object]:
     """One attempt and its end."""
     attempt = begin(config, processes)
-    began = attempt.step(60)
+    began = attempt.step(HANG_S)
     step = began
     last = draw.randrange(1, MOST_STEPS)
     while step is not None and began is not None and step < began + last:
-        step = attempt.step(60)
+        step = attempt.step(HANG_S)
     time.sleep(draw.uniform(0.0, 0.03))
-    until = time.monotonic() + 60
+    until = time.monotonic() + HANG_S
     while True:
         while writing and not written_now(config) and time.monotonic() < until:
             time.sleep(0.001)
@@ -131,7 +133,7 @@ def main() -> None:
     config = replace(config, out=sys.argv[3])
     attempts = [killed(config, processes, draw, writing=number % 3 == 2) for number in range(kills)]
     last = begin(config, processes)
-    began = last.step(60)
+    began = last.step(HANG_S)
     assert set(last.end()) == {0}
     print(json.dumps({"attempts": attempts, "began": began}))
 

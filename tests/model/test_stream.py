@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from waiting import eventually
 
 from csm_model.config import debug_config
 from csm_model.errors import ArtifactError, DigestError, InputError
@@ -149,24 +148,16 @@ def test_training_from_a_storage_ends_in_the_same_weights(tokens: Path, stored: 
     assert manifests[0]["digest"] == manifests[1]["digest"]
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail(what)
-
-
 def test_what_is_expected_is_fetched_before_it_is_asked_for(stored: Stored, tmp_path: Path) -> None:
     turns = StreamedTurns(remote(stored, tmp_path / "cache"), "train", open_shards=2)
     turns.expect([4, 1])
-    until(lambda: len(stored.shards_fetched) == 2, "the thread fetched nothing")
+    eventually(lambda: len(stored.shards_fetched) == 2, "the thread fetched nothing")
     assert stored.shards_fetched == ["train-00004.safetensors", "train-00001.safetensors"]
     turns.turn(int(turns.lengths.shard_ends[0]))  # the first turn of shard 1
     assert len(stored.shards_fetched) == 2
-    until(lambda: not turns._ahead._running, "the thread went on without work")
+    eventually(lambda: not turns._ahead._running, "the thread went on without work")
     turns.expect([0])
-    until(lambda: len(stored.shards_fetched) == 3, "the thread was not started again")
+    eventually(lambda: len(stored.shards_fetched) == 3, "the thread was not started again")
 
 
 def test_a_shard_that_cannot_be_had_ahead_of_time_is_an_error_only_when_it_is_read(
@@ -175,7 +166,7 @@ def test_a_shard_that_cannot_be_had_ahead_of_time_is_an_error_only_when_it_is_re
     turns = StreamedTurns(remote(stored, tmp_path / "cache"), "train", open_shards=2)
     (stored.folder / "train-00002.safetensors").unlink()
     turns.expect([2, 3])
-    until(lambda: stored.shards_fetched == ["train-00003.safetensors"], "the thread ended at the error")
+    eventually(lambda: stored.shards_fetched == ["train-00003.safetensors"], "the thread ended at the error")
     with pytest.raises(InputError, match=r"train-00002\.safetensors: no such object"):
         turns.turn(int(turns.lengths.shard_ends[1]))
 

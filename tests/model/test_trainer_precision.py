@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from waiting import HANG_S
 
 from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import World
@@ -45,7 +46,7 @@ def run(config: TrainingConfig, processes: int) -> list[float]:
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m",
          "csm_model.training.main", "--config", str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=HANG_S,
     )  # fmt: skip
     return losses(Path(config.out))
 

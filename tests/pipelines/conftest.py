@@ -54,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def csm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
     """Runs `csm ARGUMENTS` in an empty folder."""
-    from csm_pipelines.cli import main
+    from csm_cli.cli import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -49,7 +49,7 @@ def refused(outcome: Any, words: str) -> None:
             ["run", "--corpus", ".", "--set", "data.tokenizer=bpe:512", "--set", "data.prompt_format=sesame"],
             "leave the setting out, or train without a base",
         ),
-        (["say", "..."], "has nothing to say"),
+        (["say", "..."], "nothing to say"),
         (["say", ""], "nothing to say"),
         (["say", "hello", "--speaker", "-1"], "speaker -1"),
         (["say"], "give either what to say or --text-from"),
@@ -137,7 +137,7 @@ def test_long_text_and_text_that_comes_in_parts_are_spoken_sentence_by_sentence(
 
 
 def test_the_bundle_of_the_last_run_is_the_champion_else_the_candidate(bundle: Path, tmp_path: Path) -> None:
-    from csm_pipelines.released import find_bundle
+    from csm_cli.released import find_bundle
 
     run = tmp_path / "runs" / "demo-1"
     shutil.copytree(bundle, run / "bundle")
@@ -159,7 +159,7 @@ def test_help_shows_examples(csm: Csm, arguments: list[str]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, csm_pipelines.cli;"
+        "import sys, csm_cli.cli;"
         "heavy = ('torch', 'kfp', 'mlflow', 'tritonclient', 'lhotse', 'matplotlib');"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -14,11 +14,11 @@ import yaml
 
 from csm_model.errors import InputError
 from csm_pipelines.compiling import compile_pipeline, pipeline_name, version_name, without_sdk
+from csm_pipelines.pipelines import CLUSTER_STEPS, PIPELINES, step_of_task
 from csm_pipelines.profile import load_profile
-from csm_pipelines.steps import CLUSTER_STEPS, PIPELINE_STEPS, cluster_step_of
 
 GOLDEN = Path(__file__).parent / "golden"
-PIPELINES = sorted(PIPELINE_STEPS)
+NAMES = sorted(PIPELINES)
 
 
 @cache
@@ -40,64 +40,64 @@ def tasks_of(name: str) -> dict[str, dict[str, Any]]:
     return {task: row for dag in dags for task, row in dag["tasks"].items()}
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_ir_is_the_golden_one(name: str) -> None:
     assert compiled(name) == (GOLDEN / f"csm-{name}.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_pipeline_has_the_steps_that_it_is_listed_with(name: str) -> None:
-    steps = {step for task in tasks_of(name) if (step := cluster_step_of(task))}
-    assert steps == set(PIPELINE_STEPS[name])
+    steps = {step for task in tasks_of(name) if (step := step_of_task(task))}
+    assert steps == set(PIPELINES[name].step_names)
     assert set(CLUSTER_STEPS) >= steps
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_shards_are_worked_on_side_by_side_within_a_bound(name: str) -> None:
     loops = [row for row in tasks_of(name).values() if "parameterIterator" in row]
     assert len(loops) == 2
     assert {row["iteratorPolicy"]["parallelismLimit"] for row in loops} == {2}
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_record_of_a_run_is_closed_however_it_ends(name: str) -> None:
     root = documents(name)[0]["root"]["dag"]["tasks"]
-    end = root["end-run-component"]
+    end = root["end-run"]
     assert end["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert set(root) == {"end-run-component", *end["dependentTasks"]}
+    assert set(root) == {"end-run", *end["dependentTasks"]}
 
 
 @pytest.mark.parametrize("name", ["release", "nightly"])
 def test_only_what_the_gate_passed_is_deployed(name: str) -> None:
     tasks = tasks_of(name)
     (condition,) = [row for row in tasks.values() if "condition" in row.get("triggerPolicy", {})]
-    passed = "inputs.parameter_values['pipelinechannel--register-component-Output']"
+    passed = "inputs.parameter_values['pipelinechannel--register-promoted']"
     assert condition["triggerPolicy"]["condition"] == f"{passed} == true"
     component = documents(name)[0]["components"][condition["componentRef"]["name"]]
-    assert list(component["dag"]["tasks"]) == ["deploy-component"]
+    assert list(component["dag"]["tasks"]) == ["deploy"]
 
 
 @pytest.mark.parametrize("name", ["training", "finetune"])
 def test_a_training_deploys_nothing(name: str) -> None:
-    assert "deploy-component" not in tasks_of(name)
+    assert "deploy" not in tasks_of(name)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_step_writes_under_the_name_of_the_run(name: str) -> None:
     for task, row in tasks_of(name).items():
-        if cluster_step_of(task):
+        if step_of_task(task):
             value = row["inputs"]["parameters"]["run"]["runtimeValue"]["constant"]
             assert value == "{{$.pipeline_job_uuid}}", task
 
 
 def test_only_steps_with_a_key_are_cached_and_by_that_key_alone() -> None:
     tasks = tasks_of("training")
-    assert tasks["train-component"]["cachingOptions"] == {"enableCache": True, "cacheKey": "0" * 64}
-    others = [row for task, row in tasks.items() if cluster_step_of(task) and task != "train-component"]
+    assert tasks["train"]["cachingOptions"] == {"enableCache": True, "cacheKey": "0" * 64}
+    others = [row for task, row in tasks.items() if step_of_task(task) and task != "train"]
     assert all(row["cachingOptions"] == {} for row in others)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_custom_resources_are_valid_and_say_what_the_ir_says(name: str) -> None:
     import kubernetes_schemas
 
@@ -129,5 +129,5 @@ def test_an_unknown_pipeline_or_format_lists_those_there_are() -> None:
 
 
 if __name__ == "__main__":
-    for name in PIPELINES:
+    for name in NAMES:
         (GOLDEN / f"csm-{name}.yaml").write_text(compiled(name), encoding="utf-8")

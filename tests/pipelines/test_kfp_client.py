@@ -14,12 +14,12 @@ from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_pipelines.compiling import compile_pipeline
 from csm_pipelines.following import ended, follow, states_of, tasks_of
 from csm_pipelines.kfp_client import KfpClient, Trigger, Version
+from csm_pipelines.pipelines import PIPELINES, step_of_task
 from csm_pipelines.profile import load_profile
 from csm_pipelines.settings import KfpSettings
-from csm_pipelines.steps import PIPELINE_STEPS, cluster_step_of
 
 NIGHTLY = {"corpus": "s3://csm/corpora/calls", "codec": "s3://csm/inputs/c", "base": "s3://csm/inputs/b"}
-ARGUMENTS = {**NIGHTLY, "code_version": "1", "shards": 3}
+ARGUMENTS = {**NIGHTLY, "shards": 3}
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def client(api: KfpApi) -> KfpClient:
 def watch(client: KfpClient, run: str) -> tuple[Any, str]:
     """Follows without waiting; how the run ended, and what was shown."""
     console = Console(width=120, file=io.StringIO())
-    done = follow(client, run, steps=PIPELINE_STEPS["nightly"], console=console, sleep=lambda _seconds: None)
+    done = follow(client, run, steps=PIPELINES["nightly"].step_names, console=console, sleep=lambda _seconds: None)
     assert isinstance(console.file, io.StringIO)
     return done, console.file.getvalue()
 
 
 def ends_of(client: KfpClient, run: str) -> dict[str, Any]:
     """When each step ended."""
-    return {cluster_step_of(task.display_name): task.end_time for task in tasks_of(client.run(run))}
+    return {step_of_task(task.display_name): task.end_time for task in tasks_of(client.run(run))}
 
 
 def test_the_same_pipeline_is_one_version_and_another_is_a_second(client: KfpClient, api: KfpApi, ir: str) -> None:
@@ -67,7 +67,7 @@ def test_a_run_is_followed_to_its_end(client: KfpClient, ir: str, capsys: pytest
     assert done.well
     assert done.failed_step == ""
     assert "3 of 3 shards" in shown
-    assert {row.step for row in states_of(client.run(run))} == set(PIPELINE_STEPS["nightly"])
+    assert {row.step for row in states_of(client.run(run))} == set(PIPELINES["nightly"].step_names)
     assert client.url(run).endswith(f"/#/runs/details/{run}")
     assert capsys.readouterr().out == "", "the client of kfp prints links"
 
@@ -80,7 +80,7 @@ def test_a_gate_that_is_missed_leaves_deploy_out_and_is_no_failure(client: KfpCl
 
 
 def test_the_step_that_failed_is_named_and_a_retry_starts_it_alone(client: KfpClient, api: KfpApi, ir: str) -> None:
-    api.failures["train-component"] = ["the job was evicted"]
+    api.failures["train"] = ["the job was evicted"]
     run = client.start(client.upload(ir), "a night", ARGUMENTS)
     done, shown = watch(client, run)
     assert (done.state, done.failed_step, done.words) == ("FAILED", "train", "the job was evicted")
@@ -92,7 +92,7 @@ def test_the_step_that_failed_is_named_and_a_retry_starts_it_alone(client: KfpCl
 
 
 def test_one_shard_that_fails_is_counted(client: KfpClient, api: KfpApi, ir: str) -> None:
-    api.failures["ingest-shard-component"] = ["a damaged file"]
+    api.failures["ingest-shard"] = ["a damaged file"]
     run = client.start(client.upload(ir), "a night", ARGUMENTS)
     done, shown = watch(client, run)
     assert done.failed_step == "ingest-shard"
@@ -113,7 +113,7 @@ def test_arguments_that_the_pipeline_does_not_have_are_refused(client: KfpClient
     with pytest.raises(ArtifactError, match="unknown input parameters: colour"):
         client.start(version, "a night", {**ARGUMENTS, "colour": "red"})
     with pytest.raises(ArtifactError, match="corpus requires value"):
-        client.start(version, "a night", {"codec": "s3://a/b", "base": "s3://a/c", "code_version": "1"})
+        client.start(version, "a night", {"codec": "s3://a/b", "base": "s3://a/c"})
     with pytest.raises(ArtifactError, match="shards requires type"):
         client.start(version, "a night", {**ARGUMENTS, "shards": "three"})
 

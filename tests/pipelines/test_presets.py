@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from csm_model.errors import InputError
-from csm_pipelines.presets import PRESETS, preset, with_settings
+from csm_pipelines.dotted import with_settings
+from csm_pipelines.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -37,6 +38,8 @@ def test_settings_change_fields_of_their_type() -> None:
         ("train.recipe.steps", "key=value"),
         ("=3", "key=value"),
         ("train.speed=3", "there is no 'speed'; there are recipe, nodes, threads"),
+        ("judge.sentence_per_voice=3", "did you mean sentences_per_voice"),
+        ("judge.speakers=all", "must be tuple"),
         ("gate.max_wer=low", "must be float"),
         ("train.threads=1.5", "must be int"),
         ("train.threads=true", "must be int"),

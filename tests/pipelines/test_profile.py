@@ -69,7 +69,7 @@ def profile(folder: Path, **changes: Any) -> ClusterProfile:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Executors of the IR, and those of its Kubernetes part, without the prefix and suffix of their names."""
+    """Executors of the IR, and those of its Kubernetes part, without the prefix of their names."""
     found = profile(tmp_path_factory.mktemp("profile"))
     ir, platform = yaml.load_all(
         compile_pipeline("nightly", found, keys={"train": "k" * 64}, model="calls"), yaml.CSafeLoader
@@ -77,7 +77,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     kubernetes = platform["platforms"]["kubernetes"]
 
     def plain(rows: dict[str, Any]) -> dict[str, Any]:
-        return {name.removeprefix("exec-").removesuffix("-component"): row for name, row in rows.items()}
+        return {name.removeprefix("exec-"): row for name, row in rows.items()}
 
     executors = {name: row["container"] for name, row in plain(ir["deploymentSpec"]["executors"]).items()}
     executors["pipeline"], executors["tasks"] = kubernetes["pipelineConfig"], ir
@@ -175,7 +175,7 @@ def test_every_step_runs_as_a_user_that_is_not_root(compiled: Any) -> None:
 def test_retries_with_their_waits_and_the_limits_of_a_run_reach_the_ir(compiled: Any) -> None:
     components = compiled[0]["tasks"]["components"].values()
     tasks = {name: row for part in components if "dag" in part for name, row in part["dag"]["tasks"].items()}
-    assert tasks["ingest-shard-component"]["retryPolicy"] == {
+    assert tasks["ingest-shard"]["retryPolicy"] == {
         "maxRetryCount": 3,
         "backoffDuration": "10s",
         "backoffFactor": 3.0,

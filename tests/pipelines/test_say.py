@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from ports import free_port
 
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 Csm = Callable[..., Any]
 TEXT = "Hello there. How are you? It is sunny today, and we go out to the lake."

@@ -6,13 +6,15 @@ import random
 
 import pytest
 
-from csm_pipelines.scaling.hpa import DOWN, UP, Hpa, HpaSpec, Metric, PodReadings, Pods, Policy, Rules
+from csm_scaling.hpa import DOWN, UP, Hpa, HpaSpec, Metric, PodReadings, Pods, ScalingPolicy, ScalingRules
 
 DEMAND = Metric(name="demand", target=70_000)
 LATENCY = Metric(name="first audio", target=400_000, kind="Value")
 
 
-def spec(*metrics: Metric, least: int = 1, most: int = 20, up: Rules | None = UP, down: Rules | None = DOWN) -> HpaSpec:
+def spec(
+    *metrics: Metric, least: int = 1, most: int = 20, up: ScalingRules | None = UP, down: ScalingRules | None = DOWN
+) -> HpaSpec:
     return HpaSpec(min_replicas=least, max_replicas=most, metrics=metrics or (DEMAND,), up=up, down=down)
 
 
@@ -24,8 +26,8 @@ def pods(replicas: int, *, status: int | None = None, ready: int | None = None) 
     )
 
 
-def rules(*policies: Policy, select: str = "Max", window_s: int = 0) -> Rules:
-    return Rules(policies=policies, select=select, window_s=window_s)  # type: ignore[arg-type]
+def rules(*policies: ScalingPolicy, select: str = "Max", window_s: int = 0) -> ScalingRules:
+    return ScalingRules(policies=policies, select=select, window_s=window_s)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_the_metric_that_asks_for_most_decides() -> None:
 
 @pytest.mark.parametrize(("known", "replicas"), [(350_000, 5), (70_000, 4)])
 def test_a_metric_without_a_value_lets_the_others_raise_the_number_and_not_lower_it(known: int, replicas: int) -> None:
-    found = Hpa(spec(DEMAND, LATENCY, down=rules(Policy(kind="Pods", value=9, period_s=15)))).sync(
+    found = Hpa(spec(DEMAND, LATENCY, down=rules(ScalingPolicy(kind="Pods", value=9, period_s=15)))).sync(
         0, pods(4), [known, None]
     )
     assert found.replicas == replicas
@@ -103,7 +105,11 @@ def test_a_pods_metric_is_a_mean_and_a_pod_without_one_counts_against_the_change
     ("select", "replicas"), [("Max", [9, 9, 9, 9, 14]), ("Min", [8, 8, 8, 8, 10]), ("Disabled", [6, 6, 6, 6, 6])]
 )
 def test_policies_bound_what_is_added_in_their_period(select: str, replicas: list[int]) -> None:
-    up = rules(Policy(kind="Pods", value=2, period_s=60), Policy(kind="Percent", value=50, period_s=60), select=select)
+    up = rules(
+        ScalingPolicy(kind="Pods", value=2, period_s=60),
+        ScalingPolicy(kind="Percent", value=50, period_s=60),
+        select=select,
+    )
     hpa, current, seen = Hpa(spec(up=up)), 6, []
     for n in range(5):
         current = hpa.sync(15.0 * n, pods(current), [1_400_000]).replicas
@@ -112,19 +118,23 @@ def test_policies_bound_what_is_added_in_their_period(select: str, replicas: lis
 
 
 def test_a_share_is_rounded_up_on_the_way_up_and_cut_off_on_the_way_down() -> None:
-    a_tenth = rules(Policy(kind="Percent", value=10, period_s=60))
+    a_tenth = rules(ScalingPolicy(kind="Percent", value=10, period_s=60))
     assert Hpa(spec(up=a_tenth)).sync(0, pods(1), [1_400_000]).replicas == 2
     assert Hpa(spec(down=a_tenth)).sync(0, pods(5), [0]).replicas == 4
 
 
 def test_what_was_added_in_a_period_may_be_taken_away_in_it_besides() -> None:
-    hpa = Hpa(spec(down=rules(Policy(kind="Pods", value=1, period_s=60))))
+    hpa = Hpa(spec(down=rules(ScalingPolicy(kind="Pods", value=1, period_s=60))))
     assert hpa.sync(0, pods(4), [560_000]).replicas == 8
     assert hpa.sync(15, pods(8), [70_000]).replicas == 3  # 8 - 4 added - 1
 
 
 def test_a_window_down_keeps_the_most_that_was_wanted_in_it() -> None:
-    hpa, current, seen = Hpa(spec(down=rules(Policy(kind="Percent", value=100, period_s=15), window_s=60))), 8, []
+    hpa, current, seen = (
+        Hpa(spec(down=rules(ScalingPolicy(kind="Percent", value=100, period_s=15), window_s=60))),
+        8,
+        [],
+    )
     for per_cent in (560, 420, 420, 140, 140, 140, 140, 140):
         current = hpa.sync(15.0 * len(seen), pods(current), [per_cent * 1000]).replicas
         seen.append(current)
@@ -132,7 +142,7 @@ def test_a_window_down_keeps_the_most_that_was_wanted_in_it() -> None:
 
 
 def test_a_window_up_waits_until_more_was_wanted_all_the_time() -> None:
-    hpa, current, seen = Hpa(spec(up=rules(Policy(kind="Pods", value=9, period_s=15), window_s=30))), 2, []
+    hpa, current, seen = Hpa(spec(up=rules(ScalingPolicy(kind="Pods", value=9, period_s=15), window_s=30))), 2, []
     for per_cent in (140, 420, 280, 420, 420):
         current = hpa.sync(15.0 * len(seen), pods(current), [per_cent * 1000]).replicas
         seen.append(current)
@@ -160,8 +170,10 @@ def test_more_load_never_makes_fewer_pods_and_the_bounds_always_hold(seed: int) 
     given = spec(
         least=draw.randint(1, 4),
         most=draw.randint(5, 30),
-        up=rules(Policy(kind="Pods", value=draw.randint(1, 5), period_s=60), window_s=draw.choice([0, 30])),
-        down=rules(Policy(kind="Percent", value=draw.randint(10, 100), period_s=60), window_s=draw.choice([0, 300])),
+        up=rules(ScalingPolicy(kind="Pods", value=draw.randint(1, 5), period_s=60), window_s=draw.choice([0, 30])),
+        down=rules(
+            ScalingPolicy(kind="Percent", value=draw.randint(10, 100), period_s=60), window_s=draw.choice([0, 300])
+        ),
     )
     lighter, heavier = Hpa(given), Hpa(given)
     current = given.min_replicas

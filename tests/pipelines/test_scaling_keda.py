@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from csm_pipelines.scaling.hpa import Hpa, Pods
-from csm_pipelines.scaling.keda import Fallback, Keda, KedaSpec, Missing, Trigger
+from csm_scaling.hpa import Hpa, Pods
+from csm_scaling.keda import Fallback, Keda, KedaSpec, Missing, ScaleTrigger
 
 
-def trigger(*, kind: str = "AverageValue", ignore_nulls: bool = False, threshold: int = 70_000) -> Trigger:
-    return Trigger(
+def trigger(*, kind: str = "AverageValue", ignore_nulls: bool = False, threshold: int = 70_000) -> ScaleTrigger:
+    return ScaleTrigger(
         name="demand",
         query="",
         threshold=threshold,
@@ -20,7 +20,7 @@ def trigger(*, kind: str = "AverageValue", ignore_nulls: bool = False, threshold
     )
 
 
-def spec(*triggers: Trigger, fallback: Fallback | None = None, least: int = 2) -> KedaSpec:
+def spec(*triggers: ScaleTrigger, fallback: Fallback | None = None, least: int = 2) -> KedaSpec:
     return KedaSpec(triggers=triggers or (trigger(),), min_replicas=least, max_replicas=10, fallback=fallback)
 
 

@@ -12,13 +12,13 @@ import yaml
 from chart_rendering import ci_file, render
 from typer.testing import CliRunner
 
+from csm_cli.cli import app
 from csm_model.errors import ArtifactError, InputError
-from csm_pipelines.cli import app
-from csm_pipelines.scaling.manifest import read_manifest
-from csm_pipelines.scaling.pods import Server
-from csm_pipelines.scaling.quantity import thousandths
-from csm_pipelines.scaling.signals import NAMES, quantile, signal_of
-from csm_pipelines.scaling.trace import Trace, made, read_trace
+from csm_scaling.manifest import read_manifest
+from csm_scaling.pods import Server
+from csm_scaling.quantity import thousandths
+from csm_scaling.signals import NAMES, quantile, signal_of
+from csm_scaling.trace import Trace, made, read_trace
 
 ROOT = Path(__file__).parents[2]
 

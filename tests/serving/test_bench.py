@@ -15,11 +15,11 @@ import pytest
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SECONDS
-from csm_serving.errors import UnavailableError
-from csm_serving.load import Heard, Listened, Load
-from csm_serving.load_report import live_over_time, objectives_of, read_metrics, report_of, risen, scrape, spread
+from csm_serving.client.load import Listened, LoadPlan, LoadResult
+from csm_serving.client.load_report import live_over_time, objectives_of, read_metrics, report_of, risen, scrape, spread
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import UnavailableError
 
 CSM = str(Path(sys.executable).with_name("csm"))
 
@@ -32,27 +32,27 @@ def listened(arrived: list[float], *, asked: float = 0.0, buffer_s: float = 0.0,
 
 
 def test_constant_arrivals_keep_their_distance() -> None:
-    assert list(Load(pattern="constant", rate=4, count=4).arrivals()) == [0, 0.25, 0.5, 0.75]
-    assert list(Load(pattern="constant", rate=4, duration_s=0.6).arrivals()) == [0, 0.25, 0.5]
+    assert list(LoadPlan(pattern="constant", rate=4, count=4).arrivals()) == [0, 0.25, 0.5, 0.75]
+    assert list(LoadPlan(pattern="constant", rate=4, duration_s=0.6).arrivals()) == [0, 0.25, 0.5]
 
 
 def test_bursts_come_together_at_the_mean_rate() -> None:
-    load = Load(pattern="burst", streams=3, rate=6, count=7)
+    load = LoadPlan(pattern="burst", streams=3, rate=6, count=7)
     assert list(load.arrivals()) == [0, 0, 0, 0.5, 0.5, 0.5, 1.0]
 
 
 def test_a_ramp_reaches_its_rate() -> None:
-    times = list(Load(pattern="ramp", rate=100, duration_s=10).arrivals())
+    times = list(LoadPlan(pattern="ramp", rate=100, duration_s=10).arrivals())
     # After t seconds 100 t^2 / (2 * 10) streams have been asked for; the last of 500 would begin at the end.
     assert [sum(t <= until for t in times) for until in (1, 2, 5, 9.999)] == [5, 20, 125, 499]
     assert times == sorted(times)
 
 
 def test_random_arrivals_are_those_of_their_seed_and_have_the_rate() -> None:
-    load = Load(pattern="poisson", rate=50, duration_s=40, seed=3)
+    load = LoadPlan(pattern="poisson", rate=50, duration_s=40, seed=3)
     times = list(load.arrivals())
     assert times == list(load.arrivals())
-    assert times != list(Load(pattern="poisson", rate=50, duration_s=40, seed=4).arrivals())
+    assert times != list(LoadPlan(pattern="poisson", rate=50, duration_s=40, seed=4).arrivals())
     gaps = np.diff(times)
     # Of 2,000 exponential gaps the mean has a standard error of 2.2 %, the deviation one of 3.2 %: five of each.
     assert gaps.mean() == pytest.approx(0.02, rel=0.11)
@@ -74,7 +74,7 @@ def test_random_arrivals_are_those_of_their_seed_and_have_the_rate() -> None:
 )
 def test_a_load_without_sense_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Load(**values)
+        LoadPlan(**values)
 
 
 def test_chunks_in_time_are_no_underruns() -> None:
@@ -94,7 +94,7 @@ def test_a_buffer_is_what_a_chunk_may_be_late() -> None:
 
 
 def test_the_report_counts_what_was_heard() -> None:
-    heard = Heard(took_s=10.0, client_cpu_s=0.5, lags=[0.001, 0.002])
+    heard = LoadResult(took_s=10.0, client_cpu_s=0.5, lags=[0.001, 0.002])
     heard.streams = [
         listened([0.1, 0.11], ended=True),
         listened([1.5, 1.9], asked=1.0, ended=True),
@@ -102,7 +102,7 @@ def test_the_report_counts_what_was_heard() -> None:
         Listened(asked=2.0, over=2.04, code="busy", error="full"),
         listened([3.2], asked=3.0, code="unavailable", error="gone"),
     ]
-    report = report_of(Load(count=5), heard, metrics={"csm_frames_total": 5.0})
+    report = report_of(LoadPlan(count=5), heard, metrics={"csm_frames_total": 5.0})
     assert report["streams"] == {
         "asked": 5,
         "not_asked": 0,
@@ -130,13 +130,13 @@ def test_the_report_counts_what_was_heard() -> None:
 
 
 def test_what_was_not_measured_meets_no_objective() -> None:
-    report = report_of(Load(count=1), Heard(streams=[Listened(asked=0.0, code="busy")]))
+    report = report_of(LoadPlan(count=1), LoadResult(streams=[Listened(asked=0.0, code="busy")]))
     assert not any(o.met for o in objectives_of(report, max_first_audio_ms=1e9, max_underruns=99))
     assert spread([]) == {}
 
 
 def test_streams_are_live_from_their_first_chunk_to_their_end() -> None:
-    heard = Heard(streams=[listened([1.0, 3.0]), listened([2.0, 4.0]), Listened(asked=0.0, over=5.0, code="busy")])
+    heard = LoadResult(streams=[listened([1.0, 3.0]), listened([2.0, 4.0]), Listened(asked=0.0, over=5.0, code="busy")])
     assert live_over_time(heard) == [(1.0, 1), (2.0, 2), (3.0, 1), (4.0, 0)]
 
 

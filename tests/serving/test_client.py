@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from stand_in import TEXT, Fault, Hear, StandIn, check, eventually, when_asked
+from stand_in import TEXT, Fault, Hear, StandIn, check, when_asked
+from waiting import HANG_S, eventually, never
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.protocol import End, SpeechRequest
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.wire.protocol import End, SpeechRequest
 
 
 def test_a_stream_comes_whole_and_its_call_is_closed(server: StandIn, hear: Hear) -> None:
@@ -46,7 +46,7 @@ def test_text_that_is_all_there_goes_out_at_once(server: StandIn) -> None:
 def test_an_asynchronous_source_of_text(server: StandIn) -> None:
     async def words() -> AsyncIterator[str]:
         for word in TEXT.split():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             yield word + " "
 
     async def main() -> list[int]:
@@ -62,7 +62,7 @@ def test_sound_comes_before_the_text_is_over(server: StandIn) -> None:
 
     def parts() -> Iterator[str]:
         yield "one two "
-        assert heard.wait(20)
+        assert heard.wait(HANG_S)
         yield "three"
 
     with SpeechClient(server.url) as client:
@@ -103,7 +103,7 @@ def test_text_is_not_asked_for_when_the_stream_is_over(server: StandIn) -> None:
         for word in when_asked(server, "one ", "two ", "three "):
             given.append(word)
             yield word
-        over.wait(20)
+        over.wait(HANG_S)
         for _ in range(1000):
             given.append("more ")
             yield "more "
@@ -118,10 +118,13 @@ def test_text_is_not_asked_for_when_the_stream_is_over(server: StandIn) -> None:
 def test_the_text_waits_while_the_server_does_not_take_it(server: StandIn) -> None:
     server.faults = [Fault(silent_before=0)]
     given = []
+    too_many = threading.Event()
 
     def parts() -> Iterator[str]:
         for _ in range(1000):
             given.append("word ")
+            if len(given) == 20:
+                too_many.set()
             yield "word " * 100
 
     with SpeechClient(server.url) as client:
@@ -129,10 +132,9 @@ def test_the_text_waits_while_the_server_does_not_take_it(server: StandIn) -> No
         reader = threading.Thread(target=lambda: list(stream))
         reader.start()
         eventually(lambda: len(given) > 3)
-        time.sleep(0.2)
-        assert len(given) < 20
+        assert never(too_many)
         stream.close()
-        reader.join(20)
+        reader.join(HANG_S)
         assert not reader.is_alive()
 
 

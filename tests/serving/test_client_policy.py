@@ -10,12 +10,13 @@ import pytest
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving import calls, wire
-from csm_serving.errors import BusyError, DeadlineError, UnavailableError
-from csm_serving.exchange import Exchange
-from csm_serving.pool import Pool
-from csm_serving.protocol import Chunk, SpeechRequest
-from csm_serving.retry import Retry
+from csm_serving.client import calls
+from csm_serving.client.exchange import Exchange
+from csm_serving.client.pool import Pool
+from csm_serving.client.retry import Retry
+from csm_serving.wire import messages
+from csm_serving.wire.errors import BusyError, DeadlineError, UnavailableError
+from csm_serving.wire.protocol import Chunk, SpeechRequest
 
 GONE = UnavailableError("gone")
 
@@ -45,7 +46,7 @@ def frame(index: int) -> object:
         audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=index, codes=np.zeros(4, np.int32), token=b"token"
     )
     response = calls.ANSWER()
-    for name, value in wire.encode_chunk(chunk).items():
+    for name, value in messages.encode_chunk(chunk).items():
         kind = "BYTES" if value.dtype == object else {"f4": "FP32", "i4": "INT32", "f8": "FP64"}[value.dtype.str[1:]]
         response.infer_response.outputs.add(name=name, datatype=kind, shape=value.shape)
         raw = len(value[0]).to_bytes(4, "little") + value[0] if kind == "BYTES" else value.tobytes()

@@ -5,40 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import HANG_S, eventually, eventually_async, held_back, let_pass
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving.aio import AsyncSpeechClient
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, DeadlineError, UnavailableError
-from csm_serving.load_report import scrape
-from csm_serving.protocol import Chunk, SamplingOptions
-from csm_serving.retry import Retry
+from csm_serving.client.aio import AsyncSpeechClient
+from csm_serving.client.load_report import scrape
+from csm_serving.client.retry import Retry
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, DeadlineError, UnavailableError
+from csm_serving.wire.protocol import Chunk, SamplingOptions
 
 TEXT = "The train to Boston leaves at half past nine. It is cold and windy today, take the red scarf. Good morning."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 12
 GREEDY = SamplingOptions(temperature=0.0)
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300, "frame_budget": 0}
+FREE_PORTS = {
+    "grpc_port": 0, "http_port": 0, "metrics_port": 0, "frame_budget": 0,
+    "ready_timeout_s": HANG_S, "text_timeout_s": HANG_S, "max_wait_s": HANG_S,
+}  # fmt: skip
 
 
 def codes_of(chunks: list[Chunk]) -> np.ndarray:
     assert [chunk.frame_index for chunk in chunks] == list(range(len(chunks)))
     return np.stack([chunk.codes for chunk in chunks], axis=1)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -51,7 +48,7 @@ def test_text_in_parts_gives_the_codes_of_the_whole(triton: LocalTriton, whole: 
     def parts() -> Iterator[str]:
         for character in TEXT:
             yield character
-            time.sleep(0.001)
+            let_pass(0.001)
 
     async def main() -> list[Chunk]:
         async with AsyncSpeechClient(triton.url) as client:
@@ -101,40 +98,43 @@ def test_a_failing_source_of_text_frees_the_slot(client: SpeechClient, triton: L
     eventually(lambda: scrape(triton.metrics_url)["csm_live_streams"] == 0)
 
 
-def test_streams_outlive_their_server(bundle: Path, triton: LocalTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_outlive_their_server(
+    bundle: Path, triton: LocalTriton, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A Triton is killed in the middle of streams, and another one with its key started at its address.
 
     A stream that finds a server with another key cannot go on.
     """
     monkeypatch.setenv("CSM_SERVING_TURN_KEY", "5e" * 32)
     settings = load_settings(**FREE_PORTS)
-    retry = Retry(attempts=1_000, first_s=0.05, most_s=0.2, budget_s=120)
-    told = []
+    retry = Retry(attempts=1_000, first_s=0.05, most_s=0.2, budget_s=HANG_S)
 
     def parts() -> Iterator[str]:
-        for sentence in (LONG, "It is cold and windy today. ", "Good morning."):
-            told.append(sentence)
-            yield sentence
+        yield from held_back(LONG, gate, "It is cold and windy today. ")
+        yield "Good morning."
 
     with (
         LocalTriton(bundle, settings=settings) as first,
         SpeechClient(first.url, retry=retry) as client,
         SpeechClient([first.url, triton.url]) as astray,
     ):
+        gate.set()
         undisturbed = [
             list(client.stream(LONG, seed=4, max_frames=200)),
             list(client.stream(parts(), 1, seed=5, max_frames=200)),
         ]
+        gate.clear()
         streams = [client.stream(LONG, seed=4, max_frames=200), client.stream(parts(), 1, seed=5, max_frames=200)]
         heard = [[next(stream) for _ in range(7)] for stream in streams]
-        lost = astray.stream(LONG, sampling=GREEDY)
+        lost = astray.stream(held_back(LONG, gate, "Never said."), sampling=GREEDY)
         next(lost)
         os.kill(first.pid, signal.SIGKILL)
-        first.wait(30)
+        first.wait(HANG_S)
         with pytest.raises(UnavailableError, match=r"cannot go on: .*not spoken by this service"):
             list(lost)
         ports = {f"{name}_port": port for name, port in first.ports.items()}
         with LocalTriton(bundle, settings=load_settings(**FREE_PORTS | ports)):
+            gate.set()
             for chunks, stream in zip(heard, streams, strict=True):
                 chunks.extend(stream)
     for chunks, expected, stream in zip(heard, undisturbed, streams, strict=True):
@@ -145,31 +145,37 @@ def test_streams_outlive_their_server(bundle: Path, triton: LocalTriton, monkeyp
     assert max(stream.retries for stream in streams) > 0
 
 
-def test_a_deadline_ends_a_stream_with_its_error(client: SpeechClient, triton: LocalTriton) -> None:
+def test_a_deadline_ends_a_stream_with_its_error(
+    client: SpeechClient, triton: LocalTriton, gate: threading.Event
+) -> None:
     before = scrape(triton.metrics_url)["csm_frames_total"]
-    with pytest.raises(DeadlineError):
-        list(client.stream(LONG, sampling=GREEDY, deadline_s=0.3))
-    eventually(lambda: scrape(triton.metrics_url)["csm_live_streams"] == 0)
+    for deadline_s in (0.3, 3.0, 30.0, 120.0):  # until one is long enough for a first frame, however slow the machine
+        with pytest.raises(DeadlineError):
+            list(client.stream(held_back(TEXT, gate, "Never said."), sampling=GREEDY, deadline_s=deadline_s))
+        eventually(lambda: scrape(triton.metrics_url)["csm_live_streams"] == 0)
+        if scrape(triton.metrics_url)["csm_frames_total"] > before:
+            break
     assert scrape(triton.metrics_url)["csm_frames_total"] > before
 
 
-def test_a_full_server_is_asked_again_or_waited_for(client: SpeechClient, triton: LocalTriton) -> None:
+def test_a_full_server_is_asked_again_or_waited_for(
+    client: SpeechClient, triton: LocalTriton, gate: threading.Event
+) -> None:
     slots = int(scrape(triton.metrics_url)["csm_stream_slots"])
-    live = [client.stream(LONG, sampling=GREEDY) for _ in range(slots)]
+    live = [client.stream(held_back(TEXT, gate, "Never said."), sampling=GREEDY) for _ in range(slots)]
     for stream in live:
         next(stream)
     with pytest.raises(BusyError):
         client.say(TEXT)
 
     async def main() -> list[int]:
-        patient = Retry(attempts=1_000, first_s=0.02, most_s=0.05, busy=True, budget_s=60)
+        patient = Retry(attempts=1_000, first_s=0.02, most_s=0.05, busy=True, budget_s=HANG_S)
         async with AsyncSpeechClient(triton.url, retry=patient) as client:
             asking = client.stream(TEXT, max_frames=5)
-            waiting = client.stream(TEXT, max_frames=5, max_wait_s=60)
+            waiting = client.stream(TEXT, max_frames=5, max_wait_s=HANG_S)
 
             async def free() -> None:
-                while not asking.retries or not scrape(triton.metrics_url)["csm_queued_streams"]:
-                    await asyncio.sleep(0.01)
+                await eventually_async(lambda: asking.retries and scrape(triton.metrics_url)["csm_queued_streams"])
                 for stream in live:
                     stream.close()
 

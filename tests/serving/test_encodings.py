@@ -12,10 +12,10 @@ import soundfile
 
 from csm_model.errors import MissingDependencyError
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
-from csm_serving import wire
-from csm_serving.encodings import decoder_of, encode_int16, encoder_of
-from csm_serving.errors import ServingError
-from csm_serving.protocol import Chunk, End
+from csm_serving.wire import messages
+from csm_serving.wire.encodings import decoder_of, encode_int16, encoder_of
+from csm_serving.wire.errors import ServingError
+from csm_serving.wire.protocol import Chunk, End
 
 FRAMES = 25
 OPUS_DELAY = 156  # samples that libopus holds back at 24 kHz
@@ -35,11 +35,11 @@ def travel(audio: np.ndarray, encoding: str) -> tuple[list[np.ndarray], list[byt
     heard, encoded = [], []
     for index, piece in enumerate(audio.reshape(-1, FRAME_SAMPLES)):
         chunk = Chunk(audio=piece, frame_index=index, codes=np.zeros(4, np.int32))
-        again = wire.decode_response(wire.encode_chunk(chunk, encode), decode)
+        again = messages.decode_response(messages.encode_chunk(chunk, encode), decode)
         assert isinstance(again, Chunk)
         heard.append(again.audio)
         encoded.append(again.encoded)
-    end = wire.decode_response(wire.encode_end(End(ended=True), encode), decode)
+    end = messages.decode_response(messages.encode_end(End(ended=True), encode), decode)
     assert isinstance(end, End)
     return [*heard, end.audio], [*encoded, end.encoded], end
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from waiting import HANG_S, eventually, let_pass, never
 
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
@@ -18,17 +18,15 @@ from csm_model.inference.batch import Frame
 from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
-from csm_serving.engine import Engine, Watchers
-from csm_serving.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.metrics import MemoryMetrics
-from csm_serving.protocol import Chunk, End, SpeechRequest
-from csm_serving.source import Asked
-from csm_serving.stored_voices import Voice
-from csm_serving.stream import Account
-from csm_serving.tokens import TurnKey
-from csm_serving.watch import PortWatch
-
-TIMEOUT = 10.0
+from csm_serving.server.engine import Engine, Watchers
+from csm_serving.server.metrics import MemoryMetrics
+from csm_serving.server.source import ResolvedRequest
+from csm_serving.server.stored_voices import Voice
+from csm_serving.server.stream import Account
+from csm_serving.server.tokens import TurnKey
+from csm_serving.server.watch import PortWatch
+from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
 
 class Caller:
@@ -66,7 +64,7 @@ class Caller:
         self.over.set()
 
     def wait(self) -> Caller:
-        assert self.over.wait(TIMEOUT)
+        assert self.over.wait(HANG_S)
         return self
 
 
@@ -109,7 +107,7 @@ class Work:
 
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
         if self._gate is not None:
-            assert self._gate.wait(TIMEOUT)
+            assert self._gate.wait(HANG_S)
         self.together = max(self.together, len(slots))
         for slot in slots:
             if self._texts[slot][0] == "breaks" and self._made[slot] == 2:
@@ -142,18 +140,18 @@ class Reader:
         self.key = TurnKey()
         self.gate = threading.Event()
 
-    def read(self, request: SpeechRequest) -> Asked:
+    def read(self, request: SpeechRequest) -> ResolvedRequest:
         if request.speaker == 9 or request.voice == "nobody":
             raise InputError("unknown speaker 9: the bundle has 0")
         if request.voice == "broken":
             raise RuntimeError("out of\nmemory")
         if request.voice is not None:
-            assert self.gate.wait(TIMEOUT)
+            assert self.gate.wait(HANG_S)
         utterance = Utterance(
             text=request.text, more=request.text_more, speaker=request.speaker or 0, max_frames=request.max_frames
         )
         voice = Voice(name="heart", speaker=0, identity="speaker:0")
-        return Asked(utterance=utterance, voice=voice, chain=self.key.begin(voice.identity))
+        return ResolvedRequest(utterance=utterance, voice=voice, chain=self.key.begin(voice.identity))
 
     def is_quick(self, request: SpeechRequest) -> bool:
         return request.voice is None
@@ -174,11 +172,12 @@ def running(
         metrics=metrics,
         watchers=watchers,
         max_characters=20,
+        max_wait_s=HANG_S,
     )  # type: ignore[arg-type]
     try:
         yield engine, metrics, reader
     finally:
-        engine.close(grace_s=TIMEOUT)
+        engine.close(grace_s=HANG_S)
 
 
 def ask(engine: Engine, caller: Caller, text: str = "hello", **values: object) -> Caller:
@@ -210,9 +209,9 @@ def test_above_the_slots_a_request_is_refused_and_a_freed_slot_is_taken_again() 
         first = ask(engine, Caller())
         with pytest.raises(BusyError, match="all 1 slots are taken; try again in") as busy:
             ask(engine, Caller())
-        waiting = ask(engine, Caller(), max_wait_s=TIMEOUT)
+        waiting = ask(engine, Caller(), max_wait_s=HANG_S)
         impatient = ask(engine, Caller(), max_wait_s=0.001)
-        time.sleep(0.05)
+        let_pass(0.05)
         gate.set()
         first.wait()
         assert waiting.wait().answer == End(ended=True, dropped=2)
@@ -301,7 +300,7 @@ def test_a_deadline_ends_a_stream() -> None:
     gate = threading.Event()
     with running(gate=gate) as (engine, _, _):
         caller = ask(engine, Caller(), max_frames=1000, deadline_s=0.01)
-        time.sleep(0.05)
+        let_pass(0.05)
         gate.set()
         assert isinstance(caller.wait().answer, DeadlineError)
     assert len(caller.chunks) < 1000
@@ -340,18 +339,17 @@ def test_closing_lets_live_streams_end_and_takes_no_more() -> None:
     gate = threading.Event()
     with running(slots=1, gate=gate, frame_budget=0) as (engine, _, _):
         live = ask(engine, Caller())
-        while not engine.live:
-            time.sleep(0.001)
-        waiting = ask(engine, Caller(), max_wait_s=TIMEOUT)
+        eventually(lambda: engine.live)
+        waiting = ask(engine, Caller(), max_wait_s=HANG_S)
         drained: list[bool] = []
-        closing = threading.Thread(target=lambda: drained.append(engine.close(grace_s=TIMEOUT)))
+        closing = threading.Thread(target=lambda: drained.append(engine.close(grace_s=HANG_S)))
         closing.start()
         assert isinstance(waiting.wait().answer, UnavailableError)
         with pytest.raises(UnavailableError):
             ask(engine, Caller())
         assert not engine.ready
         gate.set()
-        closing.join(TIMEOUT)
+        closing.join(HANG_S)
         assert drained == [True]
         assert live.answer == End(ended=True, dropped=2)
 
@@ -360,7 +358,7 @@ def test_closing_without_grace_breaks_streams_with_a_typed_error() -> None:
     started = threading.Event()
     with running(slots=1) as (engine, metrics, _):
         caller = ask(engine, Caller(on_chunk=started.set), max_frames=10**9)
-        assert started.wait(TIMEOUT)
+        assert started.wait(HANG_S)
         assert engine.close(grace_s=0) is False
         assert isinstance(caller.answer, UnavailableError)
         assert metrics.values["csm_live_streams"] == 0
@@ -391,9 +389,9 @@ def test_a_port_that_closes_is_noticed_while_streams_live() -> None:
         port.listen()
         watch = PortWatch("0.0.0.0", port.getsockname()[1], busy=busy.is_set, on_closed=closed.set)
         watch.look()
-    assert not closed.wait(1), "nobody lives"
+    assert never(closed, 1.0), "nobody lives"
     busy.set()
-    assert closed.wait(TIMEOUT)
+    assert closed.wait(HANG_S)
     watch.stop()
 
 
@@ -402,6 +400,6 @@ def test_a_port_that_was_never_open_is_no_reason_to_stop() -> None:
     with socket.socket() as port:
         port.bind(("127.0.0.1", 0))
         watch = PortWatch("127.0.0.1", port.getsockname()[1], busy=lambda: True, on_closed=closed.set)
-        assert not closed.wait(1.5)
+        assert never(closed, 1.5)
         watch.stop()
     assert not closed.is_set()

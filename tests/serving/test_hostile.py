@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from csm_model.errors import InputError
-from csm_serving import wire
-from csm_serving.protocol import Resume, SamplingOptions, SpeechRequest, Turn
-from csm_serving.tensors import INPUTS
+from csm_serving.wire import messages
+from csm_serving.wire.protocol import Resume, SamplingOptions, SpeechRequest, Turn
+from csm_serving.wire.tensors import INPUTS
 
 CODES = np.arange(8, dtype=np.int32).reshape(4, 2)
 
@@ -78,7 +78,7 @@ def _random_tensor(rng: np.random.Generator, wanted: np.dtype[Any], rank: int) -
 def _random_request(rng: np.random.Generator) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     if rng.random() < 0.7:  # mostly a sound request, of which something is broken
-        tensors |= wire.encode_request(full_request())
+        tensors |= messages.encode_request(full_request())
         for name in rng.choice(list(tensors), rng.integers(4), replace=False):
             del tensors[str(name)]
     share = rng.choice([0.02, 0.05, 0.2])
@@ -93,11 +93,11 @@ def _random_request(rng: np.random.Generator) -> dict[str, Any]:
 def _line_of(tensors: dict[str, Any]) -> str | None:
     """What is said against the request, or None where it is sound. Any other error is the test's failure."""
     try:
-        request = wire.decode_request(tensors)
+        request = messages.decode_request(tensors)
     except InputError as error:
         return str(error)
-    again = wire.encode_request(request)
-    assert wire.encode_request(wire.decode_request(again)).keys() == again.keys()
+    again = messages.encode_request(request)
+    assert messages.encode_request(messages.decode_request(again)).keys() == again.keys()
     return None
 
 

@@ -13,15 +13,16 @@ from served import attacks, drain, hostile, overload
 from served.listeners import TEXTS, Taken, connected, listen
 from served.raw import ask, channel_to
 from served.server import counted, processes
+from waiting import HANG_S
 
-from csm_serving.errors import BusyError, UnavailableError
-from csm_serving.protocol import SpeechRequest
+from csm_serving.launcher.triton import LocalTriton
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, UnavailableError
+from csm_serving.wire.protocol import SpeechRequest
 
 SPEAKERS = (0, 1)
 SLOTS = 4
-GRACE_S = 60.0
+GRACE_S = HANG_S
 
 
 SETTINGS = {
@@ -31,7 +32,7 @@ SETTINGS = {
     "slots": SLOTS,
     "frame_budget": 0,
     "keepalive_s": 1,
-    "ready_timeout_s": 300,
+    "ready_timeout_s": HANG_S,
     "exit_timeout_s": GRACE_S,
 }
 

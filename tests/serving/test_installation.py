@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
-from csm_serving import installation, repository
 from csm_serving.client import SpeechClient
-from csm_serving.installation import find_installation, find_libpython, write_search_folders
+from csm_serving.launcher import installation
+from csm_serving.launcher.installation import find_installation, find_libpython, write_search_folders
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import repository
 from csm_serving.settings import load_settings
-from csm_serving.triton import LocalTriton
 
 
 @pytest.fixture
@@ -39,7 +40,10 @@ def test_every_part_is_found() -> None:
 
 def test_without_the_wheel_one_line_names_the_cure(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     monkeypatch.setitem(sys.modules, "pytriton", None)
-    with pytest.raises(MissingDependencyError, match=r"nvidia-pytriton.*csm say --local"), LocalTriton(bundle):
+    with (
+        pytest.raises(MissingDependencyError, match=r"nvidia-pytriton.*csm say --local"),
+        LocalTriton(bundle, settings=load_settings()),
+    ):
         pass
 
 
@@ -95,7 +99,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(
 
     monkeypatch.setattr(Path, "mkdir", refused)  # root may write anywhere
     with pytest.raises(InputError, match="serving: no leave to write there; give another --folder"):
-        LocalTriton(bundle, folder=tmp_path / "serving").start()
+        LocalTriton(bundle, settings=load_settings(), folder=tmp_path / "serving").start()
 
 
 def test_a_triton_elsewhere_whose_part_is_missing_is_named(tmp_path: Path) -> None:
@@ -149,7 +153,10 @@ def test_a_port_in_use_is_named_with_its_option(bundle: Path, option: str) -> No
 
 
 def test_a_folder_without_a_bundle_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no bundle there.*manifest\.json"), LocalTriton(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"no bundle there.*manifest\.json"),
+        LocalTriton(tmp_path, settings=load_settings()),
+    ):
         pass
 
 

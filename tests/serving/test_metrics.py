@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from csm_serving import metrics
 from csm_serving.client import SpeechClient
-from csm_serving.metrics import MetricSpec
-from csm_serving.triton import LocalTriton
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import metrics
+from csm_serving.server.metrics import MetricSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 

@@ -13,10 +13,10 @@ import pytest
 
 from csm_model.errors import CsmError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving import wire
-from csm_serving.errors import BusyError, DeadlineError, ServingError
-from csm_serving.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, TextPart, Turn
-from csm_serving.tensors import INPUTS, OUTPUTS
+from csm_serving.wire import messages
+from csm_serving.wire.errors import BusyError, DeadlineError, ServingError
+from csm_serving.wire.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, TextPart, Turn
+from csm_serving.wire.tensors import INPUTS, OUTPUTS
 
 CODES = np.arange(8, dtype=np.int32).reshape(4, 2)
 
@@ -50,7 +50,7 @@ def full_request() -> SpeechRequest:
 
 def test_a_request_survives_the_wire() -> None:
     request = full_request()
-    again = wire.decode_request(wire.encode_request(request))
+    again = messages.decode_request(messages.encode_request(request))
     assert isinstance(again, SpeechRequest)
     for name in (
         "text",
@@ -82,13 +82,13 @@ def test_a_request_survives_the_wire() -> None:
 @pytest.mark.parametrize("more", [False, True])
 def test_a_later_part_survives_the_wire(text: str, more: bool) -> None:
     part = TextPart(stream_id="12345678", text=text, more=more)
-    assert wire.decode_request(wire.encode_request(part)) == part
+    assert messages.decode_request(messages.encode_request(part)) == part
 
 
 def test_what_is_left_to_the_model_is_not_sent() -> None:
-    tensors = wire.encode_request(SpeechRequest(text="hello"))
+    tensors = messages.encode_request(SpeechRequest(text="hello"))
     assert sorted(tensors) == ["SEED", "SPEAKER", "TEXT"]
-    again = wire.decode_request({name: tensors[name] for name in ("TEXT", "SPEAKER")})
+    again = messages.decode_request({name: tensors[name] for name in ("TEXT", "SPEAKER")})
     assert isinstance(again, SpeechRequest)
     assert (again.seed, again.sampling, again.max_frames, again.context) == (0, SamplingOptions(), None, ())
     assert (again.speaker, again.voice, again.encoding, again.resume, again.deadline_s) == (
@@ -102,8 +102,8 @@ def test_what_is_left_to_the_model_is_not_sent() -> None:
 
 def test_every_encoded_tensor_is_as_specified() -> None:
     chunk = Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=3, codes=CODES[:, 0], token=b"t")
-    sent = wire.encode_request(full_request()) | wire.encode_request(SpeechRequest(text="hello", speaker=3))
-    sent |= wire.encode_chunk(chunk) | wire.encode_end(End(ended=True))
+    sent = messages.encode_request(full_request()) | messages.encode_request(SpeechRequest(text="hello", speaker=3))
+    sent |= messages.encode_chunk(chunk) | messages.encode_end(End(ended=True))
     specs = {spec.name: spec for spec in (*INPUTS, *OUTPUTS)}
     assert set(specs) - set(sent) == {"AUDIO_INT16", "AUDIO_OPUS"}, "of other encodings"
     for name, tensor in sent.items():
@@ -244,25 +244,25 @@ def test_frames_are_resumed_with_their_token(codes: np.ndarray[Any, Any], token:
 )
 def test_tensors_that_break_the_protocol_are_named(change: dict[str, object], message: str) -> None:
     tensors = {
-        name: value for name, value in (wire.encode_request(full_request()) | change).items() if value is not None
+        name: value for name, value in (messages.encode_request(full_request()) | change).items() if value is not None
     }
     with pytest.raises(InputError, match=re.escape(message)):
-        wire.decode_request(tensors)  # type: ignore[arg-type]
+        messages.decode_request(tensors)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("token", [b"", b"\x00\xff"])
 def test_a_response_survives_the_wire(token: bytes) -> None:
     audio = np.linspace(-1, 1, FRAME_SAMPLES, dtype=np.float32)
     chunk = Chunk(audio=audio, frame_index=25, codes=CODES[:, 0], token=token)
-    tensors = wire.encode_chunk(chunk)
+    tensors = messages.encode_chunk(chunk)
     assert tensors["SECONDS"].tolist() == [2.0]
-    again = wire.decode_response(tensors)
+    again = messages.decode_response(tensors)
     assert isinstance(again, Chunk)
     assert (again.frame_index, again.seconds, again.token, again.encoded) == (25, 2.0, token, b"")
     np.testing.assert_array_equal(again.audio, chunk.audio)
     np.testing.assert_array_equal(again.codes, chunk.codes)
     end = End(ended=False, reason="repeat", dropped=3)
-    assert wire.decode_response(wire.encode_end(end)) == end
+    assert messages.decode_response(messages.encode_end(end)) == end
     assert End(ended=False).reason == "cut"
 
 
@@ -279,33 +279,33 @@ def test_a_response_survives_the_wire(token: bytes) -> None:
     ],
 )
 def test_another_server_is_told_from_ours(change: dict[str, object]) -> None:
-    tensors = wire.encode_chunk(Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=0, codes=CODES[:, 0]))
+    tensors = messages.encode_chunk(Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=0, codes=CODES[:, 0]))
     changed = {name: value for name, value in (tensors | change).items() if value is not None}
     with pytest.raises(ServingError, match="no frame of this protocol"):
-        wire.decode_response(changed)  # type: ignore[arg-type]
+        messages.decode_response(changed)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", list(wire.ERROR_CODES.values()))
+@pytest.mark.parametrize("kind", list(messages.ERROR_CODES.values()))
 def test_an_error_keeps_its_type_and_its_line(kind: type[CsmError]) -> None:
     line = 'value "x": the rule; the cure'
-    found = wire.find_error(f"W1122 some log: {wire.encode_error(kind(line))}")
+    found = messages.find_error(f"W1122 some log: {messages.encode_error(kind(line))}")
     assert type(found) is kind
     assert str(found) == line
 
 
 def test_errors_are_found_in_logs_and_become_one_line() -> None:
-    assert wire.encode_error(KeyError("a\nb")).startswith("[csm:internal] KeyError")
-    assert str(wire.find_error("E1 [csm:digest] bytes differ\\n\\nAt:\\n file")) == "bytes differ"
-    assert isinstance(wire.find_error("[csm:digest] bytes differ"), DigestError)
-    assert isinstance(wire.find_error("[csm:busy] wait"), BusyError)
-    assert wire.find_error("Socket already in use") is None
-    assert wire.encode_error(DeadlineError("late")) == "[csm:deadline] late"
-    assert wire.find_error("[csm:unheard_of] x") is None
+    assert messages.encode_error(KeyError("a\nb")).startswith("[csm:internal] KeyError")
+    assert str(messages.find_error("E1 [csm:digest] bytes differ\\n\\nAt:\\n file")) == "bytes differ"
+    assert isinstance(messages.find_error("[csm:digest] bytes differ"), DigestError)
+    assert isinstance(messages.find_error("[csm:busy] wait"), BusyError)
+    assert messages.find_error("Socket already in use") is None
+    assert messages.encode_error(DeadlineError("late")) == "[csm:deadline] late"
+    assert messages.find_error("[csm:unheard_of] x") is None
 
 
 @pytest.mark.parametrize("after", [None, 0.0, 1.25, 90.0])
 def test_a_busy_server_says_when_to_come_again(after: float | None) -> None:
-    found = wire.find_error(wire.encode_error(BusyError("no room", retry_after_s=after)))
+    found = messages.find_error(messages.encode_error(BusyError("no room", retry_after_s=after)))
     assert isinstance(found, BusyError)
     assert (str(found), found.retry_after_s) == ("no room", after)
 
@@ -314,7 +314,7 @@ def test_the_page_lists_every_tensor_and_error() -> None:
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
     for spec in (*INPUTS, *OUTPUTS):
         assert f"| `{spec.name}` | {spec.dtype} |" in page, spec.name
-    for code in wire.ERROR_CODES:
+    for code in messages.ERROR_CODES:
         assert f"`{code}`" in page, code
 
 

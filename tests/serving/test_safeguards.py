@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from waiting import HANG_S
 
 from csm_model.errors import CsmError, InputError
 from csm_model.watermark import open_watermark
-from csm_serving.consent import Consent, today
-from csm_serving.engine import Engine
-from csm_serving.errors import UnavailableError
-from csm_serving.loading import load_engine
-from csm_serving.metrics import MemoryMetrics
-from csm_serving.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, Turn
+from csm_serving.server.consent import Consent, today
+from csm_serving.server.engine import Engine
+from csm_serving.server.loading import load_engine
+from csm_serving.server.metrics import MemoryMetrics
+from csm_serving.server.stored_voices import add_voice, revoke_voice
 from csm_serving.settings import load_settings
-from csm_serving.stored_voices import add_voice, revoke_voice
+from csm_serving.wire.errors import UnavailableError
+from csm_serving.wire.protocol import Chunk, End, Resume, SamplingOptions, SpeechRequest, Turn
 
-TIMEOUT = 60.0
 GREEDY = SamplingOptions(temperature=0.0, depth_temperature=0.0)
 DIGEST = "ab" * 32
 Load = Callable[..., Engine]
@@ -87,7 +87,7 @@ def ask(engine: Engine, **changes: Any) -> Caller:
         values["speaker"] = None
     caller = Caller()
     engine.submit(SpeechRequest(**values), caller)
-    assert caller.over.wait(TIMEOUT)
+    assert caller.over.wait(HANG_S)
     return caller
 
 
@@ -182,7 +182,7 @@ def test_every_stream_leaves_a_line_without_its_text(load: Load, tmp_path: Path)
     ask(engine, seed=3, encoding="int16")
     ask(engine, voice="anna", max_frames=4)
     ask(engine, voice="otto")
-    engine.close(TIMEOUT)
+    engine.close(HANG_S)
     first, second, third = lines_of(tmp_path)
     assert (first["voice"], first["speaker"], first["frames"], first["outcome"]) == ("kumo", 1, 9, "cut")
     assert (first["watermark"], first["seed"], first["encoding"]) == ("perth:7", 3, "int16")
@@ -204,7 +204,7 @@ def test_a_server_that_cannot_audit_does_not_speak(load: Load, tmp_path: Path) -
     full.unlink()
     full.touch()
     assert len(ask(engine).chunks) == 9
-    engine.close(TIMEOUT)
+    engine.close(HANG_S)
     assert len(full.read_text().splitlines()) == 2
     with pytest.raises(UnavailableError, match="cannot write its audit"):
         load(audit=str(tmp_path))

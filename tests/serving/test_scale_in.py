@@ -9,7 +9,7 @@ import yaml
 from chart_rendering import ci_file, render
 from served import scale_in
 
-from csm_pipelines.scaling.manifest import read_manifest
+from csm_scaling.manifest import read_manifest
 
 TIMES = {"drain.preStopSeconds": 2, "serving.exitTimeoutSeconds": 7, "serving.longestStreamSeconds": 7}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csm_model.errors import ArtifactError, InputError
-from csm_serving.repository import read_version_settings, write_version
+from csm_serving.server.repository import read_version_settings, write_version
 from csm_serving.settings import SECRETS, ServingSettings, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from csm_model.errors import InputError
-from csm_serving.errors import ServingError, UnknownStreamError
-from csm_serving.protocol import TextPart
-from csm_serving.siblings import Siblings
+from csm_serving.server.siblings import Siblings
+from csm_serving.wire.errors import ServingError, UnknownStreamError
+from csm_serving.wire.protocol import TextPart
 
 Start = Callable[[str, dict[str, list[TextPart]]], Siblings]
 

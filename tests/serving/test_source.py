@@ -14,10 +14,10 @@ from csm_model.errors import InputError
 from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator
 from csm_model.inference.sentences import LONGEST
-from csm_serving.local import LocalSpeech
-from csm_serving.protocol import Chunk, Resume, SamplingOptions, SpeechRequest, Turn
-from csm_serving.source import RequestReader
-from csm_serving.tokens import TurnKey
+from csm_serving.server.local import LocalSpeech
+from csm_serving.server.source import RequestReader
+from csm_serving.server.tokens import TurnKey
+from csm_serving.wire.protocol import Chunk, Resume, SamplingOptions, SpeechRequest, Turn
 
 KEY = TurnKey(b"0123456789abcdef")
 

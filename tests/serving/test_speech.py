@@ -11,11 +11,11 @@ import soundfile
 
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
-from csm_serving.audio import player
 from csm_serving.client import SpeechClient
-from csm_serving.errors import ServingError, UnavailableError
-from csm_serving.protocol import Chunk, End, SpeechRequest
-from csm_serving.speech import SpeechService, SpeechStream, first_words
+from csm_serving.client.audio import player
+from csm_serving.client.speech import SpeechService, SpeechStream, first_words
+from csm_serving.wire.errors import ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
 
 class Tone(SpeechService):

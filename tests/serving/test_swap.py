@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import HANG_S
 
 from csm_model.errors import DigestError, InputError
 from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, ServingError
-from csm_serving.protocol import Chunk, End, SamplingOptions
-from csm_serving.repository import versions_in
+from csm_serving.launcher.swap import ServerState, swap_bundle
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server.repository import versions_in
 from csm_serving.settings import load_settings
-from csm_serving.swap import ServerState, swap_bundle
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, ServingError
+from csm_serving.wire.protocol import Chunk, End, SamplingOptions
 
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
 TEXT = "Good morning. The train to Boston leaves at half past nine."
@@ -43,9 +44,9 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         slots=3,
         queue=4,
         frame_budget=0,
-        max_wait_s=600,
-        text_timeout_s=600,
-        ready_timeout_s=300,
+        max_wait_s=HANG_S,
+        text_timeout_s=HANG_S,
+        ready_timeout_s=HANG_S,
     )
     with LocalTriton(bundle, settings=settings, folder=tmp_path_factory.mktemp("swap")) as running:
         yield running
@@ -66,7 +67,7 @@ def in_parts(text: str, more: threading.Event) -> Iterator[str]:
     """The text in two parts, the second one when it is asked for."""
     half = text.index(" ", len(text) // 2)
     yield text[:half]
-    more.wait()
+    assert more.wait(HANG_S)
     yield text[half:]
 
 
@@ -88,7 +89,7 @@ def test_live_and_waiting_streams_end_on_the_old_version(served: LocalTriton, bu
         live = [client.stream(LONG, seed=seed, sampling=GREEDY, max_frames=FRAMES) for seed in range(3)]
         for stream in live:
             next(stream)  # all slots are taken
-        held = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60, max_wait_s=300.0)
+        held = client.stream(in_parts(TEXT, more), seed=9, sampling=GREEDY, max_frames=60, max_wait_s=HANG_S)
         waits = threading.Thread(target=lambda: waited.extend(held))
         waited: list[Chunk] = []
         waits.start()
@@ -149,7 +150,7 @@ def test_csm_swap_says_what_it_does(served: LocalTriton, bundle: Path) -> None:
             more.set()
             list(live)
             assert "is gone" in swapping.stdout.readline()
-            assert swapping.wait(60) == 0
+            assert swapping.wait(HANG_S) == 0
     assert json.loads((served.folder / "server.json").read_text())["bundle"] == str(bundle)
     served_now = versions_in(served.folder / "repository")
     assert len(served_now) == 1, "what nobody serves is not kept"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from csm_serving.threads import set_threads, threads_for
+from csm_serving.server.threads import set_threads, threads_for
 
 
 def test_a_small_model_gets_one_thread_and_a_large_one_every_core(tmp_path: Path) -> None:

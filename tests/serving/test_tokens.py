@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from csm_model.errors import InputError
-from csm_serving.tokens import TOKEN_BYTES, TurnKey
+from csm_serving.server.tokens import TOKEN_BYTES, TurnKey
 
 HEX = "00112233445566778899aabbccddeeff" * 2
 CODES = np.random.default_rng(0).integers(0, 2048, (8, 40)).astype(np.int32)

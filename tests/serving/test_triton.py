@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from waiting import HANG_S, eventually, held_back
 
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import ArtifactError, DigestError, InputError
@@ -26,20 +27,23 @@ from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator, Speech
 from csm_model.inference.sampling import Sampling
 from csm_model.watermark import open_watermark
-from csm_serving import calls, repository
-from csm_serving.client import SpeechClient
-from csm_serving.errors import BusyError, ServingError, UnavailableError
-from csm_serving.load_report import scrape
-from csm_serving.local import LocalSpeech
-from csm_serving.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
-from csm_serving.retry import NEVER, Retry
+from csm_serving.client import SpeechClient, calls
+from csm_serving.client.load_report import scrape
+from csm_serving.client.retry import NEVER, Retry
+from csm_serving.client.speech import SpeechService
+from csm_serving.launcher.triton import LocalTriton
+from csm_serving.server import repository
+from csm_serving.server.local import LocalSpeech
 from csm_serving.settings import load_settings
-from csm_serving.speech import SpeechService
-from csm_serving.triton import LocalTriton
+from csm_serving.wire.errors import BusyError, ServingError, UnavailableError
+from csm_serving.wire.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
 
 TEXT = "The train to Boston leaves at half past nine."
 LONG = "This is a long story that nobody has the patience to hear out to its very end. " * 10
-FREE_PORTS = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "ready_timeout_s": 300, "frame_budget": 0}
+FREE_PORTS = {
+    "grpc_port": 0, "http_port": 0, "metrics_port": 0, "frame_budget": 0,
+    "ready_timeout_s": HANG_S, "text_timeout_s": HANG_S, "max_wait_s": HANG_S,
+}  # fmt: skip
 GREEDY = SamplingOptions(temperature=0.0)
 CONTEXT_CODES = np.arange(12, dtype=np.int64).reshape(4, 3)
 
@@ -50,9 +54,8 @@ def offline(bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def impatient(make_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Slow, and asks early whether a client is there."""
-    bundle = make_bundle(tmp_path_factory.mktemp("impatient"), layers=40)
+def impatient(bundle: Path) -> Iterator[LocalTriton]:
+    """Asks early whether a client is there."""
     with LocalTriton(bundle, settings=load_settings(**FREE_PORTS, slots=1, keepalive_s=1)) as running:
         yield running
 
@@ -77,13 +80,6 @@ def assert_equal(chunks: list[Chunk], ended: bool, speech: Speech, *, watermark:
 
 def metrics_of(triton: LocalTriton) -> dict[str, float]:
     return scrape(triton.metrics_url)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("speaker", "seed"), [(0, 0), (1, 0), (1, 2**63 - 1)])
@@ -161,28 +157,29 @@ def test_what_only_the_server_can_refuse_comes_back_typed(
     assert metrics_of(triton)['csm_refusals_total{reason="invalid_input"}'] == before + 1
 
 
-def test_a_cancelled_stream_frees_its_slot(client: SpeechClient, triton: LocalTriton) -> None:
+def test_a_cancelled_stream_frees_its_slot(client: SpeechClient, triton: LocalTriton, gate: threading.Event) -> None:
     before = metrics_of(triton)
-    stream = client.stream(LONG, sampling=GREEDY)
+    stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=400)
     next(stream)
     stream.close()
     eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
+    gate.set()
     after = metrics_of(triton)
     outcome = 'csm_streams_total{outcome="cancelled"}'
     assert after[outcome] == before[outcome] + 1
-    assert after["csm_frames_total"] - before["csm_frames_total"] < 200, "the whole story was not spoken"
+    assert after["csm_frames_total"] - before["csm_frames_total"] < 400, "the whole story was not spoken"
 
 
-def test_above_the_slots_a_request_is_refused_at_once(client: SpeechClient, triton: LocalTriton) -> None:
+def test_above_the_slots_a_request_is_refused_at_once(
+    client: SpeechClient, triton: LocalTriton, gate: threading.Event
+) -> None:
     slots = int(metrics_of(triton)["csm_stream_slots"])
-    live = [client.stream(LONG, sampling=GREEDY) for _ in range(slots)]
+    live = [client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY) for _ in range(slots)]
     try:
         for stream in live:
             next(stream)
-        began = time.monotonic()
         with pytest.raises(BusyError, match=f"all {slots} slots"):
-            client.say(TEXT)
-        assert time.monotonic() - began < 2
+            client.say(TEXT)  # before any of them ends
         assert metrics_of(triton)["csm_live_streams"] == slots
     finally:
         for stream in live:
@@ -203,31 +200,34 @@ def test_metrics_count_streams(client: SpeechClient, triton: LocalTriton) -> Non
 
 
 def test_sigterm_lets_a_live_stream_end(bundle: Path) -> None:
-    settings = load_settings(**FREE_PORTS, exit_timeout_s=60)
+    settings = load_settings(**FREE_PORTS, exit_timeout_s=HANG_S)
     with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
         stream = client.stream(LONG, sampling=GREEDY, max_frames=400)
         next(stream)
         triton.terminate()
         eventually(lambda: _refuses(client))
-        eventually(lambda: _gone(triton.pid), seconds=55)  # though nobody has read the stream on
+        eventually(lambda: _gone(triton.pid))  # though nobody has read the stream on
         assert sum(1 for _ in stream) == 399
         assert stream.end == End(ended=False)
 
 
-def test_sigterm_sends_those_that_wait_elsewhere_at_once(slow_bundle: Path) -> None:
-    settings = load_settings(**FREE_PORTS, slots=1, exit_timeout_s=120)
-    with LocalTriton(slow_bundle, settings=settings) as triton, SpeechClient(triton.url, retry=NEVER) as client:
-        live = client.stream(LONG, sampling=GREEDY, max_frames=100)
+def test_sigterm_sends_those_that_wait_elsewhere_at_once(bundle: Path) -> None:
+    """Two that are live keep each other at the pace of their players: for two minutes, on any machine."""
+    settings = load_settings(**FREE_PORTS, slots=2, exit_timeout_s=HANG_S)
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url, retry=NEVER) as client:
+        live, company = (client.stream(LONG * 5, sampling=GREEDY, max_frames=1500) for _ in range(2))
         next(live)
+        next(company)
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(client.say, TEXT, max_wait_s=100.0)
+            waiting = pool.submit(client.say, TEXT, max_wait_s=HANG_S)
             eventually(lambda: metrics_of(triton)["csm_queued_streams"] == 1)
             triton.terminate()
             with pytest.raises(UnavailableError, match="stopping"):
                 waiting.result()
-            assert metrics_of(triton)["csm_live_streams"] == 1, "the live one goes on"
-        assert sum(1 for _ in live) == 99
-        assert triton.wait(60) == 0
+            assert metrics_of(triton)["csm_live_streams"] == 2, "the live ones go on"
+        company.close()  # what is left alone is spoken as fast as can be
+        assert sum(1 for _ in live) == 1499
+        assert triton.wait(HANG_S) == 0
 
 
 def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton: LocalTriton) -> None:
@@ -245,12 +245,13 @@ def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "freezes"])
 def test_a_client_that_is_gone_frees_its_slot(impatient: LocalTriton, how: signal.Signals) -> None:
     code = (
-        "import sys, time; from csm_serving.client import SpeechClient\n"
-        "from csm_serving.protocol import SamplingOptions\n"
-        "stream = SpeechClient(sys.argv[1]).stream(sys.argv[2], sampling=SamplingOptions(temperature=0.0))\n"
-        "next(stream); print('heard', flush=True); time.sleep(600)"
+        "import signal, sys, threading; from csm_serving.client import SpeechClient\n"
+        "from csm_serving.wire.protocol import SamplingOptions\n"
+        "def text(): yield sys.argv[2] + ' A'; threading.Event().wait()\n"
+        "stream = SpeechClient(sys.argv[1]).stream(text(), sampling=SamplingOptions(temperature=0.0))\n"
+        "next(stream); print('heard', flush=True); signal.pause()"
     )
-    command = [sys.executable, "-c", code, impatient.url, LONG]
+    command = [sys.executable, "-c", code, impatient.url, TEXT]
     before = metrics_of(impatient)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gone:
         try:
@@ -264,10 +265,10 @@ def test_a_client_that_is_gone_frees_its_slot(impatient: LocalTriton, how: signa
             gone.kill()
 
 
-def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(slow_bundle: Path) -> None:
+def test_a_stream_longer_than_the_grace_is_broken_with_a_typed_error(bundle: Path, gate: threading.Event) -> None:
     settings = load_settings(**FREE_PORTS, exit_timeout_s=5)
-    with LocalTriton(slow_bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
-        stream = client.stream(LONG, sampling=GREEDY)
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
+        stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY)
         next(stream)
         triton.terminate()
         with pytest.raises(UnavailableError):
@@ -296,7 +297,7 @@ def test_another_configuration_is_refused(bundle: Path, monkeypatch: pytest.Monk
             config.read_text().replace('"TOP_K", data_type: TYPE_INT32', '"TOP_K", data_type: TYPE_INT64')
         )
 
-    monkeypatch.setattr("csm_serving.triton.write_repository", other)
+    monkeypatch.setattr("csm_serving.launcher.triton.write_repository", other)
     with (
         pytest.raises(ArtifactError, match="another protocol: TOP_K differ"),
         LocalTriton(bundle, settings=load_settings(**FREE_PORTS)),
@@ -312,9 +313,11 @@ def test_a_server_that_takes_too_long_is_given_up(bundle: Path) -> None:
 
 def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from csm_serving.triton import LocalTriton\n"
-        "with LocalTriton(Path(sys.argv[1]), folder=Path(sys.argv[2])) as triton:\n"
-        "    print(triton.pid, flush=True); time.sleep(600)"
+        "import signal, sys; from pathlib import Path; from csm_serving.launcher.triton import LocalTriton\n"
+        "from csm_serving.settings import load_settings\n"
+        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)\n"
+        "with LocalTriton(Path(sys.argv[1]), settings=settings, folder=Path(sys.argv[2])) as triton:\n"
+        "    print(triton.pid, flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
@@ -324,23 +327,28 @@ def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> N
     eventually(lambda: _gone(pid))
 
 
-def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(bundle: Path, tmp_path: Path) -> None:
+def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(
+    bundle: Path, gate: threading.Event, tmp_path: Path
+) -> None:
     code = (
-        "import sys; from pathlib import Path; from csm_serving.triton import serve\n"
-        "sys.exit(serve(Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1,"
+        "import sys; from pathlib import Path; from csm_serving.launcher.triton import serve\n"
+        "from csm_serving.settings import load_settings\n"
+        "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1)\n"
+        "sys.exit(serve(Path(sys.argv[1]), settings=settings,"
         " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, triton.pid, flush=True)))"
     )
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url, pid = process.stdout.readline().split()
-        with SpeechClient(url, retry=Retry(attempts=1_000, first_s=0.5, budget_s=120)) as client:
-            stream = client.stream(LONG, sampling=GREEDY, max_frames=200)
+        with SpeechClient(url, retry=Retry(attempts=1_000, first_s=0.5, budget_s=HANG_S)) as client:
+            stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=200)
             next(stream)
             os.kill(int(pid), signal.SIGKILL)
+            gate.set()
             assert [chunk.frame_index for chunk in stream] == list(range(1, 200))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(HANG_S) == 0
         assert process.stderr is not None
         assert "ended by itself with status -9" in process.stderr.read()
 

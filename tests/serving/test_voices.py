@@ -17,9 +17,9 @@ from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.errors import ArtifactError, AudioError, DigestError, InputError
 from csm_model.files import digest_of_file, read_json, write_json
 from csm_model.inference.generator import Generator
-from csm_serving.consent import Consent, read_consent, today
-from csm_serving.stored_voices import Voice, add_voice, list_voices, read_record, revoke_voice
-from csm_serving.voices import VoiceRegistry
+from csm_serving.server.consent import Consent, read_consent, today
+from csm_serving.server.stored_voices import Voice, add_voice, list_voices, read_record, revoke_voice
+from csm_serving.server.voices import VoiceRegistry
 
 TEXT = "Good morning, this is how I speak."
 DIGEST = "ab" * 32
@@ -301,7 +301,7 @@ def test_a_consent_has_all_that_it_needs(tmp_path: Path, field: str) -> None:
     write_json(path, values)
     assert read_consent(path) == consent()
     write_json(path, {name: value for name, value in values.items() if name != field})
-    with pytest.raises(InputError, match=rf"consent.json: {field}: field required; docs/safeguards.md"):
+    with pytest.raises(InputError, match=rf"consent.json: {field}: field required; docs/voices.md"):
         read_consent(path)
     write_json(path, values | {field: " "})
     with pytest.raises(InputError, match=rf"consent.json: {field}"):
@@ -343,7 +343,7 @@ def test_a_kill_while_a_voice_is_written_leaves_none(tmp_path: Path, monkeypatch
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("csm_serving.stored_voices.write_json", die)
+    monkeypatch.setattr("csm_serving.server.stored_voices.write_json", die)
     with pytest.raises(KeyboardInterrupt):
         add(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "localhost/csm-debian:bookworm"
@@ -153,23 +154,25 @@ class Running:
         """What podman knows of it."""
         return dict(json.loads(output("podman", "inspect", self.name))[0]["State"])
 
-    def until_answers(self, url: str, seconds: float = 300) -> str:
+    def until_answers(self, url: str) -> str:
         """Waits until it answers under an address; returns what it says."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                with urllib.request.urlopen(url, timeout=5) as answer:
-                    return str(answer.read().decode())
-            except OSError:
-                assert time.monotonic() < deadline, self.logs()
-                assert self.state()["Running"], self.logs()
-                time.sleep(0.5)
 
-    def stop(self, grace_s: int) -> float:
-        """SIGTERM, and SIGKILL after `grace_s`; returns the seconds that it took."""
-        started = time.monotonic()
+        def answer() -> str | None:
+            try:
+                with urllib.request.urlopen(url, timeout=60) as page:
+                    return str(page.read().decode() or " ")
+            except OSError:
+                assert self.state()["Running"], self.logs()
+                return None
+
+        try:
+            return eventually(answer, every_s=0.5).strip()
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.logs()}") from None
+
+    def stop(self, grace_s: int) -> None:
+        """SIGTERM, and SIGKILL after `grace_s`."""
         output("podman", "stop", "--time", str(grace_s), self.name)
-        return time.monotonic() - started
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Uploads are parsed as pipeline specs, arguments are checked against the inputs t
 once, unknown things are 404, a wrong token is 401. Runs advance by one tick each time they are looked at (`kfp_dag`).
 
     with kfp_api() as api:
-        api.failures["train-component"] = ["out of memory"]
+        api.failures["train"] = ["out of memory"]
         ... kfp.Client(host=api.url)
 """
 

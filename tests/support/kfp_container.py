@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from csm_components.spec import StepSpec
 
-def step_command(component: Any, outputs: Path, **given: Any) -> list[str]:
-    """The command of a component's container for the parameters and artifacts `given`.
+PROGRAM = ("python3", "-m", "csm_components.run")
 
-    `outputs` is the folder in the container that takes artifacts, by their names, and `executor_output.json`. An
-    artifact is given as the path where it lies in the container.
+
+def executor_input(spec: StepSpec, outputs: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What Kubeflow puts into the command of a step.
+
+    Args:
+        spec: the step.
+        outputs: folder that takes its artefacts, by their names, and `executor_output.json`.
+        given: parameters, and of an input the file of an artefact, or the files of several.
     """
-    spec = component.component_spec
-    parameters, artifacts = {}, {}
-    for name, value in given.items():
-        if spec.inputs[name].type in {"String", "Integer", "Float", "Boolean"}:
-            parameters[name] = value
-        else:
-            artifacts[name] = {"artifacts": [_artifact(name, spec.inputs[name].type, str(value))]}
-    made = {
-        name: {"artifacts": [_artifact(name, output.type, str(outputs / name))]}
-        for name, output in spec.outputs.items()
-        if "." in output.type
+    artefacts = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in given.items()
+        if isinstance(value, Path | list) and name in {each.name for each in spec.inputs}
     }
-    returned = {name: {"outputFile": str(outputs / name)} for name in spec.outputs if name not in made}
-    executor_input = {
-        "inputs": {"parameterValues": parameters, "artifacts": artifacts},
+    return {
+        "inputs": {
+            "parameterValues": {name: value for name, value in given.items() if name not in artefacts},
+            "artifacts": {
+                name: {"artifacts": [{"name": name, "uri": str(path), "metadata": {}} for path in paths]}
+                for name, paths in artefacts.items()
+            },
+        },
         "outputs": {
-            "artifacts": made,
-            "parameters": returned,
+            "artifacts": {
+                each.name: {"artifacts": [{"name": each.name, "uri": str(outputs / each.name), "metadata": {}}]}
+                for each in spec.outputs
+            },
             "outputFile": str(outputs / "executor_output.json"),
         },
     }
-    container = spec.implementation.container
-    words = [*container.command, *container.args]
-    return [json.dumps(executor_input) if word == "{{$}}" else word for word in words]
 
 
-def _artifact(name: str, kind: str, uri: str) -> Mapping[str, Any]:
-    schema, _, schema_version = kind.partition("@")
-    return {
-        "name": name,
-        "uri": uri,
-        "metadata": {},
-        "type": {"schemaTitle": schema, "schemaVersion": schema_version},
-    }
+def step_here(name: str, work: str, inputs: dict[str, str], settings: dict[str, Any]) -> list[str]:
+    """The command of a step for the folder of a run; inputs by their addresses, settings by their dotted names."""
+    given = [word for row in inputs.items() for word in ("--input", "=".join(row))]
+    return [*PROGRAM, name, "--work", work, "--workers", "1", *given, "--settings", json.dumps(settings)]
+
+
+def step_command(spec: StepSpec, outputs: Path, **given: Any) -> list[str]:
+    """The command of a step's container; the arguments are those of `executor_input`."""
+    return [*PROGRAM, spec.name, "--kubeflow", json.dumps(executor_input(spec, outputs, given))]

@@ -18,7 +18,6 @@ import copy
 import json
 import os
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from typing import Any
 
 import yaml
 from ports import free_ports
+from waiting import let_pass
 
 CONFIGURATION = """\
 [containers]
@@ -85,27 +85,24 @@ class Played:
         except (OSError, urllib.error.URLError):
             return False
 
-    def ready(self) -> float:
-        """Asks the startup probe as often as it says, then readiness and liveness; returns the seconds that it took."""
+    def ready(self) -> None:
+        """Asks the startup probe as often as it says, then readiness and liveness."""
         startup = self.spec["containers"][0]["startupProbe"]
-        started = time.monotonic()
         for _ in range(startup["failureThreshold"]):
             if self.ask("startupProbe"):
                 assert self.ask("readinessProbe")
                 assert self.ask("livenessProbe")
-                return time.monotonic() - started
+                return
             assert self.podman("inspect", "--format", "{{.State.Running}}", self.server).strip() == "true", self.logs()
-            time.sleep(startup["periodSeconds"])
+            let_pass(startup["periodSeconds"])
         raise AssertionError(f"the pod did not start in its time: {self.logs()[-3000:]}")
 
-    def stop(self) -> float:
-        """The end as a kubelet makes it: preStop, SIGTERM, and SIGKILL when the grace is over; returns the seconds."""
+    def stop(self) -> None:
+        """The end as a kubelet makes it: preStop, SIGTERM, and SIGKILL when the grace is over."""
         grace = self.spec["terminationGracePeriodSeconds"]
         pause = self.spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-        started = time.monotonic()
-        time.sleep(pause)
+        let_pass(pause)
         self.podman("pod", "stop", "--time", str(grace - pause), self.pod)
-        return time.monotonic() - started
 
 
 def playable(deployment: Mapping[str, Any], ports: Mapping[str, int]) -> dict[str, Any]:

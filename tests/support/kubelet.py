@@ -198,7 +198,7 @@ class Kubelet:
                     yield (stamp if _says(query, "timestamps") else b"") + line
             if not _says(query, "follow") or (ended and sent == len(lines)) or self._stopped.is_set():
                 return
-            time.sleep(0.05)
+            self._stopped.wait(0.05)
 
     def _ended(self, namespace: str, name: str) -> bool:
         try:

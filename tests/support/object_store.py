@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from ports import free_ports
+from waiting import eventually
 
 from csm_components.settings import Settings
 
@@ -74,15 +74,13 @@ def _await(settings: Settings, server: subprocess.Popen[bytes], log: Path) -> No
 
     probe = log.with_name("probe")
     probe.write_text("ready?")
-    last = ""
-    for _ in range(120):
-        if server.poll() is not None:
-            break
+
+    def takes() -> bool:
+        assert server.poll() is None, f"SeaweedFS ended:\n{log.read_text(errors='replace')[-2000:]}"
         try:
             open_storage("s3://probe", settings).put_file(probe, "probe")
-        except CsmError as error:
-            last = str(error)
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail(f"SeaweedFS did not come up: {last}\n{log.read_text(errors='replace')[-2000:]}")
+        except CsmError:
+            return False
+        return True
+
+    eventually(takes, "SeaweedFS did not come up", every_s=0.1)

@@ -12,10 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from waiting import HANG_S, eventually
 
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 Thing = dict[str, Any]
@@ -94,7 +95,7 @@ class Machine:
         command, env = self.command(container, *more), self.environment(container)
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         running = [subprocess.Popen(command, env=env, cwd=self.home, **pipes) for _ in range(times)]
-        printed = [process.communicate(timeout=300)[0] for process in running]
+        printed = [process.communicate(timeout=HANG_S)[0] for process in running]
         failed = [text for process, text in zip(running, printed, strict=True) if process.returncode != 0]
         assert failed == [], f"{' '.join(command)}:\n{failed[0][-3000:]}"
         return printed
@@ -107,17 +108,21 @@ class Machine:
             server = subprocess.Popen(command, env=dict(env), cwd=cwd or self.home, start_new_session=True, **pipes)
         self._servers.append((server, log))
 
-    def wait_until(self, ready: Callable[[], bool], what: str, *, seconds: float = 90) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str) -> None:
         """Waits until something answers; fails with the servers' last words."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+
+        def up() -> bool:
             if ready():
-                return
+                return True
             dead = [log for server, log in self._servers if server.poll() is not None]
             assert not dead, f"{dead[0].name} ended:\n{dead[0].read_text(errors='replace')[-3000:]}"
-            time.sleep(0.2)
-        words = "\n".join(log.read_text(errors="replace")[-2000:] for _, log in self._servers)
-        raise AssertionError(f"{what} did not come up in {seconds} s:\n{words}")
+            return False
+
+        try:
+            eventually(up, what, every_s=0.2)
+        except AssertionError as error:
+            words = "\n".join(log.read_text(errors="replace")[-2000:] for _, log in self._servers)
+            raise AssertionError(f"{what} did not come up: {error}\n{words}") from None
 
     def stop(self) -> None:
         """Ends every server at once; nothing of them is kept."""

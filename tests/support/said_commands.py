@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,11 +19,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+FIRST_SCREEN = 40
+"""Lines of a page that its reader sees without scrolling."""
+
+
+def first_screen(page: Path) -> str:
+    """What a page's reader sees first; a block of code that does not end there is left out by the readers below."""
+    return "".join(page.read_text(encoding="utf-8").splitlines(keepends=True)[:FIRST_SCREEN])
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """The page's blocks of code in a language; those of a list's items are indented and come without that."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", page, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for _, block in found]
+
+
 def commands_of(page: str) -> list[str]:
     """The lines of a page's `sh` blocks, comments left out."""
     return [
         line
-        for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for block in blocks_of(page, "sh")
         for line in block.replace("\\\n", " ").splitlines()
         if line.strip() and not line.startswith("#")
     ]
@@ -58,12 +74,12 @@ def check_csm(words: list[str]) -> None:
 
 
 def check_pip(words: list[str]) -> None:
-    """The distribution is this one, the extras are its own (test_house looks into the wheel)."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    """The distribution is of this repository, the extras are its own (others look into the wheels)."""
     assert words[0] == "install"
-    named = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
+    named = re.fullmatch(r"(\.(?:/[\w/]+)?)(?:\[([\w,]+)\])?", words[-1])
     assert named, f"pip install {words[-1]}: this project only"
-    assert set((named[1] or "").split(",")) - {""} <= set(extras)
+    project = tomllib.loads((ROOT / named[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set((named[2] or "").split(",")) - {""} <= set(project["optional-dependencies"])
 
 
 def check_command(command: str, checks: Mapping[str, Callable[[list[str]], None]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,14 +13,16 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
+from waiting import HANG_S, eventually
 
 from csm_model.frames import FRAME_SAMPLES
-from csm_serving import calls, wire
-from csm_serving.encodings import encoder_of
-from csm_serving.protocol import Chunk, End, SpeechRequest, TextPart
-from csm_serving.retry import Retry
-from csm_serving.tensors import OUTPUTS
-from csm_serving.tokens import TurnKey
+from csm_serving.client import calls
+from csm_serving.client.retry import Retry
+from csm_serving.server.tokens import TurnKey
+from csm_serving.wire import messages
+from csm_serving.wire.encodings import encoder_of
+from csm_serving.wire.protocol import Chunk, End, SpeechRequest, TextPart
+from csm_serving.wire.tensors import OUTPUTS
 
 TEXT = "one two three four five six seven eight nine ten"
 SOON = Retry(first_s=0.02, most_s=0.05)
@@ -121,14 +122,14 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
                 if index == fault.break_before:
                     context.abort(grpc.StatusCode.UNAVAILABLE, "the stand-in goes away")
                 if index == fault.silent_before:
-                    self.gate.wait(30)
+                    self.gate.wait(HANG_S)
                     return
                 if index == fault.most:
                     break
                 audio = np.full(FRAME_SAMPLES, index / 100, np.float32)
                 codes = code_of(word)
                 chunk = Chunk(audio=audio, frame_index=index, codes=codes, token=chain.next(codes))
-                yield answer(first, wire.encode_chunk(chunk, encode))
+                yield answer(first, messages.encode_chunk(chunk, encode))
                 index += 1
             if not more or index == fault.most:
                 break
@@ -144,7 +145,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
             text, more = text + part.text, part.more
             yield answer(message.id, {}, final=True)
         end = End(ended=index != fault.most)
-        yield answer(first, wire.encode_end(end, encode), final=True)
+        yield answer(first, messages.encode_end(end, encode), final=True)
         while inbox.get() is not None:
             pass
 
@@ -153,7 +154,7 @@ def decoded(message: Any) -> SpeechRequest | TextPart:
     response = service_pb2.ModelInferResponse(raw_output_contents=message.raw_input_contents)
     for tensor in message.inputs:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-    return wire.decode_request(calls.tensors_of(response))
+    return messages.decode_request(calls.tensors_of(response))
 
 
 def answer(name: str, tensors: dict[str, Any], *, final: bool = False) -> Any:
@@ -168,7 +169,7 @@ def answer(name: str, tensors: dict[str, Any], *, final: bool = False) -> Any:
 
 def failed(name: str, error: Exception) -> Any:
     response = answer(name, {}, final=True)
-    response.error_message = wire.encode_error(error)
+    response.error_message = messages.encode_error(error)
     return response
 
 
@@ -194,13 +195,6 @@ def check(heard: Heard, text: str, retries: int = 0) -> None:
     assert [chunk.frame_index for chunk in heard.chunks] == list(range(len(heard.chunks)))
     assert heard.end == End(ended=True)
     assert heard.retries == retries
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.01)
 
 
 def when_asked(server: StandIn, first: str, *rest: str) -> Iterator[str]:

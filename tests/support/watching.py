@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from monitoring import RULES
 from ports import free_port
+from waiting import HANG_S, eventually
 
 
 class Prometheus:
@@ -72,18 +72,17 @@ class Prometheus:
             found.setdefault(series.pop("__name__"), set()).update(series)
         return found
 
-    def until(self, expression: str, seconds: float = 120.0) -> None:
+    def until(self, expression: str) -> None:
         """Waits until an expression has a series."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def has() -> bool:
             assert self._process.poll() is None, "Prometheus has ended"
             try:
-                if self.ask(expression):
-                    return
+                return bool(self.ask(expression))
             except urllib.error.URLError:
-                pass  # it is starting
-            time.sleep(0.3)
-        raise AssertionError(f"{expression} has no series after {seconds:g} s")
+                return False  # it is starting
+
+        eventually(has, f"{expression} has no series", every_s=0.3)
 
     def __enter__(self) -> Self:
         return self
@@ -92,4 +91,4 @@ class Prometheus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(timeout=60)
+        self._process.wait(HANG_S)

@@ -12,7 +12,7 @@ by the replicas, and the whole part of 0.7 is 0, which would scale to the minimu
 {{- end }}
 
 {{/*
-How long the first sound took, 95th percentile of the last two minutes, milliseconds. While nobody calls, the quantile is
+How long the first audio took, 95th percentile of the last two minutes, milliseconds. While nobody calls, the quantile is
 NaN; `>= 0` drops it, and what is left is 0 as long as servers are seen.
 */}}
 {{- define "csm-serving.first-audio" -}}
@@ -24,7 +24,7 @@ NaN; `>= 0` drops it, and what is left is 0 as long as servers are seen.
 {{ round (mulf 100 .Values.autoscaling.target) 0 | int }}
 {{- end }}
 
-{{/* The target of the first sound, milliseconds. */}}
+{{/* The target of the first audio, milliseconds. */}}
 {{- define "csm-serving.first-audio-target" -}}
 {{ round (mulf 1000 .Values.autoscaling.firstAudioSeconds) 0 | int }}
 {{- end }}

@@ -155,10 +155,14 @@ spec:
       env:
         - {name: CSM_S3_ENDPOINT, value: {{ $values.storage.endpoint | quote }}}
         - {name: CSM_S3_REGION, value: {{ $values.storage.region | quote }}}
+        {{- if $values.storage.secret }}
         {{- range list "CSM_S3_ACCESS_KEY" "CSM_S3_SECRET_KEY" }}
         - name: {{ . }}
           valueFrom:
             secretKeyRef: {name: {{ $values.storage.secret }}, key: {{ . }}}
+        {{- end }}
+        {{- else }}
+        - {name: CSM_S3_CREDENTIALS, value: identity}
         {{- end }}
       resources:
         {{- toYaml $values.bundle.resources | nindent 8 }}

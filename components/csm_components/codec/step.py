@@ -3,7 +3,7 @@
 OUT/conversations/N/          the corpora, ingested
 OUT/joint/, OUT/decoder/      checkpoints and metrics of the stages
 OUT/codec.json, OUT/codec.safetensors    the trained codec: OUT is the folder that tokenise takes
-OUT/result.json               written last: figures, settings, digests
+OUT/made.json                 written last: figures, settings, digests
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from csm_components import made
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
+from csm_components.tree_list import MADE
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import InputError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of
 from csm_model.frames import SAMPLE_RATE
 from csm_model.text import PhonemeTokenizer
 
@@ -113,11 +115,10 @@ def train_codec(
     dataset = digest_of([digests[corpus] for corpus in corpora])
     begun = codec.digest if codec is not None else None
     inputs = digest_of([dataset, sizes, begun, [asdict(config) for config in stages]])
-    if (out / "result.json").exists():
-        stored = read_json(out / "result.json")
-        if stored["inputs"] != inputs:
+    if (known := made.noted(out / MADE)) is not None:
+        if known.key != inputs:
             raise InputError(f"{out}: holds a codec of other data or settings; name another folder")
-        return CodecResult(**{**stored["result"], "reused": True})
+        return CodecResult(**known.reused().result)
     turns = {corpus: load_clips(folder) for corpus, folder in folders.items()}
     clips = [clip for corpus in corpora for clip in turns[corpus]]
     trainers = []
@@ -139,7 +140,7 @@ def train_codec(
         losses=json.loads(lines[-1]) if lines else {},
         reused=False,
     )
-    write_json(out / "result.json", {"inputs": inputs, "result": asdict(result)})
+    made.commit(out, "codec", inputs, result)
     return result
 
 

@@ -19,7 +19,7 @@ from csm_components.evaluate.sources import Speaker, SpeechSource
 from csm_model.errors import AudioError
 from csm_model.files import atomic_path, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
-from csm_serving.protocol import SpeechRequest
+from csm_serving.wire.protocol import SpeechRequest
 
 
 @dataclass(frozen=True, kw_only=True)

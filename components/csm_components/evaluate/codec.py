@@ -29,7 +29,7 @@ from csm_model.frames import SAMPLE_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class JudgedClip:
     """One turn and its sound `[S]` at 24 kHz."""
 
     text: str
@@ -60,12 +60,12 @@ class CodecFigures:
     """Originals to the mean voice of the other speakers."""
 
 
-def read_clips(folder: Path, split: str) -> Iterator[Clip]:
+def read_clips(folder: Path, split: str) -> Iterator[JudgedClip]:
     """Turns of a folder that ingest wrote, or of a corpus in any layout that ingest reads."""
     if (folder / "cuts.jsonl.gz").exists():
         for conversation in read_conversations(folder, split=split):
             for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
-                yield Clip(text=turn.text, speaker=turn.voice or str(turn.speaker), audio=audio)
+                yield JudgedClip(text=turn.text, speaker=turn.voice or str(turn.speaker), audio=audio)
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that ingest wrote, or a corpus")
@@ -80,12 +80,12 @@ def read_clips(folder: Path, split: str) -> Iterator[Clip]:
             samples, rate = opened[item.audio]
             start = round((item.start or 0.0) * rate)
             end = start + round(item.duration * rate) if item.duration else None
-            yield Clip(
+            yield JudgedClip(
                 text=item.text, speaker=item.voice or item.speaker, audio=to_model_rate(samples[start:end], rate)
             )
 
 
-def evenly(clips: Sequence[Clip], limit: int) -> list[Clip]:
+def evenly(clips: Sequence[JudgedClip], limit: int) -> list[JudgedClip]:
     """At most `limit` clips, spread over all of them."""
     if limit <= 0 or len(clips) <= limit:
         return list(clips)
@@ -102,7 +102,7 @@ def decode_back(codec: AudioCodec, audio: Audio) -> Audio:
 
 def measure_codec(
     codec: AudioCodec,
-    clips: Sequence[Clip],
+    clips: Sequence[JudgedClip],
     *,
     recognisers: Sequence[Size] = ("tiny", "base"),
     console: Console | None = None,

@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class JudgedSentence:
     """One clip: what was asked, what was heard."""
 
     sentence: Sentence
@@ -92,7 +92,7 @@ def wilson_interval(hits: int, total: int, z: float = 1.96) -> Interval:
     return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
-def figures_of(rows: Sequence[Row]) -> Figures:
+def figures_of(rows: Sequence[JudgedSentence]) -> Figures:
     """The figures of at least one clip."""
     assert rows
     count = len(rows)
@@ -124,7 +124,7 @@ def figures_of(rows: Sequence[Row]) -> Figures:
     )
 
 
-def wer_difference(rows: Sequence[Row], others: Sequence[Row]) -> tuple[float, Interval]:
+def wer_difference(rows: Sequence[JudgedSentence], others: Sequence[JudgedSentence]) -> tuple[float, Interval]:
     """Word error rate of `rows` minus that of `others`, pair by pair on the same sentences, with its 95 % interval."""
     pairs = {row.sentence.id: row.errors for row in others}
     both = [(row.errors, pairs[row.sentence.id]) for row in rows if row.sentence.id in pairs]

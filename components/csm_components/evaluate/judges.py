@@ -184,7 +184,7 @@ def _voice_encoder() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class NearestSpeaker:
     """Whose voice a sound is."""
 
     nearest: int | None
@@ -221,12 +221,12 @@ class SpeakerJudge:
         return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
     @staticmethod
-    def decide(embedding: NDArray[np.float32], references: Mapping[int, NDArray[np.float32]]) -> Verdict:
+    def decide(embedding: NDArray[np.float32], references: Mapping[int, NDArray[np.float32]]) -> NearestSpeaker:
         """Which of the references (speaker number to centroid) the embedding is nearest to."""
         similarity = {speaker: float(embedding @ reference) for speaker, reference in references.items()}
         silent = not np.any(embedding)
         nearest = None if silent else max(similarity, key=lambda speaker: similarity[speaker])
-        return Verdict(nearest=nearest, similarity=similarity)
+        return NearestSpeaker(nearest=nearest, similarity=similarity)
 
 
 def references_of(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from csm_components.evaluate.figures import Figures, Row, figures_of
+from csm_components.evaluate.figures import Figures, JudgedSentence, figures_of
 from csm_components.evaluate.verdicts import read_verdict
 from csm_components.evaluate.wer import word_errors
 from csm_components.evaluate.work import Take
@@ -61,10 +61,16 @@ class EvaluateResult:
         }
 
 
-def row_of(take: Take, verdict: Path) -> Row:
+def figures_for_gate(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a committed `result.json` by the names that the gate asks for."""
+    known = {name: result[name] for name in EvaluateResult.__dataclass_fields__}
+    return EvaluateResult(**known).for_gate()
+
+
+def row_of(take: Take, verdict: Path) -> JudgedSentence:
     """A take and its committed verdict as one row."""
     heard = read_verdict(verdict)
-    return Row(
+    return JudgedSentence(
         sentence=take.sentence,
         wav=take.place.wav,
         ended=bool(read_json(take.place.note)["ended"]),
@@ -124,7 +130,7 @@ def result_of(
 
 
 def details_of(
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[JudgedSentence]],
     figures: Mapping[str, Figures],
     same: Mapping[str, Figures],
     names: Mapping[int, str],
@@ -152,7 +158,7 @@ def details_of(
     }
 
 
-def _detail(row: Row) -> dict[str, Any]:
+def _detail(row: JudgedSentence) -> dict[str, Any]:
     verdict = asdict(row.verdict)
     return {
         **asdict(row.sentence),

@@ -15,7 +15,7 @@ from typing import Any
 
 from csm_components.evaluate import html
 from csm_components.evaluate.charts import losses_uri, voices_uri
-from csm_components.evaluate.figures import LONG_PAUSE_SECONDS, Figures, Row, figures_of
+from csm_components.evaluate.figures import LONG_PAUSE_SECONDS, Figures, JudgedSentence, figures_of
 from csm_components.evaluate.html import Markup, element, join, table
 from csm_components.evaluate.report_sentences import LABELS, MEANINGS, all_sentences, samples
 from csm_model.files import atomic_path
@@ -25,7 +25,7 @@ from csm_model.files import atomic_path
 class ReportInputs:
     """All that the report shows."""
 
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[JudgedSentence]]
     """Clips by series; `generated`, `original` and `reconstruction` at least."""
     figures: Mapping[str, Figures]
     same: Mapping[str, Figures]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from csm_components.evaluate.charts import opus_uri, spectrogram_uri
 from csm_components.evaluate.clips import read_clip
-from csm_components.evaluate.figures import LONG_PAUSE_SECONDS, Row
+from csm_components.evaluate.figures import LONG_PAUSE_SECONDS, JudgedSentence
 from csm_components.evaluate.html import Markup, element, escape, join, table
 from csm_model.frames import SAMPLE_RATE
 
@@ -30,13 +30,13 @@ MEANINGS = {
 """What each series is."""
 
 
-def badness(row: Row) -> tuple[float, float, float]:
+def badness(row: JudgedSentence) -> tuple[float, float, float]:
     """Sorts the worst first: wrong voice or endless speech, then word errors, then the opinion score."""
     faults = (not row.right_voice) + (not row.ended)
     return (-faults - row.errors.rate, -row.errors.total, row.verdict.mos or 0.0)
 
 
-def choose_samples(rows: Sequence[Row], count: int = SAMPLES) -> list[Row]:
+def choose_samples(rows: Sequence[JudgedSentence], count: int = SAMPLES) -> list[JudgedSentence]:
     """The worst half, then the typical, then the best, each once."""
     ranked = sorted(rows, key=badness)
     if len(ranked) <= count:
@@ -48,7 +48,7 @@ def choose_samples(rows: Sequence[Row], count: int = SAMPLES) -> list[Row]:
     return [*ranked[:worst], *ranked[middle : middle + typical], *ranked[len(ranked) - best :]]
 
 
-def samples(rows_by_series: Mapping[str, Sequence[Row]], names: Mapping[int, str]) -> Markup:
+def samples(rows_by_series: Mapping[str, Sequence[JudgedSentence]], names: Mapping[int, str]) -> Markup:
     """Cards with players and pictures: every way a sentence was spoken, side by side."""
     cards = [_card(rows_by_series, names, row) for row in choose_samples(rows_by_series["generated"])]
     note = (
@@ -58,7 +58,9 @@ def samples(rows_by_series: Mapping[str, Sequence[Row]], names: Mapping[int, str
     return join(element("h2", "Listen"), element("p", note, cls="note"), *cards)
 
 
-def _card(rows_by_series: Mapping[str, Sequence[Row]], names: Mapping[int, str], row: Row) -> Markup:
+def _card(
+    rows_by_series: Mapping[str, Sequence[JudgedSentence]], names: Mapping[int, str], row: JudgedSentence
+) -> Markup:
     takes = [("generated", row)]
     for series in ("base", "parent"):
         takes += [(series, other) for other in rows_by_series.get(series, ()) if other.sentence.id == row.sentence.id]
@@ -95,7 +97,7 @@ def _card(rows_by_series: Mapping[str, Sequence[Row]], names: Mapping[int, str],
     )
 
 
-def _take_label(names: Mapping[int, str], series: str, take: Row) -> str:
+def _take_label(names: Mapping[int, str], series: str, take: JudgedSentence) -> str:
     voice = names.get(take.sentence.speaker, f"speaker {take.sentence.speaker}")
     score = "" if take.verdict.mos is None else f", score {take.verdict.mos:.1f}"
     return f"{LABELS[series]} ({voice}{score})"
@@ -105,7 +107,7 @@ def _player(uri: str) -> Markup:
     return element("audio", "", controls="", preload="none", src=uri)
 
 
-def _badges(row: Row) -> list[Markup]:
+def _badges(row: JudgedSentence) -> list[Markup]:
     wrong = row.errors.total
     count = f"{wrong} of {row.errors.words} words wrong" if wrong else "every word right"
     badges = [element("span", count, cls=f"badge {'bad' if wrong else 'good'}")]
@@ -120,7 +122,7 @@ def _badges(row: Row) -> list[Markup]:
     return badges
 
 
-def _heard(row: Row) -> Markup:
+def _heard(row: JudgedSentence) -> Markup:
     """What was heard, with what was not and what was instead."""
     parts = []
     for step in row.errors.steps:
@@ -134,7 +136,7 @@ def _heard(row: Row) -> Markup:
     return Markup(" ".join(parts)) if parts else element("i", "nothing was heard")
 
 
-def all_sentences(rows_by_series: Mapping[str, Sequence[Row]], names: Mapping[int, str]) -> Markup:
+def all_sentences(rows_by_series: Mapping[str, Sequence[JudgedSentence]], names: Mapping[int, str]) -> Markup:
     """Every sentence with a player, folded away."""
     rows = sorted(rows_by_series["generated"], key=badness)
     cells = [

@@ -14,12 +14,12 @@ import numpy as np
 from csm_components.evaluate.judges import Audio
 from csm_model.errors import CsmError, MissingDependencyError
 from csm_model.files import read_json
-from csm_serving.protocol import SpeechRequest
-from csm_serving.speech import SpeechService
+from csm_serving.client.speech import SpeechService
+from csm_serving.wire.protocol import SpeechRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speech:
+class SpokenUtterance:
     """One utterance as its caller got it."""
 
     audio: Audio
@@ -33,7 +33,7 @@ class Speech:
 class Speaker(Protocol):
     """Speaks one request after another."""
 
-    def __call__(self, request: SpeechRequest) -> Speech:
+    def __call__(self, request: SpeechRequest) -> SpokenUtterance:
         """The whole utterance."""
         ...
 
@@ -71,7 +71,7 @@ class FromBundle:
     @contextlib.contextmanager
     def open(self) -> Iterator[Speaker]:
         """Loads the bundle."""
-        from csm_serving.local import LocalSpeech
+        from csm_serving.server.local import LocalSpeech
 
         yield speaker_of(LocalSpeech(self.folder, codec_folder=self.codec_folder, any_speaker=True), str(self.folder))
 
@@ -99,14 +99,14 @@ class FromServer:
 def speaker_of(service: SpeechService, name: str) -> Speaker:
     """What `service` says, whole."""
 
-    def speak(request: SpeechRequest) -> Speech:
+    def speak(request: SpeechRequest) -> SpokenUtterance:
         began = time.perf_counter()
         with contextlib.closing(service.open(request)) as stream:
             chunks = [chunk.audio for chunk in stream]
             end = stream.end
         if end is None or not chunks:
             raise CsmError(f"{name} made no speech for {request.text[:40]!r}; look into the server's log")
-        return Speech(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
+        return SpokenUtterance(audio=np.concatenate(chunks), ended=end.ended, seconds=time.perf_counter() - began)
 
     return speak
 
@@ -125,8 +125,8 @@ class FromTriton:
     @contextlib.contextmanager
     def started(self) -> Iterator[FromServer]:
         """Starts it; yields where to find it."""
+        from csm_serving.launcher.triton import LocalTriton
         from csm_serving.settings import load_settings
-        from csm_serving.triton import LocalTriton
 
         # The turns before are recordings of whoever speaks, which others refuse; and nobody listens as it speaks.
         settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, client_voices="allow", lead_s=0)
@@ -142,7 +142,7 @@ class FromTriton:
 
 def best_source(folder: Path) -> SpeechSource | None:
     """Triton where this machine has one; None, which is the offline generator, where it has none."""
-    from csm_serving.installation import find_installation
+    from csm_serving.launcher.installation import find_installation
     from csm_serving.settings import load_settings
 
     try:

@@ -4,7 +4,8 @@ The output folder:
 
 | file | what it is |
 | --- | --- |
-| `result.json` | written last: the figures, and one row a sentence |
+| `made.json` | written last: what it was made of, and came to |
+| `result.json` | the figures, and one row a sentence |
 | `report.html` | the same for people: players, pictures, tables; needs nothing else |
 | `clips/SERIES/` | clips as WAV, each with a note; `generated`, `original`, `reconstruction`, `parent`, `base` |
 | `verdicts/SERIES/` | what the judges heard in each |
@@ -23,12 +24,13 @@ from typing import Any
 
 from rich.console import Console
 
-from csm_components.evaluate.figures import Row, figures_of, wer_difference
-from csm_components.evaluate.judges import WHISPER_DIGESTS, Size
+from csm_components import made
+from csm_components.evaluate.figures import JudgedSentence, figures_of, wer_difference
 from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of, row_of
 from csm_components.evaluate.report import ReportInputs, write_report
 from csm_components.evaluate.sentences import Choice, Sentence, choose_sentences, subset, voice_names
 from csm_components.evaluate.sources import FromBundle, FromTriton, SpeechSource
+from csm_components.evaluate.spec import EvaluateSettings
 from csm_components.evaluate.table import figures_table
 from csm_components.evaluate.verdicts import JUDGES_VERSION
 from csm_components.evaluate.work import (
@@ -42,43 +44,14 @@ from csm_components.evaluate.work import (
 from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.settings import worker_count
+from csm_components.train.progress import METRICS
 from csm_model.bundle import read_manifest as read_bundle_manifest
 from csm_model.codec import load_codec
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError
 from csm_model.files import digest_of, read_json, write_json
 from csm_model.training.shards import TokenTurn, load_tokens
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """How much is spoken, and who judges."""
-
-    sentences_per_voice: int = 48
-    """Held-out sentences for each voice; fewer where the split has fewer."""
-    parent_per_voice: int = 48
-    """Of these, sentences that the float parent speaks too."""
-    base_per_voice: int = 12
-    """Of these, sentences that the base speaks too."""
-    recogniser: Size = "base"
-    """Whisper that judges: `base`, or `tiny` where seconds count."""
-    mos: bool = True
-    """Whether naturalness is scored too; it takes as long as recognition."""
-    max_frames: int | None = None
-    """Longest sentence in frames of 80 ms; None is the model's own bound."""
-    split: str = "test"
-    speakers: tuple[int, ...] = ()
-    """Voices; empty for those of the split."""
-    seed: int = 0
-    """The n-th sentence is drawn with `seed + n`."""
-
-    def __post_init__(self) -> None:
-        for name in ("sentences_per_voice", "parent_per_voice", "base_per_voice"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: must be 1 or more")
-        if self.recogniser not in WHISPER_DIGESTS:
-            raise InputError(f"recogniser {self.recogniser!r} is not one of {', '.join(WHISPER_DIGESTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +74,6 @@ def evaluate(
     source: SpeechSource | None = None,
     parent: Path | None = None,
     base: Path | None = None,
-    training: Path | None = None,
     thresholds: Mapping[str, float] | None = None,
     workers: int | None = None,
     console: Console | None = None,
@@ -115,9 +87,9 @@ def evaluate(
         out: folder for the result; may hold part of one from a run that was killed.
         settings: how much is spoken, and who judges.
         source: where the speech comes from: a server that serves `bundle`, for one; this process without it.
-        parent: the float bundle that `bundle` was quantised from; speaks some of the sentences with the same seeds.
+        parent: the float bundle that `bundle` was quantised from; speaks some of the sentences with the same seeds, and
+            brings the curves of its training for the report.
         base: the bundle that training began from; speaks some of the sentences too.
-        training: folder that the step train wrote, for the curves in the report.
         thresholds: what figures should reach, by the names of `for_gate`, shown in the report.
         workers: processes; `CSM_WORKERS` or one a core without it.
         console: where progress and the table go; standard error without it.
@@ -146,13 +118,13 @@ def evaluate(
             "dataset": dataset["digest"],
             "tokens": encoded["digest"],
             "compare": {name: other.digest for name, other in others.items()},
-            "settings": asdict(settings),
+            "settings": settings.model_dump(),
             "thresholds": dict(thresholds or {}),
         }
     )
-    if (committed := _committed(out, inputs)) is not None:
-        return committed
-    (out / RESULT).unlink(missing_ok=True)
+    if (known := _known(out, inputs)) is not None:
+        return known
+    made.forget(out)
 
     corpus = _corpus(conversations, tokens, settings, manifest)
     count = worker_count(workers)
@@ -189,7 +161,7 @@ def evaluate(
             bundle=manifest,
             dataset=dataset,
             rejected=conversations / "rejected.jsonl",
-            metrics=training / "metrics.jsonl" if training else None,
+            metrics=parent / METRICS if parent and (parent / METRICS).exists() else None,
             thresholds=dict(thresholds or {}),
             recogniser=settings.recogniser,
             served=not isinstance(source, FromBundle),
@@ -200,10 +172,8 @@ def evaluate(
         out, manifest, dataset, figures, same, delta, digest=digest, minutes=(time.monotonic() - began) / 60
     )
     details = details_of(rows, figures, same, corpus.names, seen=corpus.choice.seen)
-    write_json(
-        out / RESULT,
-        {**details, **asdict(result), "inputs": inputs},
-    )
+    write_json(out / RESULT, {**details, **asdict(result)})
+    made.commit(out, "evaluate", inputs, result)
     console.print(figures_table(figures))
     return result
 
@@ -304,19 +274,16 @@ def _recorded(sentences: Sequence[Sentence], tokens: Mapping[str, TokenTurn]) ->
     return list(found.values())
 
 
-def _matching(rows: Sequence[Row], chosen: Sequence[Row]) -> list[Row]:
+def _matching(rows: Sequence[JudgedSentence], chosen: Sequence[JudgedSentence]) -> list[JudgedSentence]:
     """Those of `rows` that say the sentences of `chosen`."""
     wanted = {row.sentence.id for row in chosen}
     return [row for row in rows if row.sentence.id in wanted]
 
 
-def _committed(out: Path, inputs: str) -> EvaluateResult | None:
-    if not (out / RESULT).exists() or not (out / REPORT).exists():
+def _known(out: Path, inputs: str) -> EvaluateResult | None:
+    """The result of an earlier run over the same inputs, where its report is still there."""
+    known = made.committed(out, inputs)
+    if known is None or not (out / RESULT).exists() or not (out / REPORT).exists():
         return None
-    stored = read_json(out / RESULT)
-    if stored.get("inputs") != inputs:
-        return None
-    known = {name: stored[name] for name in EvaluateResult.__dataclass_fields__}
-    known |= {"out": str(out), "report": str(out / REPORT), "reused": True}
     intervals = {name: value and tuple(value) for name, value in known.items() if name.endswith("interval")}
-    return EvaluateResult(**{**known, **intervals})
+    return EvaluateResult(**{**known, "report": str(out / REPORT), **intervals})

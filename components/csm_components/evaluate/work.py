@@ -24,6 +24,7 @@ from csm_components.evaluate.judges import Audio, Size, SpeakerJudge
 from csm_components.evaluate.sentences import Sentence
 from csm_components.evaluate.sources import SpeechSource
 from csm_components.evaluate.verdicts import JudgeTask, dismiss_panel, judge_clip
+from csm_components.events import progress as tell
 from csm_components.ingest.conversations import Conversation
 from csm_components.ingest.convert import file_name
 from csm_components.workers import run_parallel
@@ -31,7 +32,7 @@ from csm_model.codec import AudioCodec
 from csm_model.errors import ArtifactError
 from csm_model.files import digest_of
 from csm_model.training.shards import TokenTurn
-from csm_serving.protocol import SpeechRequest, Turn
+from csm_serving.wire.protocol import SpeechRequest, Turn
 
 Task = TypeVar("Task")
 REFERENCE_TURNS = 24
@@ -76,6 +77,8 @@ def _run(
     bar = progress.add_task(label, total=done + len(tasks), completed=done)
     for _ in run_parallel(function, tasks, workers=min(workers, len(tasks)), initializer=one_thread):
         progress.advance(bar)
+        done += 1
+        tell(f"{label}, {done} of {progress.tasks[bar].total:.0f}")
 
 
 def speak_all(

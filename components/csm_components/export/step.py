@@ -6,14 +6,14 @@ sentences with the same seeds; the step register stores it with the version.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from csm_components import made
 from csm_model.errors import ArtifactError, DigestError, InputError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of
 
-RESULT = "export.json"
 _KEPT = (
     "dataset_digest",
     "base_digest",
@@ -61,8 +61,9 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
         raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
     theirs = read_manifest(parent)
     inputs = digest_of({"parent": theirs["digest"], "precision": precision})
-    if committed := _committed(out, inputs):
-        return ExportResult(**{**committed, "out": str(out), "reused": True})
+    known = made.committed(out, inputs)
+    if known is not None and _whole(out, known["digest"]):
+        return ExportResult(**known)
     if theirs["precision"] in ROUNDED:
         raise ArtifactError(
             f"{parent}: its weights are {theirs['precision']} already; give the float bundle that training wrote"
@@ -91,24 +92,18 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
         parent_megabytes=_megabytes(parent),
         reused=False,
     )
-    write_json(out / RESULT, {**asdict(result), "inputs": inputs})
+    made.commit(out, "export", inputs, result)
     return result
 
 
-def _committed(out: Path, inputs: str) -> dict[str, Any] | None:
-    """The result of an earlier export of the same parent, where the bundle is still whole."""
+def _whole(out: Path, digest: str) -> bool:
+    """Whether a bundle is still the one of this digest."""
     from csm_model.bundle import read_manifest
 
-    if not (out / RESULT).exists():
-        return None
-    result: dict[str, Any] = read_json(out / RESULT)
-    if result.pop("inputs") != inputs:
-        return None
     try:
-        same = read_manifest(out)["digest"] == result["digest"]
+        return bool(read_manifest(out)["digest"] == digest)
     except (InputError, DigestError):
-        return None
-    return result if same else None
+        return False
 
 
 def _megabytes(folder: Path) -> float:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from csm_components.steps import tracker_of
 
 _WELL = "SUCCEEDED"
 
 
-def end_run(run: str, *, state: str, failed_task: str = "", message: str = "") -> None:
+@dataclass(frozen=True, kw_only=True)
+class EndResult:
+    """How a run ended; JSON-able."""
+
+    state: str
+    recorded: bool
+    """Whether there is a server that was told."""
+    reused: bool = False
+
+
+def end_run(run: str, *, state: str, failed_task: str = "", message: str = "") -> EndResult:
     """Marks the MLflow run of a pipeline run as finished, or as failed with the reason; does nothing without a server.
 
     Args:
@@ -18,7 +30,8 @@ def end_run(run: str, *, state: str, failed_task: str = "", message: str = "") -
     """
     tracker = tracker_of("", run)
     if tracker is None:
-        return
+        return EndResult(state=state, recorded=False)
     failed = state != _WELL
     reason = {"csm.failed_task": failed_task, "csm.failure": message} if failed else {}
     tracker.end_pipeline(failed=failed, tags={"csm.state": state, **reason})
+    return EndResult(state=state, recorded=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components.artefacts import have
 from csm_components.ingest.audio import Samples, digest_of_pcm, from_pcm, read_flac
 from csm_components.ingest.records import SPLITS
 from csm_model.errors import ArtifactError, DigestError, InputError
@@ -19,7 +20,7 @@ from csm_model.files import digest_of_file, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class RecordedTurn:
     """One spoken turn."""
 
     id: str
@@ -44,17 +45,25 @@ class Conversation:
 
     id: str
     split: str
-    turns: tuple[Turn, ...]
-    path: Path
+    turns: tuple[RecordedTurn, ...]
+    folder: Path
+    """What ingest wrote, or a part of it with the address of the rest."""
+    file: str
+    """Name of its sound there."""
     samples: int
     pcm_sha256: str
 
-    def audio(self, turn: Turn | None = None) -> Samples:
+    @property
+    def path(self) -> Path:
+        """Its sound."""
+        return self.folder / self.file
+
+    def audio(self, turn: RecordedTurn | None = None) -> Samples:
         """Sound of one turn, or of the whole conversation: float32 `[S]`, -1 to 1, 24 kHz mono.
 
         Raises `DigestError` when the file is not the one that ingest wrote.
         """
-        pcm = read_flac(self.path)
+        pcm = read_flac(have(self.folder, self.file))
         if digest_of_pcm(pcm) != self.pcm_sha256:
             raise DigestError(f"{self.path}: is not the sound that the manifest names; run ingest again")
         return from_pcm(pcm if turn is None else pcm[turn.start_sample : turn.start_sample + turn.samples])
@@ -95,7 +104,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
             id=cut.id,
             split=cut.custom["split"],
             turns=tuple(
-                Turn(
+                RecordedTurn(
                     id=item.id,
                     text=item.text,
                     speaker=int(item.speaker),
@@ -109,7 +118,8 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
                 )
                 for item in cut.supervisions
             ),
-            path=folder / cut.recording.sources[0].source,
+            folder=folder,
+            file=str(cut.recording.sources[0].source),
             samples=cut.recording.num_samples,
             pcm_sha256=cut.custom["pcm_sha256"],
         )

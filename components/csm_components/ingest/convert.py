@@ -29,7 +29,7 @@ GAP_SAMPLES = 3 * FRAME_SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class ConvertTask:
     """One conversation to convert; goes to a worker process."""
 
     source: SourceConversation
@@ -177,7 +177,7 @@ def _laid_out(source: SourceConversation, kept: set[str], sounds: _Sounds) -> tu
     return np.concatenate(chunks), pieces
 
 
-def convert(task: Task) -> dict[str, Any]:
+def convert(task: ConvertTask) -> dict[str, Any]:
     """Checks every turn of a conversation, writes what is left as 24 kHz mono FLAC, and returns the part."""
     source, sounds = task.source, _Sounds(task.corpus)
     rejections: list[Rejection] = []

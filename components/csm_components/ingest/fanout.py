@@ -4,7 +4,8 @@ What is joined is, file by file, what `step.ingest` would have written. A shard'
 
 | file | what it is |
 | --- | --- |
-| `shard.json` | written last: which shard of which inputs, and the digests of the sound it was made from |
+| `made.json` | written last: what it was made of, and came to |
+| `shard.json` | the keys of its conversations, and the digests of the sound they were made from |
 | `audio/ID.flac`, `parts/ID.json` | its conversations, as in the folder of the whole |
 """
 
@@ -17,10 +18,12 @@ from typing import Any
 
 from rich.console import Console
 
+from csm_components import made
 from csm_components.ingest import step
 from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import committed_part, part_path
 from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus
+from csm_components.program import code_digest
 from csm_components.settings import Settings
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_model.errors import ArtifactError, InputError
@@ -79,7 +82,6 @@ def ingest_shard(
     default_license: str | None = None,
     max_conversations: int | None = None,
     workers: int | None = None,
-    code_version: str = "",
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> IngestShardResult:
@@ -92,7 +94,6 @@ def ingest_shard(
         default_license: licence of records that name none.
         max_conversations: take only so many of the corpus.
         workers: processes; `CSM_WORKERS` or one a core without it.
-        code_version: version of the program; what another one has made is not taken.
         settings: of the storage that holds the corpus; the environment's without them.
         console: where progress goes; standard error without it.
 
@@ -107,7 +108,7 @@ def ingest_shard(
         sources = everything[shard_span(shard, len(everything))]
         digests = digests_of_sounds(files, sources)
         keys = keys_of(sources, rules, digests)
-        key = _key_of_shard(keys, code_version)
+        key = _key_of_shard(keys)
         store = shard_store("ingest", key, out)
         reused = store.made() or store.fetch()
         if not reused:
@@ -119,9 +120,11 @@ def ingest_shard(
 
             step.convert_all(files, out, sources, keys, rules, workers=workers, console=console, on_part=keep)
             step.prune(out, [read_json(part_path(out, source.id)) for source in sources])
-            write_json(out / SHARD, {"format": FORMAT, "key": key, "keys": keys, "sounds": digests})
+            write_json(out / SHARD, {"format": FORMAT, "keys": keys, "sounds": digests})
     store.commit()  # also where the one that made it here was killed before it could
-    return IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
+    result = IngestShardResult(out=str(out), shard=shard, key=key, conversations=len(sources), reused=reused)
+    made.commit(out, "ingest-shard", key, result)
+    return result
 
 
 def shard_keys(
@@ -130,7 +133,6 @@ def shard_keys(
     shards: int,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    code_version: str = "",
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
@@ -139,9 +141,7 @@ def shard_keys(
         everything = described.corpus.conversations
         keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
     return {
-        name: _key_of_shard(
-            {source.id: keys[source.id] for source in everything[shard_span(name, len(everything))]}, code_version
-        )
+        name: _key_of_shard({source.id: keys[source.id] for source in everything[shard_span(name, len(everything))]})
         for name in shard_names(shards, len(everything))
     }
 
@@ -184,7 +184,7 @@ def join_ingest(
     inputs = step.inputs_of(described, keys)
     if (known := step.committed(out, inputs)) is not None:
         return known
-    (out / step.MANIFEST).unlink(missing_ok=True)
+    made.forget(out)
     for source in sources:
         folder = folders[source.id]
         if not committed_part(folder, source, keys[source.id]):
@@ -197,8 +197,8 @@ def join_ingest(
     return step.finish(corpus.rstrip("/").rpartition("/")[2], out, described, inputs=inputs, console=console)
 
 
-def _key_of_shard(keys: dict[str, str], code_version: str) -> str:
-    return digest_of({"format": FORMAT, "keys": keys, "code_version": code_version})
+def _key_of_shard(keys: dict[str, str]) -> str:
+    return digest_of({"format": FORMAT, "keys": keys, "code": code_digest()})
 
 
 def _shard_note(part: Path) -> dict[str, Any]:

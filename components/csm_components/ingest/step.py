@@ -4,7 +4,8 @@ The output folder:
 
 | file | what it is |
 | --- | --- |
-| `manifest.json` | written last: digest, counts, seconds, speakers, splits, licences |
+| `made.json` | written last: what it was made of, and came to |
+| `manifest.json` | digest, counts, seconds, speakers, splits, licences |
 | `cuts.jsonl.gz` | one lhotse cut a conversation, its turns as supervisions |
 | `audio/ID.flac` | the sound of a conversation |
 | `rejected.jsonl` | every record that was left out, and why |
@@ -21,6 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from csm_components import made
+from csm_components.events import progress as tell
 from csm_components.ingest.catalogue import (
     CUTS,
     FORMAT,
@@ -31,7 +34,7 @@ from csm_components.ingest.catalogue import (
     write_rejected,
 )
 from csm_components.ingest.checks import Rules
-from csm_components.ingest.convert import Task, committed_part, convert, file_name, part_path
+from csm_components.ingest.convert import ConvertTask, committed_part, convert, file_name, part_path
 from csm_components.ingest.corpora import (
     CorpusFiles,
     Described,
@@ -100,7 +103,7 @@ def ingest(
     inputs = inputs_of(described, keys, speakers)
     if (known := committed(out, inputs)) is not None:
         return known
-    (out / MANIFEST).unlink(missing_ok=True)
+    made.forget(out)
     convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
     return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, console=console)
 
@@ -138,7 +141,7 @@ def convert_all(
 ) -> None:
     """Converts the conversations that are not committed in `out` yet, with progress; hands each part to `on_part`."""
     tasks = [
-        Task(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
+        ConvertTask(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
         for source in sources
         if not committed_part(out, source, keys[source.id])
     ]
@@ -148,6 +151,7 @@ def convert_all(
         for part in run_parallel(convert, tasks, workers=min(worker_count(workers), len(tasks))):
             on_part(part)
             progress.advance(bar)
+            tell(f"{progress.tasks[0].completed:.0f} of {len(sources)} conversations")
 
 
 def finish(
@@ -171,31 +175,33 @@ def finish(
     """
     corpus = described.corpus
     parts = [read_json(part_path(out, source.id)) for source in corpus.conversations]
-    result = catalogue(corpus, parts, described.others, speakers)
-    write_rejected(out, result.rejections)
-    if result.rejections:
-        console.print(rejection_table(result.rejections))
-    _refuse_nothing(name, out, result)
-    write_cuts(out, result)
+    contents = catalogue(corpus, parts, described.others, speakers)
+    write_rejected(out, contents.rejections)
+    if contents.rejections:
+        console.print(rejection_table(contents.rejections))
+    _refuse_nothing(name, out, contents)
+    write_cuts(out, contents)
     prune(out, parts)
-    manifest = manifest_of(corpus, result, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
+    manifest = manifest_of(corpus, contents, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
     write_json(out / MANIFEST, manifest)
     console.print(kept_table(manifest))
-    return _result(out, manifest, reused=False)
+    result = _result(out, manifest)
+    made.commit(out, "ingest", inputs, result)
+    return result
 
 
 def committed(out: Path, inputs: str) -> IngestResult | None:
     """The result of an earlier run over the same inputs, where all it names is still there."""
-    if not (out / MANIFEST).exists():
+    known = made.committed(out, inputs)
+    if known is None or not (out / MANIFEST).exists():
         return None
     manifest: dict[str, Any] = read_json(out / MANIFEST)
     whole = (
-        manifest.get("inputs") == inputs
-        and (out / CUTS).exists()
+        (out / CUTS).exists()
         and digest_of_file(out / CUTS) == manifest["cuts_sha256"]
         and len(list((out / "audio").glob("*.flac"))) >= manifest["conversations"]
     )
-    return _result(out, manifest, reused=True) if whole else None
+    return IngestResult(**known) if whole else None
 
 
 def _refuse_nothing(corpus: str, out: Path, result: Catalogue) -> None:
@@ -218,7 +224,7 @@ def prune(out: Path, parts: list[dict[str, Any]]) -> None:
                 path.unlink()
 
 
-def _result(out: Path, manifest: Mapping[str, Any], *, reused: bool) -> IngestResult:
+def _result(out: Path, manifest: Mapping[str, Any]) -> IngestResult:
     return IngestResult(
         out=str(out),
         digest=manifest["digest"],
@@ -227,5 +233,5 @@ def _result(out: Path, manifest: Mapping[str, Any], *, reused: bool) -> IngestRe
         speech_seconds=manifest["speech_seconds"],
         speakers=manifest["speakers"],
         rejected=sum(manifest["rejected"].values()),
-        reused=reused,
+        reused=False,
     )

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from csm_model.errors import InputError
+from pydantic import Field
+
+from csm_components.spec import StepSettings
 
 _LEAST = {"speaker_accuracy", "mos"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """Bounds on a model's figures; None asks nothing of that figure."""
+class Gate(StepSettings):
+    """Bounds on a model's figures; none asks nothing of that figure."""
 
-    FIGURES: ClassVar = ("wer", "speaker_accuracy", "mos", "wer_int8_delta", "unended")
+    section = "gate"
+    FIGURES: ClassVar[tuple[str, ...]] = ("wer", "speaker_accuracy", "mos", "wer_int8_delta", "unended")
     """Names of the figures that it looks at."""
 
-    max_wer: float | None = 0.15
+    max_wer: float | None = Field(default=0.15, ge=0)
     """Word error rate of generated speech, as a fraction."""
-    min_speaker_accuracy: float | None = 0.95
+    min_speaker_accuracy: float | None = Field(default=0.95, ge=0)
     """Share of sentences nearer to the asked speaker than to any other."""
     min_mos: float | None = None
     """Mean opinion score, 1 to 5."""
     max_wer_int8_delta: float | None = 0.02
     """Word error rate of the quantised bundle minus that of its float parent."""
-    max_unended: float | None = None
+    max_unended: float | None = Field(default=None, ge=0)
     """Share of sentences that were cut because the model did not end them."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_wer", "min_speaker_accuracy", "max_unended"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"gate {name} {value}: must be 0 or more; it is a fraction")
 
     def thresholds(self) -> dict[str, float]:
         """What is asked, by the names of the figures."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components import made
 from csm_components.register.gate import Gate
 from csm_components.tracking import Tracker
 from csm_model.files import digest_of, read_json, write_json
@@ -52,7 +53,7 @@ def register(
     figures: Mapping[str, Any],
     gate: Gate,
     tracker: Tracker,
-    model: str = "csm-demo",
+    model: str,
     code_version: str = "",
     source: str = "",
 ) -> RegisterResult:
@@ -69,16 +70,14 @@ def register(
         source: address of the bundle for those who are not on this machine; its folder without it.
     """
     manifest = read_json(bundle / "manifest.json")
-    asked = {"figures": dict(figures), "gate": asdict(gate), "model": model, "store": tracker.uri}
+    asked = {"figures": dict(figures), "gate": gate.model_dump(), "model": model, "store": tracker.uri}
     inputs = digest_of({"bundle": manifest["digest"], **asked})
-    if (out / RESULT).exists():
-        committed = read_json(out / RESULT)
-        if committed.pop("inputs") == inputs:
-            _tell(bundle, out, manifest["digest"], figures, gate)  # the bundle may have been copied here anew
-            return RegisterResult(**{**committed, "out": str(out), "reused": True})
+    if (known := made.committed(out, inputs)) is not None:
+        _tell(bundle, out, manifest["digest"], figures, gate)  # the bundle may have been copied here anew
+        return RegisterResult(**known)
     misses = _tell(bundle, out, manifest["digest"], figures, gate)
     with tracker.step("register") as log:
-        log.params({"gate": asdict(gate), "model": model})
+        log.params({"gate": gate.model_dump(), "model": model})
         log.metrics(dict(figures))
         version = tracker.register(
             model,
@@ -111,7 +110,8 @@ def register(
         champion_bundle=champion.source if champion else None,
         reused=False,
     )
-    write_json(out / RESULT, {**asdict(result), "inputs": inputs})
+    write_json(out / RESULT, asdict(result))
+    made.commit(out, "register", inputs, result)
     return result
 
 

@@ -2,7 +2,7 @@
 
 | file | what it is |
 | --- | --- |
-| `result.json` | written last: how soon and how fast it spoke |
+| `made.json` | written last: how soon and how fast it spoke |
 | `TEXT.wav` | the sentence asked for |
 
 Speed is what one listener alone would see: one stream at a time, from the request to the sound. One stream is compared
@@ -16,17 +16,16 @@ import contextlib
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from csm_components import made
 from csm_components.register.judged import judged_bundle
 from csm_model.errors import MissingDependencyError
-from csm_model.files import digest_of, read_json, write_json
-from csm_serving.speech import SpeechService, Spoken
-
-RESULT = "result.json"
+from csm_model.files import digest_of, read_json
+from csm_serving.client.speech import SpeechService, Spoken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +85,9 @@ def speak(
     digest = read_json(bundle / "manifest.json")["digest"]
     asked = {"text": text, "speaker": speaker, "sentences": list(sentences), "seed": seed, "max_frames": max_frames}
     inputs = digest_of({"bundle": digest, **asked})
-    if (out / RESULT).exists():
-        committed = read_json(out / RESULT)
-        if committed.pop("inputs") == inputs and Path(committed["speech"]).exists():
-            return SpeakResult(**{**committed, "out": str(out), "reused": True})
+    known = made.committed(out, inputs)
+    if known is not None and Path(known["speech"]).exists():
+        return SpeakResult(**known)
     out.mkdir(parents=True, exist_ok=True)
     wav = out / f"{file_name_of(text)}.wav"
     with judged_bundle(bundle, verdict) as folder, service(folder, say=say) as (speech, served):
@@ -115,7 +113,7 @@ def speak(
         seconds=[spoken.seconds for spoken in timed],
         reused=False,
     )
-    write_json(out / RESULT, {**asdict(result), "inputs": inputs})
+    made.commit(out, "speak", inputs, result)
     return result
 
 
@@ -123,21 +121,21 @@ def speak(
 def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tuple[SpeechService, bool]]:
     """Something that speaks with `bundle`, and whether it is a Triton: this process where the machine has none."""
     from csm_serving.client import SpeechClient
-    from csm_serving.triton import LocalTriton
+    from csm_serving.launcher.installation import find_installation
+    from csm_serving.launcher.triton import LocalTriton
+    from csm_serving.settings import load_settings
 
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)
     try:
-        from csm_serving.installation import find_installation
-        from csm_serving.settings import load_settings
-
-        find_installation(load_settings().triton)
+        find_installation(settings.triton)
     except MissingDependencyError as error:
-        from csm_serving.local import LocalSpeech
+        from csm_serving.server.local import LocalSpeech
 
         say(f"no Triton here ({error}): speaking in this process")
         yield LocalSpeech(bundle), False
         return
     say("starting Triton")
-    with LocalTriton(bundle) as triton, SpeechClient(triton.url) as client:
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
         say(f"Triton serves {bundle.name} on {triton.url}")
         yield client, True
 
@@ -146,7 +144,7 @@ def _equals_offline(
     speech: SpeechService, bundle: Path, text: str, speaker: int, *, seed: int, max_frames: int | None
 ) -> bool:
     """Whether the codes of a stream are those that this process makes."""
-    from csm_serving.local import LocalSpeech
+    from csm_serving.server.local import LocalSpeech
 
     codes = []
     for one in (speech, LocalSpeech(bundle)):

@@ -4,7 +4,8 @@ What is joined is, file by file, what `step.tokenise` would have written. The fo
 
 | file | what it is |
 | --- | --- |
-| `shard.json` | written last: what it was made from, and how fast |
+| `made.json` | written last: what it was made of, and came to |
+| `shard.json` | how fast it was made |
 | `SPLIT-00000.safetensors`, `parts/NAME.json` | its token shards, as in the folder of the whole |
 """
 
@@ -16,11 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from csm_components import made
 from csm_components.ingest.conversations import read_conversations
+from csm_components.program import code_digest
 from csm_components.settings import worker_count
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_components.tokenise import step
 from csm_components.tokenise.shard import ShardTask, committed
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_model.errors import InputError
@@ -105,7 +109,6 @@ def tokenise_shard(
     out: Path,
     *,
     workers: int | None = None,
-    code_version: str = "",
     shard_conversations: int = step.SHARD_CONVERSATIONS,
     console: Console | None = None,
 ) -> TokeniseShardResult:
@@ -117,7 +120,6 @@ def tokenise_shard(
         shard: name of the task.
         out: folder for the result; may hold part of one from a run that was killed.
         workers: processes; `CSM_WORKERS` or one a core without it.
-        code_version: version of the program; what another one has made is not taken.
         shard_conversations: as planned.
         console: where progress goes; standard error without it.
 
@@ -128,7 +130,7 @@ def tokenise_shard(
     console = console or Console(stderr=True)
     tasks = _planned(conversations, tools, out, shard_conversations).tasks
     mine = tasks[shard_span(shard, len(tasks))]
-    key = digest_of({"format": FORMAT, "keys": [[task.name, task.key] for task in mine], "code_version": code_version})
+    key = digest_of({"format": FORMAT, "keys": [[task.name, task.key] for task in mine], "code": code_digest()})
     store = shard_store("tokenise", key, out)
     reused = store.made() or store.fetch()
     if not reused:
@@ -141,9 +143,9 @@ def tokenise_shard(
             on_shard=lambda task: store.keep(*_files(task)),
         )
         step.prune(out, mine)
-        write_json(out / SHARD, {"format": FORMAT, "key": key, "sound_seconds_per_second": round(speed, 1)})
+        write_json(out / SHARD, {"format": FORMAT, "sound_seconds_per_second": round(speed, 1)})
     store.commit()  # also where the one that made it here was killed before it could
-    return TokeniseShardResult(
+    result = TokeniseShardResult(
         out=str(out),
         shard=shard,
         key=key,
@@ -151,6 +153,8 @@ def tokenise_shard(
         sound_seconds_per_second=read_json(out / SHARD)["sound_seconds_per_second"],
         reused=reused,
     )
+    made.commit(out, "tokenise-shard", key, result)
+    return result
 
 
 def join_tokenise(
@@ -159,7 +163,7 @@ def join_tokenise(
     tools: Path,
     out: Path,
     *,
-    min_energy_correlation: float = 0.7,
+    check: CheckSettings | None = None,
     check_turns: int = 16,
     shard_conversations: int = step.SHARD_CONVERSATIONS,
     console: Console | None = None,
@@ -171,7 +175,7 @@ def join_tokenise(
         conversations: folder that ingest wrote.
         tools: folder that `plan_tokenise` wrote.
         out: folder for the result.
-        min_energy_correlation: as in `step.tokenise`.
+        check: as in `step.tokenise`.
         check_turns: as in `step.tokenise`.
         shard_conversations: as planned.
         console: where the closing line goes; standard error without it.
@@ -181,14 +185,14 @@ def join_tokenise(
         ArtifactError: the codec does not bring the sound back.
     """
     console = console or Console(stderr=True)
-    check = step.Check(turns=check_turns, min_energy_correlation=min_energy_correlation)
+    asked = step.Check(turns=check_turns, settings=check or CheckSettings())
     work = _planned(conversations, tools, out, shard_conversations)
-    if (known := step.made_before(work, check)) is not None:
+    if (known := step.made_before(work, asked)) is not None:
         return known
-    (out / step.MANIFEST).unlink(missing_ok=True)
+    made.forget(out)
     step.put_tools(work, out)
     for task in work.tasks:
-        there = next((made for part in parts if committed(made := replace(task, out=part))), None)
+        there = next((one for part in parts if committed(one := replace(task, out=part))), None)
         if there is None:
             raise InputError(
                 f"token shard {task.name} is in none of {len(parts)} parts, or made from other inputs; "
@@ -198,7 +202,7 @@ def join_tokenise(
             for name in _files(there):
                 copy_file(there.out / name, out / name)
     speed = sum(read_json(part / SHARD)["sound_seconds_per_second"] for part in parts)
-    return step.finish(work, check, speed=speed, console=console)
+    return step.finish(work, asked, speed=speed, console=console)
 
 
 def _planned(conversations: Path, tools: Path, out: Path, shard_conversations: int) -> step.Work:

@@ -4,7 +4,8 @@ The output folder:
 
 | file | what it is |
 | --- | --- |
-| `manifest.json` | written last: digests of codec, tokenizer, dataset and result; the shards of each split; the check |
+| `made.json` | written last: what it was made of, and came to |
+| `manifest.json` | digests of codec, tokenizer, dataset and result; the shards of each split; the check |
 | `SPLIT-00000.safetensors` | a shard (`csm_model.training.shards`) |
 | `SPLIT.index.safetensors` | how long the turns of a split are: all that planning an epoch needs |
 | `tokenizer.json`, `codec/` | what made them, so that later steps need this folder alone |
@@ -17,18 +18,21 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from csm_components import made
+from csm_components.events import progress as tell
 from csm_components.ingest.conversations import Conversation, read_conversations, read_manifest
 from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
+from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_components.workers import run_parallel
@@ -51,8 +55,8 @@ class Check:
 
     turns: int = 16
     """Turns that are decoded again."""
-    min_energy_correlation: float = 0.7
-    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
+    settings: CheckSettings = field(default_factory=CheckSettings)
+    """What they must reach."""
 
     def __post_init__(self) -> None:
         if self.turns < 1:
@@ -75,7 +79,8 @@ class Work:
     def inputs(self, check: Check) -> str:
         """Digest of all that the tokens are made from."""
         shards = [[task.name, task.key] for task in self.tasks]
-        return digest_of([FORMAT, self.dataset["digest"], shards, check.turns, check.min_energy_correlation])
+        asked = check.settings.model_dump()
+        return digest_of([FORMAT, self.dataset["digest"], shards, check.turns, asked])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,7 @@ def tokenise(
     prompt_format: str | None = None,
     shard_conversations: int = SHARD_CONVERSATIONS,
     check_turns: int = 16,
-    min_energy_correlation: float = 0.7,
+    check: CheckSettings | None = None,
     console: Console | None = None,
 ) -> TokeniseResult:
     """Tokenises all conversations, in parallel, and checks a sample by decoding it again.
@@ -127,8 +132,7 @@ def tokenise(
         prompt_format: how a BPE tokenizer writes a turn: `sesame` or `miso`.
         shard_conversations: conversations in a shard.
         check_turns: turns that are decoded again.
-        min_energy_correlation: what the decoded turns must reach on average (trained codecs reach 0.95, random
-            ones 0.35); -1 lets any codec through.
+        check: what they must reach.
         console: where progress goes; standard error without it.
 
     Raises:
@@ -137,16 +141,16 @@ def tokenise(
         ArtifactError: the codec does not bring the sound back.
     """
     console = console or Console(stderr=True)
-    check = Check(turns=check_turns, min_energy_correlation=min_energy_correlation)
+    asked = Check(turns=check_turns, settings=check or CheckSettings())
     everything = list(read_conversations(conversations))
     the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
     work = plan_work(conversations, everything, codec, the_tokenizer, out, shard_conversations)
-    if (known := made_before(work, check)) is not None:
+    if (known := made_before(work, asked)) is not None:
         return known
-    (out / MANIFEST).unlink(missing_ok=True)
+    made.forget(out)
     put_tools(work, out)
     speed = make_shards(work.tasks, tools=out, workers=worker_count(workers), console=console)
-    return finish(work, check, speed=speed, console=console)
+    return finish(work, asked, speed=speed, console=console)
 
 
 def plan_work(
@@ -196,15 +200,11 @@ def plan_work(
 
 def made_before(work: Work, check: Check) -> TokeniseResult | None:
     """The result of an earlier run over the same inputs, where all it names is still there."""
-    if not (work.out / MANIFEST).exists():
+    known = made.committed(work.out, work.inputs(check))
+    if known is None or not (work.out / MANIFEST).exists():
         return None
-    manifest = read_json(work.out / MANIFEST)
-    if (
-        manifest.get("inputs") == work.inputs(check)
-        and _whole(work.out, manifest)
-        and all(committed(task) for task in work.tasks)
-    ):
-        return _result(work.out, manifest, reused=True)
+    if _whole(work.out, read_json(work.out / MANIFEST)) and all(committed(task) for task in work.tasks):
+        return TokeniseResult(**known)
     return None
 
 
@@ -230,12 +230,7 @@ def finish(work: Work, asked: Check, *, speed: float, console: Console) -> Token
     """
     out = work.out
     check = decode_back(work.codec, work.conversations, asked.turns)
-    if check["energy_correlation"] < asked.min_energy_correlation:
-        raise ArtifactError(
-            f"{work.codec_folder}: its output does not follow the sound: energy correlation "
-            f"{check['energy_correlation']:.2f}, at least {asked.min_energy_correlation:.2f} is needed; "
-            "take a trained codec, or train it on this corpus"
-        )
+    asked.settings.accept(check["energy_correlation"], work.codec_folder)
     prune(out, work.tasks)
     parts = {task.name: read_json(task.part) for task in work.tasks}
     manifest = _manifest(work.dataset, work.codec, work.tokenizer, work.tasks, parts)
@@ -255,7 +250,9 @@ def finish(work: Work, asked: Check, *, speed: float, console: Console) -> Token
         f"at {speed:.0f} s of sound a second; decoded again: energy correlation {check['energy_correlation']:.2f}, "
         f"log-mel distance {check['mel_distance_db']:.1f} dB"
     )
-    return _result(out, manifest, reused=False)
+    result = _result(out, manifest)
+    made.commit(out, "tokenise", work.inputs(asked), result)
+    return result
 
 
 def _copy_codec(source: Path, target: Path, digest: str) -> None:
@@ -297,11 +294,12 @@ def make_shards(
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("tokenise", total=sum(task.seconds for task in todo.values()), speed=0.0)
         initializer = functools.partial(load_tools, tools / CODEC, tools / TOKENIZER)
-        made = run_parallel(make_shard, todo.values(), workers=min(workers, len(todo)), initializer=initializer)
-        for part in made:
+        parts = run_parallel(make_shard, todo.values(), workers=min(workers, len(todo)), initializer=initializer)
+        for part in parts:
             on_shard(todo[part["key"]])
             done += part["seconds"]
             progress.update(bar, completed=done, speed=done / (time.perf_counter() - begun))
+            tell(f"{done:.0f} of {progress.tasks[0].total or 0:.0f} s of sound")
     return done / max(time.perf_counter() - begun, 1e-9)
 
 
@@ -359,7 +357,7 @@ def _manifest(
     }
 
 
-def _result(out: Path, manifest: Mapping[str, Any], *, reused: bool) -> TokeniseResult:
+def _result(out: Path, manifest: Mapping[str, Any]) -> TokeniseResult:
     return TokeniseResult(
         out=str(out),
         digest=manifest["digest"],
@@ -372,5 +370,5 @@ def _result(out: Path, manifest: Mapping[str, Any], *, reused: bool) -> Tokenise
         energy_correlation=manifest["check"]["energy_correlation"],
         mel_distance_db=manifest["check"]["mel_distance_db"],
         sound_seconds_per_second=manifest["sound_seconds_per_second"],
-        reused=reused,
+        reused=False,
     )

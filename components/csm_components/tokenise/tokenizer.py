@@ -7,12 +7,10 @@ text embeddings belong to that one's ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from csm_components.storage import local_folder
 from csm_model.errors import InputError
 from csm_model.text import PROMPTS, PhonemeTokenizer, Tokenizer, check_prompt, load_tokenizer, train_bpe
 
@@ -110,23 +108,3 @@ def choose_tokenizer(
     assert prompt is not None
     texts = (turn.text for item in conversations if item.split == "train" for turn in item.turns)
     return train_bpe(texts, vocab_size=size, num_speakers=room, prompt=prompt)
-
-
-@contextmanager
-def local_tools(codec: str, tokenizer_from: str, tokenizer: str, prompt_format: str) -> Iterator[dict[str, Any]]:
-    """The arguments of these names that `tokenise` and `plan_tokenise` take: trees of the storage as folders here.
-
-    Args:
-        codec: a folder, or a tree in the storage.
-        tokenizer_from: the same, of the base; empty has none.
-        tokenizer: a setting, or a tree in the storage that holds a tokenizer; empty has none.
-        prompt_format: empty has none.
-    """
-    with ExitStack() as stack:
-        fetched = str(stack.enter_context(local_folder(tokenizer))) if "://" in tokenizer else tokenizer
-        yield {
-            "codec": stack.enter_context(local_folder(codec)),
-            "tokenizer_from": stack.enter_context(local_folder(tokenizer_from)) if tokenizer_from else None,
-            "tokenizer": fetched or None,
-            "prompt_format": prompt_format or None,
-        }

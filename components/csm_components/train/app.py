@@ -6,7 +6,6 @@ it (queue, volumes, security context) belongs to the scheduler: `torchx_volcano.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from torchx.components import dist
 from torchx.specs import AppDef
 
 from csm_components.targets import TrainTarget
+from csm_components.train.failures import LaunchError
 from csm_components.train.guard import AGENT, NAME
-from csm_components.train.logs import LaunchError
+from csm_components.train.nodes import parse_nodes
 from csm_model.errors import InputError
 
 ROLE = "agent"
@@ -47,21 +47,20 @@ class LaunchSpec:
     """More environment for the workers."""
 
     def __post_init__(self) -> None:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", self.nodes)
-        if not match:
-            raise InputError(f"nodes {self.nodes!r}: must be AGENTSxWORKERS, such as 2x1")
+        parse_nodes(self.nodes)
         if self.threads < 1:
             raise InputError(f"threads {self.threads}: must be at least 1")
 
     @property
     def agents(self) -> int:
         """Number of torchrun agents."""
-        return int(self.nodes.split("x")[0])
+        return parse_nodes(self.nodes)[0]
 
     @property
     def world_size(self) -> int:
         """Workers of all agents."""
-        return self.agents * int(self.nodes.split("x")[1])
+        agents, workers = parse_nodes(self.nodes)
+        return agents * workers
 
 
 def build_app(spec: LaunchSpec, *, rendezvous_port: int, target: TrainTarget | None = None) -> AppDef:

@@ -8,6 +8,8 @@ a signal at the death of a parent (`prctl(2)`, PR_SET_PDEATHSIG); this module as
 
 An agent that is asked to stop (SIGTERM: its machine is wanted back) would end its workers and fail. Here it asks its
 workers to stop and goes on watching them: they save, end with 0, and so does the agent. No other signal is touched.
+
+A process that dies of an exception leaves a record of it (`csm_components.train.failures`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ AGENT = "torch.distributed.run"
 """The module that is an agent; any other is a worker."""
 CORES_VARIABLE = "CSM_GUARD_CORES"
 """Cores that the process may use, e.g. "0,1"; unset: all."""
+ERRORS_VARIABLE = "CSM_GUARD_ERRORS"
+"""Where a process leaves what it dies of: a folder, or an address of the storage; unset: nowhere."""
 STOP_SECONDS = 600.0
 """What workers get to save once they were asked to stop; then they are killed."""
 
@@ -105,7 +109,26 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # inherited from the agent
         die_with_parent(signal.SIGKILL)  # the agent waits for its workers: without it, they are on their own
     keep_to_cores(os.environ.get(CORES_VARIABLE, ""))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        _say_why(error)
+        raise
+
+
+def _say_why(error: BaseException) -> None:
+    """Leaves what this process dies of where its starter looks; an error that a caller can mend is then one line."""
+    if place := os.environ.get(ERRORS_VARIABLE):
+        from csm_components.train.failures import leave  # not before it is needed: an agent is light
+
+        leave(place, error)
+    from csm_model.errors import CsmError
+
+    if isinstance(error, CsmError):
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

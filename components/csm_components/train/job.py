@@ -23,8 +23,8 @@ from typing import Any
 from csm_components.cluster import Cluster, ClusterError
 from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec
+from csm_components.train.failures import LaunchError, cause, forget, left
 from csm_components.train.follow import Follower
-from csm_components.train.logs import LaunchError, failure
 from csm_components.train.pod import LABEL
 from csm_components.train.signals import kept_handlers, stop_on_signals
 from csm_components.train.torchx_jobs import Scheduled, State
@@ -37,19 +37,21 @@ _STARTING = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(kw_only=True)
-class Job:
+class ClusterJob:
     """One training on a cluster.
 
     Args:
         spec: what to start; its name is the job's.
         target: where.
         has_result: whether what the job shall leave is there.
+        errors: where its processes leave what they die of.
         say: called with lines of progress.
     """
 
     spec: LaunchSpec
     target: TrainTarget
     has_result: Callable[[], bool]
+    errors: str = ""
     say: Callable[[str], None] = print
     _waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
 
@@ -145,6 +147,8 @@ class Job:
             if state in (State.FAILED, State.STOPPED):
                 self.say(f"{self.spec.name} had {state.value}; it begins again from its last checkpoint")
                 self._remove()
+            if self.errors:
+                forget(self.errors)
             try:
                 self.scheduled.create()
             except ClusterError as error:
@@ -198,10 +202,9 @@ class Job:
         return LaunchError(message, tail=[], logs=self.spec.log_dir)
 
     def _why(self, follower: Follower) -> CsmError:
-        workers, agents = follower.last_lines()
-        if message := self.scheduled.message():
-            agents = [*agents, message]
-        return failure(workers, agents, follower.folder)
+        _, agents = follower.last_lines()
+        said = self.scheduled.message() or next(reversed(agents), "")
+        return cause(left(self.errors) if self.errors else [], follower.folder, said)
 
 
 def waits_for(pod: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,8 +20,9 @@ from torchx.runner import get_runner
 from torchx.specs import AppState
 
 from csm_components.train.app import LaunchSpec, build_app
-from csm_components.train.guard import CORES_VARIABLE, STOP_SECONDS, guarded_children, tell
-from csm_components.train.logs import KEPT_LINES, failure, worker_line
+from csm_components.train.failures import cause, forget, left
+from csm_components.train.guard import CORES_VARIABLE, ERRORS_VARIABLE, STOP_SECONDS, guarded_children, tell
+from csm_components.train.logs import KEPT_LINES, worker_line
 from csm_components.train.signals import kept_handlers, stop_on_signals
 
 _GRACE_SECONDS = 20.0
@@ -45,6 +47,9 @@ def launch(
     Raises:
         CsmError: of the trainer's own type where it raised one; `LaunchError` for anything else that ended it.
     """
+    errors = str(spec.log_dir.absolute() / "errors")
+    forget(errors)
+    spec = replace(spec, env={**spec.env, ERRORS_VARIABLE: errors})
     app = build_app(spec, rendezvous_port=_free_port())
     spec.log_dir.mkdir(parents=True, exist_ok=True)
     with kept_handlers(), get_runner() as runner:
@@ -53,7 +58,7 @@ def launch(
         _spread_over_cores(dryrun.request, spec)
         handle = runner.schedule(dryrun)
         try:
-            _watch(runner, handle, on_line=on_line, on_tick=on_tick, poll_seconds=poll_seconds)
+            _watch(runner, handle, errors, on_line=on_line, on_tick=on_tick, poll_seconds=poll_seconds)
         except SystemExit:
             tell(guarded_children(), signal.SIGTERM)
             _await_end(runner, handle)
@@ -65,6 +70,7 @@ def launch(
 def _watch(
     runner: Any,
     handle: str,
+    errors: str,
     *,
     on_line: Callable[[str], None] | None,
     on_tick: Callable[[], None] | None,
@@ -90,7 +96,7 @@ def _watch(
                 break
         time.sleep(poll_seconds)
     if status.state != AppState.SUCCEEDED:
-        raise failure(tails.worker_lines(), tails.kept_lines(), tails.folder)
+        raise cause(left(errors), tails.folder, tails.last_line())
 
 
 def _await_end(runner: Any, handle: str) -> None:
@@ -128,14 +134,11 @@ class _Tails:
                 kept.append(line)
                 yield line
 
-    def worker_lines(self) -> list[str]:
-        """The last lines that each worker wrote to its standard error, from torchrun's own copies."""
-        files = sorted(self.folder.glob("torchelastic/**/stderr.log"))
-        return [line for file in files for line in file.read_text(errors="replace").splitlines()[-KEPT_LINES:]]
-
-    def kept_lines(self) -> list[str]:
-        """The last lines of every file, file after file."""
-        return [line for file in sorted(self._kept) for line in self._kept[file]]
+    def last_line(self) -> str:
+        """The last line of all."""
+        return next(
+            (line for file in sorted(self._kept, reverse=True) for line in reversed(self._kept[file]) if line), ""
+        )
 
 
 def _core_shares(agents: int) -> list[list[int]]:

@@ -14,6 +14,8 @@ from typing import Any
 from csm_components.metrics import CODEBOOK, TrainingMetrics
 from csm_components.tracking import RunLog
 
+METRICS = "metrics.jsonl"
+"""What the trainer logs: a line an interval."""
 _LOOK_EVERY_SECONDS = 3.0
 _PUSH_EVERY_SECONDS = 30.0
 _NOT_A_METRIC = {"step", "steps", "time"}

@@ -4,21 +4,29 @@
 | --- | --- | --- |
 | `tokens/DIGEST/`, `bases/DIGEST/` | token shards, and the bundle to begin from, by content | the launcher |
 | `jobs/JOB/config.json` | the trainer's configuration | the launcher |
+| `jobs/JOB/errors/` | what its processes died of | each of them |
 | `checkpoints/JOB/step-.../` | copies of the checkpoints | rank 0 |
 | `checkpoints/JOB/metrics.jsonl` | the metrics so far, a few seconds old | rank 0 |
-| `trained/JOB/` | the float bundle in `final/`, and all metrics; there whole or not at all | rank 0, at its end |
+| `trained/DIGEST/` | the float bundle, with a copy of the metrics; there whole or not at all | rank 0, at its end |
+| `ledger/train-job/JOB.json` | that it is there, and which | rank 0, last |
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components.artefacts import Artefact
+from csm_components.kinds import TRAINED
+from csm_components.made import Record, enter, entered
 from csm_components.storage import Storage
-from csm_model.files import digest_of, read_json
+from csm_components.train.progress import METRICS
+from csm_model.files import copy_file, digest_of, read_json
+
+_STEP = "train-job"
+"""What a job's result is entered as in the ledger."""
 
 
 def job_name(run: str, step: str, inputs: str) -> str:
@@ -43,38 +51,45 @@ class Remote:
         """Key of the metrics so far."""
         return f"checkpoints/{self.job}/metrics.jsonl"
 
+    def trained(self, digest: str) -> str:
+        """Key of a float bundle."""
+        return f"{TRAINED.name}/{digest}"
+
     @property
-    def trained(self) -> str:
-        """Key of the result."""
-        return f"trained/{self.job}"
+    def errors(self) -> str:
+        """Address of what its processes died of."""
+        return self.address(f"jobs/{self.job}/errors")
 
     @property
     def config(self) -> str:
         """Key of the configuration."""
         return f"jobs/{self.job}/config.json"
 
-    def put_inputs(self, recipe: Mapping[str, Any], *, tokens: Path | str, digest: str, base: Path | None) -> None:
+    def put_inputs(
+        self, recipe: Mapping[str, Any], *, tokens: Path | str, digest: str, base: Path | str | None
+    ) -> None:
         """Puts everything there that agents need; what is there by its digest is not sent again.
 
         Args:
             recipe: the trainer's settings.
             tokens: folder of the shards, or where they are stored already.
             digest: of the tokens.
-            base: bundle to begin from.
+            base: bundle to begin from, or where it is stored already.
         """
         source = str(tokens)
         if "://" not in source:
             self._put_once(Path(source), f"tokens/{digest}")
-            source = self._address(f"tokens/{digest}")
-        base_key = ""
-        if base is not None:
-            base_key = f"bases/{read_json(base / 'manifest.json')['digest']}"
-            self._put_once(base, base_key)
+            source = self.address(f"tokens/{digest}")
+        begin = str(base or "")
+        if begin and "://" not in begin:
+            key = f"bases/{read_json(Path(begin) / 'manifest.json')['digest']}"
+            self._put_once(Path(begin), key)
+            begin = self.address(key)
         config = {
             **recipe,
             "tokens": source,
-            "base": base_key or None,
-            "mirror": self._address(f"checkpoints/{self.job}"),
+            "base": begin or None,
+            "mirror": self.address(f"checkpoints/{self.job}"),
             "disks": "own",
         }
         self.storage.put_json(config, self.config)
@@ -88,7 +103,7 @@ class Remote:
         """Fetches the bundle that the configuration names; None where it names none."""
         if not config["base"]:
             return None
-        self.storage.get_tree(config["base"], folder)
+        Artefact(url=config["base"]).fetch(folder)
         return str(folder)
 
     def fetch_metrics(self, path: Path) -> None:
@@ -101,24 +116,24 @@ class Remote:
         prefix = f"checkpoints/{self.job}/"
         return [key.removeprefix(prefix) for key in self.storage.trees(f"{prefix}step-")]
 
-    def has_result(self) -> bool:
-        """Whether the job has left what it learnt."""
-        return self.storage.has_tree(self.trained)
+    def result(self) -> str | None:
+        """Digest of the bundle that the job has left; None where it has left none."""
+        record = entered(self.storage, _STEP, self.job)
+        if record is None or not self.storage.has_tree(self.trained(record.result["digest"])):
+            return None
+        return str(record.result["digest"])
 
-    def fetch_result(self, out: Path) -> bool:
-        """Puts bundle and metrics into `out`; False where the job has left none."""
-        if not self.has_result():
-            return False
-        self.storage.get_tree(self.trained, out / "trained")
-        shutil.rmtree(out / "final", ignore_errors=True)
-        (out / "trained" / "metrics.jsonl").replace(out / "metrics.jsonl")
-        (out / "trained" / "final").rename(out / "final")
-        (out / "trained").rmdir()
-        return True
+    def put_result(self, bundle: Path, metrics: Path) -> None:
+        """Puts what was learnt there, and last that it is there."""
+        digest = str(read_json(bundle / "manifest.json")["digest"])
+        copy_file(metrics, bundle / METRICS)
+        self._put_once(bundle, self.trained(digest))
+        enter(self.storage, Record(step=_STEP, key=self.job, result={"digest": digest}))
 
     def _put_once(self, folder: Path, key: str) -> None:
         if not self.storage.has_tree(key):
             self.storage.put_tree(folder, key)
 
-    def _address(self, key: str) -> str:
+    def address(self, key: str) -> str:
+        """The address of a key."""
         return f"{self.url.rstrip('/')}/{key}"

@@ -4,11 +4,12 @@ The output folder:
 
 | file | what it is |
 | --- | --- |
-| `result.json` | written last: what was trained, from what, and how it ended |
+| `made.json` | written last: what was trained, from what, and how it ended |
+| `result.json` | the trainer's own: the bundle's digest, and its step |
 | `config.json` | the trainer's configuration |
 | `metrics.jsonl` | one line a log interval, written by the trainer |
 | `checkpoints/` | what a killed run goes on from |
-| `final/` | the float bundle |
+| `final/` | the float bundle, with a copy of the metrics |
 | `loss.png`, `training.prom` | the curve, and the last Prometheus metrics |
 | `logs/` | all that the agents and workers printed |
 """
@@ -18,27 +19,26 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csm_components import made
 from csm_components.metrics import TrainingMetrics
 from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.tracking import RunLog, Tracker
-from csm_components.train.kept import kept_training
-from csm_components.train.progress import MetricsFollower, last_value, loss_figure, read_rows, training_seconds
+from csm_components.train.progress import METRICS, MetricsFollower, last_value, loss_figure, read_rows, training_seconds
 from csm_components.train.remote import job_name
+from csm_components.train.spec import TrainSettings
 from csm_model.errors import CsmError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import copy_file, digest_of, read_json, write_json
 
 if TYPE_CHECKING:
     from csm_components.train.elsewhere import Elsewhere
 
 TRAINER = "csm_components.train.worker"
-RESULT = "result.json"
 
 
 class StoppedError(CsmError):
@@ -51,7 +51,7 @@ class TrainResult:
 
     out: str
     bundle: str
-    """Folder of the float bundle."""
+    """Folder of the float bundle, or its address in the storage."""
     digest: str
     """Digest of that bundle."""
     base_digest: str
@@ -68,95 +68,69 @@ class TrainResult:
     reused: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How to train."""
-
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """The trainer's own settings: model preset, steps, batch, learning rate, ..."""
-    nodes: str = "2x1"
-    """torchrun agents x workers of each."""
-    threads: int = 1
-    """Compute threads of a worker."""
-    trainer: str = TRAINER
-    """Module to run."""
-    target: TrainTarget = field(default_factory=TrainTarget)
-    """Where its processes run."""
-
-
 def train(
     tokens: Path | str,
     out: Path,
     *,
-    base: Path | None = None,
+    base: Path | str | None = None,
     settings: TrainSettings | None = None,
+    target: TrainTarget | None = None,
+    trainer: str = TRAINER,
     tracker: Tracker | None = None,
     pipeline: str = "",
-    code_version: str = "",
     say: Callable[[str], None] = print,
 ) -> TrainResult:
     """Trains on the shards in `tokens`; a run that was killed goes on from its last checkpoint.
-
-    On a cluster without a cache key, a bundle that another run has kept of the same inputs is taken instead.
 
     Args:
         tokens: folder that tokenise wrote, or where it is stored, such as s3://bucket/prefix: shards then come through
             a cache as they are needed (`cache_dir` and `cache_gb` of the recipe; in `out` without a `cache_dir`).
         out: folder for the result.
-        base: bundle to begin from.
+        base: bundle to begin from: a folder, or its address where a cluster's job is to fetch it.
         settings: how to train.
+        target: where its processes run; beside this one without it.
+        trainer: module to run.
         tracker: where to record; nowhere without it.
         pipeline: name of the pipeline run on a cluster: each has a job of its own there.
-        code_version: of the program; a bundle that another version made is not taken.
         say: called with lines of progress.
 
     Raises:
         StoppedError: it was asked to stop, and has saved.
         CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
     """
-    settings = settings or TrainSettings()
+    settings, target = settings or TrainSettings(), target or TrainTarget()
     cache = {"cache_dir": str(out.absolute() / "cache")} if "://" in str(tokens) else {}
     recipe = {**cache, **settings.recipe}
-    tokens_manifest, source = _manifest_of(tokens)
-    base_digest = read_json(base / "manifest.json")["digest"] if base else ""
+    tokens_manifest = _manifest_of(tokens)
+    source = str(tokens) if "://" in str(tokens) else str(Path(tokens).absolute())
+    base_digest = str(_manifest_of(base)["digest"]) if base else ""
     # What is learnt; neither the number of processes nor the places of copies are part of it.
     learnt = {name: value for name, value in recipe.items() if name not in ("mirror", "cache_dir", "cache_gb")}
     inputs = digest_of({"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt})
-    if committed := _committed(out, inputs):
-        return TrainResult(**{**committed, "out": str(out), "bundle": str(out / "final"), "reused": True})
+    if (known := _known(out, inputs)) is not None:
+        return known
     _start_afresh_unless(out, inputs)
     config = {
         **recipe,
         "tokens": source,
-        "base": str(base.absolute()) if base else None,
+        "base": str(Path(base).absolute()) if base and "://" not in str(base) else base,
         "out": str(out.absolute()),
     }
     if mirror := recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
         config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
-    job = _Job(out=out, settings=settings, tokens=(source, tokens_manifest["digest"]), base=base, say=say)
-    if settings.target.backend != "local":
+    tokens_now = (source, str(tokens_manifest["digest"]))
+    job = _TrainingProcesses(out=out, settings=settings, trainer=trainer, tokens=tokens_now, base=base, say=say)
+    if target.backend != "local":
         from csm_components.train.elsewhere import Elsewhere
 
-        job.elsewhere = Elsewhere(settings.target, job_name(pipeline, "train", inputs), out)
+        job.elsewhere = Elsewhere(target, job_name(pipeline, "train", inputs), out)
     params = {**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest}
-    recorded = partial(_recorded, tracker, params, tokens_manifest, source)
-    kept = kept_training(inputs, code_version) if pipeline else None
-    if kept and (note := kept.fetch(out)):
-        say(f"run {note['run']} has trained this, and its bundle is kept: nothing is trained")
-        result = TrainResult(**{**note["result"], "out": str(out), "bundle": str(out / "final"), "reused": True})
-        with recorded(system_metrics=False) as log:
-            if log is not None:
-                log.tags({"trained_by": note["run"]})
-                log.metrics({name: getattr(result, name) for name in ("loss", "validation_first", "validation_depth")})
-    else:
-        with recorded(system_metrics=job.elsewhere is None) as log:
-            job.run(log)
-        result = _result(out, base_digest)
-        if kept:
-            kept.note(asdict(result), pipeline)
-    write_json(out / RESULT, {**asdict(result), "inputs": inputs})
+    with _recorded(tracker, params, tokens_manifest, source, system_metrics=job.elsewhere is None) as log:
+        job.run(log)
+    result = _result(out, base_digest, job.elsewhere.trained if job.elsewhere else "")
+    made.commit(out, "train", inputs, result)
     return result
 
 
@@ -182,22 +156,25 @@ def _recorded(
         yield log
 
 
-def _manifest_of(tokens: Path | str) -> tuple[dict[str, Any], str]:
-    """The manifest of the tokens, and where the trainer finds them."""
-    if "://" not in str(tokens):
-        return read_json(Path(tokens) / "manifest.json"), str(Path(tokens).absolute())
-    return open_storage(str(tokens)).get_json("manifest.json"), str(tokens)
+def _manifest_of(place: Path | str) -> dict[str, Any]:
+    """The manifest of tokens or of a bundle, in a folder or in a storage."""
+    stored = "://" in str(place)
+    found: dict[str, Any] = (
+        open_storage(str(place)).get_json("manifest.json") if stored else read_json(Path(place) / "manifest.json")
+    )
+    return found
 
 
 @dataclass(kw_only=True)
-class _Job:
+class _TrainingProcesses:
     """The processes of one training, here or elsewhere."""
 
     out: Path
     settings: TrainSettings
+    trainer: str
     tokens: tuple[str, str]
     """Where they are, and their digest."""
-    base: Path | None
+    base: Path | str | None
     say: Callable[[str], None]
     elsewhere: Elsewhere | None = None
 
@@ -206,10 +183,12 @@ class _Job:
         out = self.out
         with TrainingMetrics(port=load_settings().metrics_port, textfile=out / "training.prom") as metrics:
             saved = self.elsewhere.saved if self.elsewhere else None
-            follower = MetricsFollower(out / "metrics.jsonl", log=log, metrics=metrics, say=self.say, saved=saved)
+            follower = MetricsFollower(out / METRICS, log=log, metrics=metrics, say=self.say, saved=saved)
             self._launch(log, follower)
             follower.tick(last=True)
-        rows = read_rows(out / "metrics.jsonl")
+        rows = read_rows(out / METRICS)
+        if (out / "final").is_dir() and rows:
+            copy_file(out / METRICS, out / "final" / METRICS)  # the curve travels with the bundle
         if rows:
             figure = loss_figure(rows)
             figure.savefig(out / "loss.png", dpi=120)
@@ -222,7 +201,7 @@ class _Job:
         from csm_components.train.local import launch
 
         spec = LaunchSpec(
-            module=self.settings.trainer,
+            module=self.trainer,
             args=("--config", str((self.out / "config.json").absolute())),
             nodes=self.settings.nodes,
             threads=self.settings.threads,
@@ -242,16 +221,17 @@ class _Job:
         )
 
 
-def _committed(out: Path, inputs: str) -> dict[str, Any] | None:
+def _known(out: Path, inputs: str) -> TrainResult | None:
     """The result of an earlier run over the same inputs, where its bundle is still the same."""
-    if not (out / RESULT).exists() or not (out / "final" / "manifest.json").exists():
+    known = made.committed(out, inputs)
+    if known is None:
         return None
-    result: dict[str, Any] = read_json(out / RESULT)
-    same = (
-        result.pop("inputs", None) == inputs
-        and read_json(out / "final" / "manifest.json")["digest"] == result["digest"]
-    )
-    return result if same else None
+    if "://" not in known["bundle"]:
+        known["bundle"] = str(out / "final")
+        manifest = out / "final" / "manifest.json"
+        if not manifest.exists() or read_json(manifest)["digest"] != known["digest"]:
+            return None
+    return TrainResult(**known)
 
 
 def _start_afresh_unless(out: Path, inputs: str) -> None:
@@ -262,20 +242,21 @@ def _start_afresh_unless(out: Path, inputs: str) -> None:
         return
     for name in ("checkpoints", "final"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("metrics.jsonl", RESULT, "inputs.json"):
+    made.forget(out)
+    for name in (METRICS, "result.json", "inputs.json"):
         (out / name).unlink(missing_ok=True)
 
 
-def _result(out: Path, base_digest: str) -> TrainResult:
-    """What the job left; raises `StoppedError` where it has not come to its end."""
-    rows = read_rows(out / "metrics.jsonl")
-    if not (out / "final" / "manifest.json").exists():
+def _result(out: Path, base_digest: str, trained: str) -> TrainResult:
+    """What the job left, here or at the address `trained`; raises `StoppedError` where it has not come to its end."""
+    rows = read_rows(out / METRICS)
+    if not trained and not (out / "final" / "manifest.json").exists():
         step = last_value(rows, "step") or 0
         raise StoppedError(f"training was asked to stop after step {step:.0f} and is saved: run it again to go on")
     return TrainResult(
         out=str(out),
-        bundle=str(out / "final"),
-        digest=read_json(out / "final" / "manifest.json")["digest"],
+        bundle=trained or str(out / "final"),
+        digest=trained.rpartition("/")[2] or read_json(out / "final" / "manifest.json")["digest"],
         base_digest=base_digest,
         steps=int(last_value(rows, "step") or 0),
         loss=last_value(rows, "loss"),

@@ -9,7 +9,6 @@ Rank 0 of a job that was asked to stop ends with 75 (EX_TEMPFAIL), so that nobod
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from csm_components.lifeline import sole_user
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
 from csm_components.tracking import machine_metrics
+from csm_components.train.progress import METRICS
 from csm_components.train.remote import Remote
 from csm_model.errors import CsmError
 from csm_model.files import write_json
@@ -43,19 +43,15 @@ def work_on(job: str) -> int:
         write_json(here / "config.json", config | {"out": str(out), "cache_dir": str(here / "cache"), "base": base})
     arguments = ["--config", str(here / "config.json")]
     if not leads:
-        return main(arguments, open_storage=open_storage)
-    metrics = out / "metrics.jsonl"
+        return main(arguments, open_storage=open_storage, raising=True)
+    metrics = out / METRICS
     remote.fetch_metrics(metrics)
     with machine_metrics(), _copied(metrics, storage, remote.metrics):
-        code = main(arguments, open_storage=open_storage)
+        code = main(arguments, open_storage=open_storage, raising=True)
     if code == 0 and not (out / "final" / "manifest.json").exists():
         return os.EX_TEMPFAIL
     if code == 0:
-        result = here / "trained"
-        shutil.rmtree(result, ignore_errors=True)
-        shutil.copytree(out / "final", result / "final")
-        shutil.copyfile(metrics, result / "metrics.jsonl")
-        storage.put_tree(result, remote.trained)
+        remote.put_result(out / "final", metrics)
     return code
 
 
@@ -95,9 +91,5 @@ def _copied(path: Path, storage: Storage, key: str) -> Iterator[None]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--job"]:
-        try:
-            sys.exit(work_on(sys.argv[2]))
-        except CsmError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
-    sys.exit(main(open_storage=open_storage))
+        sys.exit(work_on(sys.argv[2]))
+    sys.exit(main(open_storage=open_storage, raising=True))

@@ -1,1 +1,1 @@
-"""The model behind Triton: wire protocol, engine adaptor, client and local server."""
+"""The model behind Triton, in four rooms: `wire`, `client`, `server`, `launcher`. Each may import those before it."""

@@ -1,4 +1,4 @@
-"""Settings of server and client; every one may stand in the environment as `CSM_SERVING_<NAME>`."""
+"""Settings of a server, and of the commands that ask one; in the environment each is `CSM_SERVING_<NAME>`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST
 
 SECRETS: Final = {"turn_key", "watermark_key"}
 """Settings that are handed on in the environment, and never written down."""
@@ -74,9 +75,9 @@ class ServingSettings(BaseSettings):
     """Folder of the Triton to start, as NVIDIA's image has it in /opt/tritonserver; None: the one of the wheel."""
     log: Literal["file", "stderr"] = "file"
     """Where Triton's log goes, audit and all: a file in the server's folder, or standard error, as of a container."""
-    host: str = "127.0.0.1"
+    host: str = HOST
     """Address that the server binds and the client asks."""
-    grpc_port: int = Field(default=8001, ge=0, le=65535)
+    grpc_port: int = Field(default=GRPC_PORT, ge=0, le=65535)
     """Port of the streams; 0 takes a free one."""
     http_port: int = Field(default=8000, ge=0, le=65535)
     """Port of health and readiness; 0 takes a free one."""
@@ -92,10 +93,15 @@ class ServingSettings(BaseSettings):
     keepalive_s: float = Field(default=20.0, ge=1)
     """Seconds without a word from a client after which the server asks whether it is there; as many again, and its
     streams are cancelled."""
-    connect_timeout_s: float = Field(default=5.0, gt=0)
+    connect_timeout_s: float = Field(default=CONNECT_TIMEOUT_S, gt=0)
     """Seconds that a client waits for a server to answer at all."""
-    chunk_timeout_s: float = Field(default=60.0, gt=0)
+    chunk_timeout_s: float = Field(default=CHUNK_TIMEOUT_S, gt=0)
     """Seconds that a client waits for the next chunk of a stream."""
+
+    @property
+    def url(self) -> str:
+        """Where the streams are: `host:port`."""
+        return f"{self.host}:{self.grpc_port}"
 
     def of_model(self) -> dict[str, Any]:
         """What the model needs to know, as JSON: all that is set, without the client's part and the secrets.

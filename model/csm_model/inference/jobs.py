@@ -121,6 +121,54 @@ class Listener(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StreamEnded:
+    """A stream that was spoken, or cut."""
+
+    reason: Reason
+    dropped: int
+    """Turns said before that it had no room for."""
+
+    def tell(self, listener: Listener) -> None:
+        """Says so."""
+        listener.end(self.reason, self.dropped)
+
+
+@dataclass(frozen=True)
+class StreamFailed:
+    """A stream that broke."""
+
+    error: Exception
+
+    def tell(self, listener: Listener) -> None:
+        """Says so."""
+        listener.fail(self.error)
+
+
+@dataclass(frozen=True)
+class StreamExpired:
+    """A stream that ran out of time."""
+
+    late: Late
+
+    def tell(self, listener: Listener) -> None:
+        """Says so."""
+        listener.expire(self.late)
+
+
+@dataclass(frozen=True)
+class StreamDropped:
+    """A stream whose listener has gone."""
+
+    def tell(self, listener: Listener) -> None:
+        """Says so."""
+        listener.drop()
+
+
+StreamOutcome = StreamEnded | StreamFailed | StreamExpired | StreamDropped
+"""How a stream left."""
+
+
 @dataclass(eq=False, kw_only=True)
 class StreamJob:
     """A stream that was asked for, and how far it is."""

@@ -13,6 +13,7 @@ for the others' lead, and no lead is eaten up for it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections import deque
@@ -23,7 +24,18 @@ from typing import Literal
 from csm_model.errors import CsmError
 from csm_model.frames import FRAME_SECONDS
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Late, RefusedError, SchedulerPolicy, StreamJob, Streams
+from csm_model.inference.jobs import (
+    Late,
+    RefusedError,
+    SchedulerPolicy,
+    StreamDropped,
+    StreamEnded,
+    StreamExpired,
+    StreamFailed,
+    StreamJob,
+    StreamOutcome,
+    Streams,
+)
 from csm_model.inference.safety import Reason
 
 _SAMPLES = 16
@@ -116,7 +128,7 @@ class Scheduler:
 
     def fail(self, job: StreamJob, error: Exception) -> None:
         """Fails a stream that has no slot yet."""
-        self._leave(job, lambda: job.listener.fail(error))
+        self._leave(job, StreamFailed(error))
 
     def break_off(self, error: CsmError, *, live: bool) -> None:
         """Fails all that wait, and the live ones too where that is said."""
@@ -125,7 +137,7 @@ class Scheduler:
         for job in waiting:
             job.listener.fail(error)
         for job in list(self._live.values()) if live else ():
-            self._leave(job, lambda job=job: job.listener.fail(error))  # type: ignore[misc]
+            self._leave(job, StreamFailed(error))
 
     def round(self) -> bool:
         """Does a piece of the work; False where there is none before something changes."""
@@ -172,9 +184,9 @@ class Scheduler:
             elif job.starving is not None and now - job.starving >= self.policy.text_timeout_s:
                 late = "text"
             if job.listener.gone():
-                self._leave(job, job.listener.drop)
+                self._leave(job, StreamDropped())
             elif late is not None:
-                self._leave(job, lambda job=job, late=late: job.listener.expire(late))  # type: ignore[misc]
+                self._leave(job, StreamExpired(late))
 
     def _is_waiting(self, job: StreamJob) -> bool:
         """Whether a queued stream that was read has no place in the next round."""
@@ -204,7 +216,7 @@ class Scheduler:
             try:
                 self._streams.open(job.slot, job.asked)
             except Exception as error:
-                self._leave(job, lambda job=job, error=error: job.listener.fail(error), opened=False)  # type: ignore[misc]
+                self._leave(job, StreamFailed(error), opened=False)
 
     def _take_text(self, live: Iterable[StreamJob]) -> bool:
         worked = False
@@ -216,7 +228,7 @@ class Scheduler:
                 try:
                     self._streams.add(job.slot, text, more=more)
                 except Exception as error:
-                    self._leave(job, lambda job=job, error=error: job.listener.fail(error))  # type: ignore[misc]
+                    self._leave(job, StreamFailed(error))
         return worked
 
     def _read(self, live: Iterable[StreamJob]) -> bool:
@@ -227,7 +239,7 @@ class Scheduler:
             reading = reading[:1]
         for job in reading:
             assert job.slot is not None
-            self._guarded([job], lambda slot=job.slot: self._streams.prefill(slot))  # type: ignore[misc]
+            self._guarded([job], functools.partial(self._streams.prefill, job.slot))
         return bool(reading)
 
     def _step(self, live: Iterable[StreamJob]) -> bool:
@@ -266,10 +278,9 @@ class Scheduler:
             return
         over = job.broken or self._streams.over(job.slot)
         if isinstance(over, Reason):
-            dropped = self._streams.dropped(job.slot)
-            self._leave(job, lambda: job.listener.end(over, dropped))
+            self._leave(job, StreamEnded(over, self._streams.dropped(job.slot)))
         elif over is not None:
-            self._leave(job, lambda: job.listener.fail(over))
+            self._leave(job, StreamFailed(over))
         elif self._streams.waits(job.slot) and not job.text:
             job.starving = self._clock() if job.starving is None else job.starving
         else:
@@ -281,9 +292,9 @@ class Scheduler:
             work()
         except Exception as error:
             for job in jobs:
-                self._leave(job, lambda job=job, error=error: job.listener.fail(error))  # type: ignore[misc]
+                self._leave(job, StreamFailed(error))
 
-    def _leave(self, job: StreamJob, tell: Callable[[], None], *, opened: bool = True) -> None:
+    def _leave(self, job: StreamJob, outcome: StreamOutcome, *, opened: bool = True) -> None:
         """Frees the slot before the listener hears of it, so that its next request finds the slot free."""
         with self._lock:
             if job in self._queue:
@@ -297,4 +308,4 @@ class Scheduler:
                     self._lasted.append(self._clock() - job.arrived)
             else:
                 return
-        tell()
+        outcome.tell(job.listener)

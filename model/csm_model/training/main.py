@@ -27,11 +27,17 @@ def no_storage(url: str) -> RemoteStore:
     raise InputError(f"{url!r}: this entry knows no storage; start csm_components.train.worker")
 
 
-def main(arguments: list[str] | None = None, *, open_storage: Callable[[str], RemoteStore] = no_storage) -> int:
+def main(
+    arguments: list[str] | None = None,
+    *,
+    open_storage: Callable[[str], RemoteStore] = no_storage,
+    raising: bool = False,
+) -> int:
     """Trains as the file says; 2 for an error that the caller can mend.
 
     Args:
         arguments: of the command line.
+        raising: raise such an error instead, for whoever hands it on.
         open_storage: opens what `mirror` and `tokens` of the configuration name; this package knows no storage.
     """
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,6 +52,8 @@ def main(arguments: list[str] | None = None, *, open_storage: Callable[[str], Re
         with StopSignal() as stop, joined_world() as world:
             Trainer(config, world, mirror=mirror, fetch=fetch).run(stop)
     except CsmError as error:
+        if raising:
+            raise
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0

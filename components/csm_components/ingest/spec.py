@@ -1,0 +1,129 @@
+"""The step ingest as data: as one step, or as shards that are then joined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from csm_components import kinds
+from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
+
+if TYPE_CHECKING:
+    from csm_components.job import Job
+
+
+ONLY_TEXTS = frozenset({"manifest.json", "cuts.jsonl.gz", "rejected.jsonl"})
+"""Files of conversations that are no sound; a conversation fetches its own where it is read."""
+
+
+class IngestSettings(StepSettings):
+    """What of a corpus is taken."""
+
+    section = "data"
+
+    license: str | None = None
+    """Licence of records that name none; none takes what the corpus's LICENSE file names."""
+    conversations: int | None = Field(default=None, ge=1)
+    """Take only so many conversations of the corpus, evenly spread; none takes all."""
+
+
+def _ingest(job: Job) -> Any:
+    from csm_components.ingest.step import ingest
+
+    settings = job.of(IngestSettings)
+    return ingest(
+        job.folder("corpus"),
+        job.out("conversations"),
+        default_license=settings.license,
+        max_conversations=settings.conversations,
+        workers=job.workers,
+    )
+
+
+def _plan(job: Job) -> Any:
+    from csm_components.ingest.fanout import plan_ingest
+
+    settings = job.of(IngestSettings)
+    return plan_ingest(
+        job.artefact("corpus").url,
+        shards=job.shards,
+        default_license=settings.license,
+        max_conversations=settings.conversations,
+    )
+
+
+def _shard(job: Job) -> Any:
+    from csm_components.ingest.fanout import ingest_shard
+
+    settings = job.of(IngestSettings)
+    return ingest_shard(
+        job.artefact("corpus").url,
+        job.shard,
+        job.out("part"),
+        default_license=settings.license,
+        max_conversations=settings.conversations,
+        workers=job.workers,
+    )
+
+
+def _join(job: Job) -> Any:
+    from csm_components.ingest.fanout import join_ingest
+
+    settings = job.of(IngestSettings)
+    return join_ingest(
+        job.folders("parts"),
+        job.artefact("corpus").url,
+        job.out("conversations"),
+        default_license=settings.license,
+        max_conversations=settings.conversations,
+    )
+
+
+_CORPUS = Input(name="corpus", kind=kinds.CORPUS)
+_CONVERSATIONS = Output(name="conversations", kind=kinds.CONVERSATIONS, folder="ingest", at="conversations/{digest}")
+INGEST = StepSpec(
+    name="ingest",
+    description="Checks every record of a corpus and writes what can be used as conversations of 24 kHz mono sound.",
+    work=_ingest,
+    settings=(IngestSettings,),
+    inputs=(_CORPUS,),
+    outputs=(_CONVERSATIONS,),
+    dataset="digest",
+    words=lambda r: (
+        f"{r['conversations']} conversations, {r['speech_seconds'] / 60:.0f} min of speech, {r['rejected']} left out"
+    ),
+    fan_out=FanOut(
+        plan=StepSpec(
+            name="plan-ingest",
+            role="plan",
+            description="Divides a corpus into shards that can be ingested side by side.",
+            work=_plan,
+            settings=(IngestSettings,),
+            inputs=(_CORPUS,),
+            values={"shards": "Names of the shards."},
+        ),
+        shard=StepSpec(
+            name="ingest-shard",
+            role="shard",
+            description="Ingests the conversations of one shard; of the sound, only theirs is fetched.",
+            work=_shard,
+            settings=(IngestSettings,),
+            inputs=(_CORPUS,),
+            outputs=(
+                Output(name="part", kind=kinds.CONVERSATIONS_PART, folder="ingest-shard", at="shards/ingest/{key}"),
+            ),
+        ),
+        join=StepSpec(
+            name="join-ingest",
+            step="ingest",
+            role="join",
+            description="Joins the shards of a corpus to what ingest would have written in one step.",
+            work=_join,
+            settings=(IngestSettings,),
+            inputs=(Input(name="parts", kind=kinds.CONVERSATIONS_PART, many=True), _CORPUS),
+            outputs=(_CONVERSATIONS,),
+            dataset="digest",
+        ),
+    ),
+)

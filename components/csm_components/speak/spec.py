@@ -1,0 +1,71 @@
+"""The step speak as data."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from csm_components import kinds
+from csm_components.evaluate.spec import EvaluateSettings
+from csm_components.spec import Input, Output, StepSettings, StepSpec
+from csm_model.errors import InputError
+
+if TYPE_CHECKING:
+    from csm_components.job import Job
+
+SPARE_SENTENCES = (
+    "My sister arrives at nine fifteen, so we should leave soon.",
+    "Is there a quiet place near the river where we can eat?",
+    "It will rain on Monday, but the weekend looks warm and clear.",
+    "Please bring two coffees and a slice of lemon cake.",
+)
+"""Said for the clock."""
+
+
+def check_text(text: str) -> str:
+    """Returns `text`; raises `InputError` where there is nothing in it to say."""
+    if not re.search(r"[^\W_]", text):
+        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
+    return text
+
+
+class SpeakSettings(StepSettings):
+    """What is said at the end."""
+
+    section = "release"
+
+    say: Annotated[str, AfterValidator(check_text)] = (
+        "Could you book a table by the window for six people on Thursday evening?"
+    )
+    """A sentence that is in no training data, spoken at the end."""
+    speaker: int = Field(default=1, ge=0)
+    """The voice that says it."""
+
+
+def _speak(job: Job) -> Any:
+    from csm_components.speak.step import speak
+
+    settings = job.of(SpeakSettings)
+    return speak(
+        job.folder("bundle"),
+        job.out("speech"),
+        text=settings.say,
+        speaker=settings.speaker,
+        verdict=job.folder("version"),
+        sentences=SPARE_SENTENCES,
+        max_frames=job.of(EvaluateSettings).max_frames,
+        say=job.say,
+    )
+
+
+SPEAK = StepSpec(
+    name="speak",
+    description="Serves the registered bundle from a Triton of its own and listens to it, one stream at a time.",
+    work=_speak,
+    settings=(SpeakSettings, EvaluateSettings),
+    inputs=(Input(name="bundle", kind=kinds.BUNDLE), Input(name="version", kind=kinds.VERSION)),
+    outputs=(Output(name="speech", kind=kinds.SPEECH, folder="speech"),),
+    words=lambda r: f"first audio {r['first_audio_ms']:.0f} ms, real-time factor {r['real_time_factor']:.2f}",
+)

@@ -1,0 +1,157 @@
+"""The step tokenise as data: as one step, or as shards that are then joined."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from csm_components import kinds
+from csm_components.ingest.spec import ONLY_TEXTS
+from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
+from csm_model.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from csm_components.job import Job
+
+
+class TokenizerSettings(StepSettings):
+    """How text becomes ids."""
+
+    section = "data"
+
+    tokenizer: str | None = None
+    """phonemes, bpe:SIZE, a tokenizer.json, or a tree with one; none takes the base's, or phonemes without a base."""
+    prompt_format: str | None = None
+    """How a BPE tokenizer writes a turn: sesame or miso; none for phonemes, and where the file says it."""
+
+
+class CheckSettings(StepSettings):
+    """What turns must show that are decoded again."""
+
+    section = "data"
+
+    min_energy_correlation: float = Field(default=0.5, ge=-1, le=1)
+    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
+
+    def accept(self, reached: float, codec: object) -> None:
+        """Raises `ArtifactError` where turns decoded again have not reached what they must."""
+        if reached < self.min_energy_correlation:
+            raise ArtifactError(
+                f"{codec}: its output does not follow the sound: energy correlation {reached:.2f}, at least "
+                f"{self.min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
+            )
+
+
+def _tools(job: Job, stack: ExitStack) -> dict[str, Any]:
+    """Codec and tokenizer as the work takes them."""
+    from csm_components.storage import local_folder
+
+    settings = job.of(TokenizerSettings)
+    chosen = settings.tokenizer
+    if chosen and "://" in chosen:
+        chosen = str(stack.enter_context(local_folder(chosen)))
+    return {
+        "codec": job.folder("codec"),
+        "tokenizer_from": job.folder("base", lambda name: name == "tokenizer.json") if job.has("base") else None,
+        "tokenizer": chosen,
+        "prompt_format": settings.prompt_format,
+    }
+
+
+def _tokenise(job: Job) -> Any:
+    from csm_components.tokenise.step import tokenise
+
+    with ExitStack() as stack:
+        return tokenise(
+            job.folder("conversations"),
+            out=job.out("tokens"),
+            workers=job.workers,
+            check=job.of(CheckSettings),
+            **_tools(job, stack),
+        )
+
+
+def _plan(job: Job) -> Any:
+    from csm_components.tokenise.fanout import plan_tokenise
+
+    with ExitStack() as stack:
+        return plan_tokenise(
+            job.folder("conversations", ONLY_TEXTS.__contains__),
+            out=job.out("tools"),
+            shards=job.shards,
+            **_tools(job, stack),
+        )
+
+
+def _shard(job: Job) -> Any:
+    from csm_components.tokenise.fanout import tokenise_shard
+
+    return tokenise_shard(
+        job.folder("conversations", ONLY_TEXTS.__contains__),
+        job.folder("tools"),
+        job.shard,
+        job.out("part"),
+        workers=job.workers,
+    )
+
+
+def _join(job: Job) -> Any:
+    from csm_components.tokenise.fanout import join_tokenise
+
+    return join_tokenise(
+        job.folders("parts"),
+        job.folder("conversations", ONLY_TEXTS.__contains__),
+        job.folder("tools"),
+        job.out("tokens"),
+        check=job.of(CheckSettings),
+    )
+
+
+_CONVERSATIONS = Input(name="conversations", kind=kinds.CONVERSATIONS)
+_CODEC = Input(name="codec", kind=kinds.CODEC)
+_BASE = Input(name="base", kind=kinds.BASE, optional=True)
+_TOOLS = Input(name="tools", kind=kinds.TOOLS)
+_TOKENS = Output(name="tokens", kind=kinds.TOKENS, folder="tokens", at="tokens/{digest}")
+TOKENISE = StepSpec(
+    name="tokenise",
+    description="Turns conversations into shards of text ids and codes, and checks a sample by decoding it again.",
+    work=_tokenise,
+    settings=(TokenizerSettings, CheckSettings),
+    inputs=(_CONVERSATIONS, _CODEC, _BASE),
+    outputs=(_TOKENS,),
+    dataset="dataset_digest",
+    words=lambda r: f"{r['turns']} turns, {r['frames']} frames",
+    fan_out=FanOut(
+        plan=StepSpec(
+            name="plan-tokenise",
+            role="plan",
+            description="Chooses, or makes, the tokenizer, and divides conversations into shards.",
+            work=_plan,
+            settings=(TokenizerSettings,),
+            inputs=(_CONVERSATIONS, _CODEC, _BASE),
+            outputs=(Output(name="tools", kind=kinds.TOOLS, folder="tools"),),
+            values={"shards": "Names of the shards."},
+        ),
+        shard=StepSpec(
+            name="tokenise-shard",
+            role="shard",
+            description="Tokenises the conversations of one shard; of the sound, only theirs is fetched.",
+            work=_shard,
+            inputs=(_CONVERSATIONS, _TOOLS),
+            outputs=(Output(name="part", kind=kinds.TOKENS_PART, folder="tokenise-shard", at="shards/tokenise/{key}"),),
+        ),
+        join=StepSpec(
+            name="join-tokenise",
+            step="tokenise",
+            role="join",
+            description="Joins the shards to what tokenise would have written, and checks a sample.",
+            work=_join,
+            settings=(CheckSettings,),
+            inputs=(Input(name="parts", kind=kinds.TOKENS_PART, many=True), _CONVERSATIONS, _TOOLS),
+            outputs=(_TOKENS,),
+            dataset="dataset_digest",
+        ),
+    ),
+)

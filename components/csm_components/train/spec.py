@@ -1,0 +1,66 @@
+"""The step train as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from csm_components import kinds
+from csm_components.spec import Input, Output, StepSettings, StepSpec
+from csm_components.train.nodes import check_nodes
+
+if TYPE_CHECKING:
+    from csm_components.job import Job
+
+
+class TrainSettings(StepSettings):
+    """How to train."""
+
+    section = "train"
+
+    recipe: Mapping[str, Any] = Field(default_factory=dict)
+    """The trainer's own settings: model preset, steps, batch, learning rate, ..."""
+    nodes: Annotated[str, AfterValidator(check_nodes)] = "2x1"
+    """torchrun agents x workers of each."""
+    threads: int = Field(default=1, ge=1)
+    """Compute threads of a worker."""
+
+
+def _train(job: Job) -> Any:
+    from csm_components.settings import load_settings
+    from csm_components.train.step import train
+
+    target = load_settings().train_target
+    base: Any = None
+    if job.has("base"):
+        base = job.folder("base") if target.backend == "local" else job.artefact("base").url
+    return train(
+        job.artefact("tokens").url,  # shards come as they are needed, to whoever trains
+        job.out("bundle").parent,
+        base=base,
+        settings=job.of(TrainSettings),
+        target=target,
+        tracker=job.tracker(),
+        pipeline=job.run,
+        say=job.say,
+    )
+
+
+def _words(result: Mapping[str, Any]) -> str:
+    nats = result["validation_first"]
+    return f"{result['steps']} steps, validation {'unknown' if nats is None else f'{nats:.2f}'} nats"
+
+
+TRAIN = StepSpec(
+    name="train",
+    description="Fine-tunes a base bundle, or trains one from nothing, with torchx; a run that was killed goes on.",
+    work=_train,
+    settings=(TrainSettings,),
+    inputs=(Input(name="tokens", kind=kinds.TOKENS), Input(name="base", kind=kinds.BASE, optional=True)),
+    outputs=(Output(name="bundle", kind=kinds.TRAINED, folder="train/final", at="trained/{digest}"),),
+    image="train",
+    records=False,
+    words=_words,
+)

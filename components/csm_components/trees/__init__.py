@@ -1,1 +1,0 @@
-"""Between the artefacts of a pipeline run and the storage that outlives it."""

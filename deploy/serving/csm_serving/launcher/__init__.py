@@ -1,0 +1,1 @@
+"""What starts a Triton on this machine, finds its installation, and swaps the bundle that it serves."""

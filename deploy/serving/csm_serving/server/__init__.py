@@ -1,0 +1,1 @@
+"""What runs inside Triton: the engine of streams, voices, consent, audit, metrics. Also the same without a server."""

@@ -1,0 +1,144 @@
+"""Requests as the model takes them: who speaks, what was said before, how it is drawn, and whether that is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from csm_model.bundle import Bundle
+from csm_model.errors import InputError
+from csm_model.inference.batch import Frame
+from csm_model.inference.context import ContextTurn
+from csm_model.inference.narration import Heard, Utterance
+from csm_serving.server.stored_voices import Voice
+from csm_serving.server.tokens import TurnChain, TurnKey
+from csm_serving.server.voices import VoiceRegistry
+from csm_serving.wire.protocol import Chunk, SpeechRequest, Turn
+
+WARM_UP_TEXT = "Good morning, how are you?"
+WARM_UP_FRAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest:
+    """A request that may be spoken."""
+
+    utterance: Utterance
+    voice: Voice
+    chain: TurnChain
+    """The tokens of its frames, those that were heard before among them."""
+
+    def chunk(self, frame: Frame) -> Chunk:
+        """The next frame as it travels; each one once, in order."""
+        codes = frame.codes.numpy().astype(np.int32)
+        return Chunk(
+            audio=frame.audio,
+            frame_index=frame.index,
+            sentence=frame.sentence,
+            codes=codes,
+            token=self.chain.next(codes),
+        )
+
+
+class RequestReader:
+    """Reads requests for one bundle; may be called from any thread.
+
+    Args:
+        bundle: what speaks.
+        voices: who may be asked for; without it the bundle's own speakers.
+        key: makes and knows tokens.
+        client_voices: whether sound of the asked speaker that has no token is refused: it would clone a voice.
+        max_frames: the most frames of every stream, whatever is asked.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        voices: VoiceRegistry | None = None,
+        key: TurnKey | None = None,
+        client_voices: Literal["refuse", "allow"] = "refuse",
+        max_frames: int | None = None,
+    ) -> None:
+        self._bundle = bundle
+        self._voices = voices or VoiceRegistry(speakers=bundle.speakers)
+        self._key = key or TurnKey()
+        self._client_voices = client_voices
+        self._max_frames = max_frames
+
+    def read(self, request: SpeechRequest) -> ResolvedRequest:
+        """The request as an utterance.
+
+        Raises:
+            InputError: an unknown voice, or sound that is not allowed.
+            ArtifactError: the voice's record is damaged.
+        """
+        if request.voice is not None:
+            voice = self._voices.get(request.voice)
+            prompt = self._voices.prompt(request.voice, self._bundle.codec)
+        else:
+            voice, prompt = self._voices.speaker(request.speaker or 0), None
+        context = tuple(self._context_turn(number, turn, voice) for number, turn in enumerate(request.context))
+        limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
+        utterance = Utterance(
+            text=request.text,
+            more=request.text_more,
+            speaker=voice.speaker,
+            context=context,
+            voice=prompt,
+            sampling=replace(self._bundle.sampling, **_given(request)),
+            max_frames=min(limits, default=None),
+            heard=self._heard(request, voice),
+        )
+        chain = self._key.begin(voice.identity, None if request.resume is None else request.resume.codes)
+        return ResolvedRequest(utterance=utterance, voice=voice, chain=chain)
+
+    def is_quick(self, request: SpeechRequest) -> bool:
+        """Whether reading it takes no sound to be encoded."""
+        return request.voice is None and all(turn.audio is None for turn in request.context)
+
+    def warm_up_request(self) -> SpeechRequest:
+        """A short turn that touches everything a first caller would otherwise wait for."""
+        return SpeechRequest(
+            text=WARM_UP_TEXT, speaker=min(self._bundle.speakers, default=0), max_frames=WARM_UP_FRAMES
+        )
+
+    def _context_turn(self, number: int, turn: Turn, voice: Voice) -> ContextTurn:
+        has_sound = turn.audio is not None or turn.codes is not None
+        if has_sound and turn.speaker == voice.speaker and self._client_voices == "refuse":
+            known = turn.codes is not None and self._key.verify(voice.identity, turn.codes, turn.token)
+            if not known:
+                raise InputError(
+                    f"context turn {number} brings sound of speaker {turn.speaker}, who is asked for, that this "
+                    "service has not spoken: give its codes with the token of its last chunk, or its text only, or "
+                    "ask for a voice of the registry"
+                )
+        if turn.audio is not None:
+            sound = torch.from_numpy(np.ascontiguousarray(turn.audio, np.float32))
+            codes = self._bundle.codec.encode(sound[None, None])[0]
+        elif turn.codes is not None:
+            codes = torch.from_numpy(turn.codes.astype(np.int64))
+        else:
+            codes = None
+        return ContextTurn(speaker=turn.speaker, text=turn.text, codes=codes)
+
+    def _heard(self, request: SpeechRequest, voice: Voice) -> Heard | None:
+        resume = request.resume
+        if resume is None:
+            return None
+        if self._client_voices == "refuse" and not self._key.verify(voice.identity, resume.codes, resume.token):
+            raise InputError(
+                "the resumed frames were not spoken by this service (CSM_SERVING_TURN_KEY must be the same on all "
+                "servers): ask for the whole anew"
+            )
+        codes = torch.from_numpy(resume.codes.astype(np.int64))
+        return Heard(codes=codes, sentences=tuple(int(number) for number in resume.sentences))
+
+
+def _given(request: SpeechRequest) -> dict[str, Any]:
+    """The sampling values that the request gives; the bundle keeps its own for the others."""
+    values = asdict(request.sampling) | {"seed": request.seed}
+    return {name: value for name, value in values.items() if value is not None}

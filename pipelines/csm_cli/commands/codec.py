@@ -1,0 +1,44 @@
+"""`csm codec train`: the RVQ codec, from any corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    corpus: Annotated[
+        list[Path],
+        typer.Option(help="Folder of audio and text, as for csm run; repeat it to add corpora, or to weigh one twice."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training resumes in it.")],
+    minutes: Annotated[
+        float, typer.Option(help="Training time in minutes, summed over resumed runs.", min=0.01)
+    ] = 20.0,
+    stage: Annotated[
+        str,
+        typer.Option(help="joint: everything; decoder: the decoder alone, adversarially; both: half the time each."),
+    ] = "both",
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Codec to start from; the decoder stage needs one.", show_default=False),
+    ] = None,
+    sizes: Annotated[str, typer.Option(help="Sizes of the codec: demo or debug.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+) -> None:
+    """Train the audio codec on a corpus; the same command resumes a training that was killed.
+
+    [bold]Examples[/bold]
+
+      csm codec train --corpus deploy/demo/corpus --out codec --minutes 60
+
+      csm codec train --corpus deploy/demo/base-corpus --corpus deploy/demo/corpus --out codec --minutes 60
+
+      csm codec train --corpus deploy/demo/corpus --from codec --out codec-2 --stage decoder --minutes 30
+    """
+    from csm_components.codec.step import train_codec
+
+    result = train_codec(corpus, out, minutes=minutes, stage=stage, start=start, sizes=sizes, seed=seed, say=typer.echo)
+    typer.echo(f"codec {result.digest[:12]} after {result.steps} steps and {result.minutes:.1f} min: {result.out}")

@@ -1,0 +1,89 @@
+"""`csm voice add|list|revoke`: the registry of voices, each with a record of consent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+_Folder = Annotated[Path | None, typer.Option(help="The registry.", show_default="CSM_SERVING_VOICES, or voices")]
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the voice in requests: a-z, 0-9, _ and -.")],
+    audio: Annotated[Path, typer.Option(help="The recording: 1 to 30 s of one person, any rate.")],
+    text: Annotated[str, typer.Option(help="The words said in it, verbatim.")],
+    consent: Annotated[Path, typer.Option(help="Record of consent, JSON; docs/voices.md has an example.")],
+    folder: _Folder = None,
+    speaker: Annotated[int, typer.Option(help="Speaker number under which the model uses the voice.", min=0)] = 0,
+    style: Annotated[
+        str, typer.Option(help="segment: the recording is a turn before; continue: speech continues it.")
+    ] = "segment",
+) -> None:
+    """Add or replace a voice; servers that read the folder use it from their next stream on.
+
+    [bold]Examples[/bold]
+
+      csm voice add anna --audio anna.wav --text "I read this aloud." --consent anna.json
+    """
+    import numpy as np
+
+    from csm_components.ingest.audio import read_sound, to_model_rate
+    from csm_model.errors import InputError
+    from csm_model.files import digest_of_file
+    from csm_serving.server.consent import read_consent
+    from csm_serving.server.stored_voices import Style, add_voice
+
+    if style not in ("segment", "continue"):
+        raise InputError(f"style {style!r} of a voice: must be segment or continue")
+    if not audio.is_file():
+        raise InputError(f"{audio}: no such file; give the recording")
+    agreed = read_consent(consent)
+    samples, rate = read_sound(audio)
+    voice = add_voice(
+        _registry(folder),
+        name,
+        samples=to_model_rate(np.ascontiguousarray(samples.mean(axis=1)), rate),
+        recording_digest=digest_of_file(audio),
+        text=text,
+        consent=agreed,
+        speaker=speaker,
+        style=cast("Style", style),
+    )
+    until = f"until {agreed.expires}" if agreed.expires else "until it is revoked"
+    typer.echo(f"{_registry(folder) / name}: {voice.seconds:.1f} s of {agreed.person}, {until}")
+
+
+def list_(folder: _Folder = None) -> None:
+    """List the voices of the registry, and why one may not be used any more."""
+    from csm_model.errors import InputError
+    from csm_serving.server.stored_voices import list_voices
+
+    registry = _registry(folder)
+    if not registry.is_dir():
+        raise InputError(f"{registry}: no folder of voices; csm voice add makes one")
+    for voice, why in list_voices(registry):
+        assert voice.consent is not None
+        until = f"until {voice.consent.expires}" if voice.consent.expires else "until it is revoked"
+        typer.echo(
+            f"{voice.name}: {voice.consent.person}, speaker {voice.speaker}, {voice.style}, {voice.seconds:.1f} s, "
+            f"for {', '.join(voice.consent.uses)} {until}" + (f"; may not speak: {why}" if why else "")
+        )
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the voice.")],
+    folder: _Folder = None,
+) -> None:
+    """Revoke a voice for good: its recording is deleted, its consent stays with the date."""
+    from csm_serving.server.stored_voices import revoke_voice
+
+    revoke_voice(_registry(folder), name)
+    typer.echo(f"{_registry(folder) / name}: revoked; its recording is deleted, and no new stream speaks with it")
+
+
+def _registry(folder: Path | None) -> Path:
+    from csm_serving.settings import load_settings
+
+    return folder or load_settings().voices or Path("voices")
