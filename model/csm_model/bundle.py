@@ -22,7 +22,7 @@ from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.sampling import Sampling
-from csm_model.kernels import pack
+from csm_model.kernels import use_kernels
 from csm_model.manifest import read_manifest as read_manifest
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
@@ -94,7 +94,7 @@ def write_bundle(
 
 
 def load_bundle(
-    folder: Path, *, codec_folder: Path | None = None, weights: Weights | None = None, packed: bool = True
+    folder: Path, *, codec_folder: Path | None = None, weights: Weights | None = None, kernels: bool = True
 ) -> Bundle:
     """Loads a bundle for speaking, after checking every digest.
 
@@ -102,7 +102,7 @@ def load_bundle(
         folder: the bundle.
         codec_folder: for one that carries no codec.
         weights: what to speak with; None is what is stored. Float weights may be rounded here.
-        packed: put them into the order of the kernels of a CPU. Else they stay as they are: for another device, and for
+        kernels: have the kernels of a CPU do the products. Else they stay as they are: for another device, and for
             those who want the weights themselves.
 
     Raises:
@@ -112,8 +112,8 @@ def load_bundle(
     """
     manifest = read_manifest(folder)
     model = _speaking(folder, manifest["precision"], weights)
-    if packed:
-        pack(model)
+    if kernels:
+        use_kernels(model)
     own = folder / "codec"
     source = own if own.is_dir() else codec_folder
     if source is None:

@@ -43,7 +43,7 @@ def test_a_young_history_or_no_factor_refuses_no_finite_loss() -> None:
 
 def poisoned_base(trained: Path, out: Path, *, id_of_text: int | None) -> Path:
     """A bundle one of whose weights is no number: that of one text id, or the final norm's, which every row meets."""
-    bundle = load_bundle(trained, packed=False)
+    bundle = load_bundle(trained, kernels=False)
     with torch.no_grad():
         if id_of_text is None:
             bundle.model.backbone.norm.weight[0] = float("nan")

@@ -12,7 +12,7 @@ import torch
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Job, Late, Policy, RefusedError
+from csm_model.inference.jobs import Late, RefusedError, SchedulerPolicy, StreamJob
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
 from csm_model.inference.scheduler import Scheduler, StepTimes
@@ -143,11 +143,11 @@ class Desk:
         policy.setdefault("lead_s", None)
         self.clock = Clock()
         self.work = Work(slots, self.clock)
-        self.scheduler = Scheduler(self.work, Policy(**policy), clock=self.clock)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.work, SchedulerPolicy(**policy), clock=self.clock)  # type: ignore[arg-type]
 
-    def ask(self, text: str = "abc", *, reads: int = 1, more: bool = False, **given: object) -> tuple[Job, Ear]:
+    def ask(self, text: str = "abc", *, reads: int = 1, more: bool = False, **given: object) -> tuple[StreamJob, Ear]:
         ear = Ear()
-        job = Job(asked=Utterance(text=text, speaker=reads, more=more), listener=ear, **given)  # type: ignore[arg-type]
+        job = StreamJob(asked=Utterance(text=text, speaker=reads, more=more), listener=ear, **given)  # type: ignore[arg-type]
         self.scheduler.admit(job)
         return job, ear
 
@@ -406,7 +406,7 @@ def test_all_may_be_broken_off() -> None:
 def test_a_request_that_is_still_being_read_keeps_its_place_but_gets_no_slot() -> None:
     desk = Desk(slots=1)
     ear = Ear()
-    job = Job(listener=ear)
+    job = StreamJob(listener=ear)
     desk.scheduler.admit(job)
     desk.clock.now += 1.0
     desk.rounds()
@@ -417,7 +417,7 @@ def test_a_request_that_is_still_being_read_keeps_its_place_but_gets_no_slot() -
     desk.rounds()
     assert ear.heard[-1] == "ended 3"
     ear = Ear()
-    job = Job(listener=ear)
+    job = StreamJob(listener=ear)
     desk.scheduler.admit(job)
     desk.scheduler.fail(job, InputError("no such voice"))
     assert ear.heard == ["fail no such voice"]
@@ -441,4 +441,4 @@ def test_times_of_steps_that_were_not_seen_follow_from_those_that_were() -> None
 )
 def test_bad_policies_are_refused(policy: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(policy))):
-        Policy(**policy)  # type: ignore[arg-type]
+        SchedulerPolicy(**policy)  # type: ignore[arg-type]

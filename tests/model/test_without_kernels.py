@@ -15,8 +15,8 @@ from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.codec.mimi import MimiCodec
 from csm_model.config import debug_config
 from csm_model.errors import InputError
-from csm_model.kernels import machine, pack
-from csm_model.kernels.linear import PackedLinear
+from csm_model.kernels import machine, use_kernels
+from csm_model.kernels.linear import KernelLinear
 from csm_model.model import CsmModel
 
 CONFIG = debug_config(text_vocab_size=40, num_codebooks=4, codebook_size=61)
@@ -50,7 +50,7 @@ def mimi_sound() -> Tensor:
 
 def logits() -> Tensor:
     torch.manual_seed(0)
-    model = pack(CsmModel(CONFIG).eval().requires_grad_(False))
+    model = use_kernels(CsmModel(CONFIG).eval().requires_grad_(False))
     rows = torch.randint(40, (2, 9, CONFIG.num_codebooks + 1), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         state = model.hidden(rows, torch.ones_like(rows, dtype=torch.bool))
@@ -67,8 +67,8 @@ def test_torch_alone_gives_the_same_to_within_rounding(
 
 
 def test_there_are_no_kernels_then(without: None) -> None:
-    model = pack(CsmModel(CONFIG).eval().requires_grad_(False))
-    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    model = use_kernels(CsmModel(CONFIG).eval().requires_grad_(False))
+    assert not any(isinstance(module, KernelLinear) for module in model.modules())
     assert model.backbone.stepped is None
     with pytest.raises(InputError, match="CSM_CPU_ISA is 'none': there are no kernels"):
         machine.this_machine()

@@ -15,7 +15,7 @@ from waiting import HANG_S, eventually, let_pass, never
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Policy
+from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
 from csm_serving.server.engine import Engine, Watchers
@@ -168,7 +168,7 @@ def running(
     engine = Engine(
         Work(slots, gate),
         reader,
-        policy=Policy(**policy),
+        policy=SchedulerPolicy(**policy),
         metrics=metrics,
         watchers=watchers,
         max_characters=20,

@@ -70,7 +70,7 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
         )
     if not (parent / "codec").is_dir():
         raise ArtifactError(f"{parent}: it carries no codec; a released bundle needs one")
-    bundle = load_bundle(parent, packed=False)
+    bundle = load_bundle(parent, kernels=False)
     info: dict[str, Any] = {name: theirs[name] for name in _KEPT if name in theirs}
     info |= {"parent_digest": theirs["digest"], "base_digest": theirs.get("parent_digest") or ""}
     manifest = write_bundle(

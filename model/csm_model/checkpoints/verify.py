@@ -19,7 +19,7 @@ from csm_model.files import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verification:
     """Of a checkpoint that is whole."""
 
     tensors: int
@@ -39,7 +39,7 @@ def verify(
     tolerance: float = 0.0,
     rope: Rope | None = None,
     progress: Progress | None = None,
-) -> Verdict:
+) -> Verification:
     """Looks at every weight of one checkpoint, and compares each to the same weight of another.
 
     Weights of one dtype must be equal to the bit. Those of two must be what rounding the wider gives, or differ by no
@@ -69,7 +69,7 @@ def verify(
             done += mine.nbytes
             if progress is not None:
                 progress(done, total)
-    return Verdict(
+    return Verification(
         tensors=len(one.entries),
         weights=count,
         identical=None if two is None else identical,

@@ -18,7 +18,7 @@ Late = Literal["deadline", "wait", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class SchedulerPolicy:
     """Bounds of what is taken on."""
 
     queue: int = 16
@@ -170,7 +170,7 @@ StreamOutcome = StreamEnded | StreamFailed | StreamExpired | StreamDropped
 
 
 @dataclass(eq=False, kw_only=True)
-class Job:
+class StreamJob:
     """A stream that was asked for, and how far it is."""
 
     listener: Listener

@@ -97,7 +97,7 @@ class SpokenSentence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class SpokenTurn:
     """What is to be spoken next."""
 
     layout: Layout
@@ -126,7 +126,7 @@ class Narration:
         """Codes `[K, F]` of the last sentence that is over."""
         self._said: list[Tensor] = []
         self._watch = Watch(bounds)
-        self.speaking: Turn | None = None
+        self.speaking: SpokenTurn | None = None
         self.pause = 0
         self.paused = 0
         """Frames of the present pause that are over."""
@@ -211,7 +211,7 @@ class Narration:
         )
         sampling = replace(asked.sampling, seed=sentence_seed(asked.sampling.seed, index))
         self._piece, self._said, self._watch = piece, [], Watch(self._bounds)
-        self.speaking = Turn(layout=layout, sampling=sampling)
+        self.speaking = SpokenTurn(layout=layout, sampling=sampling)
         return True
 
     def passed(self) -> None:

@@ -25,14 +25,14 @@ from csm_model.errors import CsmError
 from csm_model.frames import FRAME_SECONDS
 from csm_model.inference.batch import Frame
 from csm_model.inference.jobs import (
-    Job,
     Late,
-    Policy,
     RefusedError,
+    SchedulerPolicy,
     StreamDropped,
     StreamEnded,
     StreamExpired,
     StreamFailed,
+    StreamJob,
     StreamOutcome,
     Streams,
 )
@@ -83,7 +83,7 @@ class Scheduler:
     def __init__(
         self,
         streams: Streams,
-        policy: Policy,
+        policy: SchedulerPolicy,
         *,
         clock: Callable[[], float],
         seen: Callable[[int, float], None] = lambda streams, seconds: None,
@@ -97,8 +97,8 @@ class Scheduler:
         self._clock = clock
         self._lock = threading.RLock()
         self._numbers = itertools.count()
-        self._queue: list[Job] = []
-        self._live: dict[int, Job] = {}
+        self._queue: list[StreamJob] = []
+        self._live: dict[int, StreamJob] = {}
         self._lasted: deque[float] = deque(maxlen=_SAMPLES)
         self._hinted = 0.0
 
@@ -112,7 +112,7 @@ class Scheduler:
         """Streams that have no slot yet."""
         return len(self._queue)
 
-    def admit(self, job: Job) -> None:
+    def admit(self, job: StreamJob) -> None:
         """Takes a stream on, in a slot with the next round or in the queue; raises `RefusedError`."""
         with self._lock:
             reason = self._no_room(len(self._live) + len(self._queue))
@@ -121,12 +121,12 @@ class Scheduler:
             job.number, job.arrived = next(self._numbers), self._clock()
             self._queue.append(job)
 
-    def append(self, job: Job, text: str, *, more: bool) -> None:
+    def append(self, job: StreamJob, text: str, *, more: bool) -> None:
         """More text for a stream, taken up with the next round."""
         with self._lock:
             job.text.append((text, more))
 
-    def fail(self, job: Job, error: Exception) -> None:
+    def fail(self, job: StreamJob, error: Exception) -> None:
         """Fails a stream that has no slot yet."""
         self._leave(job, StreamFailed(error))
 
@@ -188,14 +188,14 @@ class Scheduler:
             elif late is not None:
                 self._leave(job, StreamExpired(late))
 
-    def _is_waiting(self, job: Job) -> bool:
+    def _is_waiting(self, job: StreamJob) -> bool:
         """Whether a queued stream that was read has no place in the next round."""
         with self._lock:
             room = self._streams.slots - len(self._live)
             ready = self._ready()
             return job in ready and (job not in ready[:room] or self._no_room(len(self._live)) is not None)
 
-    def _ready(self) -> list[Job]:
+    def _ready(self) -> list[StreamJob]:
         """Those that may get a slot, in order."""
         ready = [job for job in self._queue if job.asked is not None]
         return sorted(ready, key=lambda job: (-job.priority, job.number))
@@ -218,7 +218,7 @@ class Scheduler:
             except Exception as error:
                 self._leave(job, StreamFailed(error), opened=False)
 
-    def _take_text(self, live: Iterable[Job]) -> bool:
+    def _take_text(self, live: Iterable[StreamJob]) -> bool:
         worked = False
         for job in live:
             while job.slot is not None and job.text:
@@ -231,7 +231,7 @@ class Scheduler:
                     self._leave(job, StreamFailed(error))
         return worked
 
-    def _read(self, live: Iterable[Job]) -> bool:
+    def _read(self, live: Iterable[StreamJob]) -> bool:
         """Some rows of each prompt; of the first one only, where somebody is about to be late."""
         now, late = self._clock(), self._margin()
         reading = [job for job in live if job.slot is not None and self._streams.reads(job.slot)]
@@ -242,7 +242,7 @@ class Scheduler:
             self._guarded([job], functools.partial(self._streams.prefill, job.slot))
         return bool(reading)
 
-    def _step(self, live: Iterable[Job]) -> bool:
+    def _step(self, live: Iterable[StreamJob]) -> bool:
         now, late = self._clock(), self._margin()
         ready = [job for job in live if job.slot is not None and self._streams.sounds(job.slot)]
         if self.policy.lead_s is not None and len(self._live) > 1:
@@ -272,7 +272,7 @@ class Scheduler:
         if job.first is None:
             job.first = self._clock()
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: StreamJob) -> None:
         """Ends a stream that is over, and notes when one begins to wait for text."""
         if job.slot is None:
             return
@@ -286,7 +286,7 @@ class Scheduler:
         else:
             job.starving = None
 
-    def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
+    def _guarded(self, jobs: Sequence[StreamJob], work: Callable[[], None]) -> None:
         """Work that must not take the others down: what it raises fails the streams it was about."""
         try:
             work()
@@ -294,7 +294,7 @@ class Scheduler:
             for job in jobs:
                 self._leave(job, StreamFailed(error))
 
-    def _leave(self, job: Job, outcome: StreamOutcome, *, opened: bool = True) -> None:
+    def _leave(self, job: StreamJob, outcome: StreamOutcome, *, opened: bool = True) -> None:
         """Frees the slot before the listener hears of it, so that its next request finds the slot free."""
         with self._lock:
             if job in self._queue:

@@ -24,7 +24,7 @@ from csm_model.training.build import build_model, distribute, finish
 from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals
 from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
@@ -89,12 +89,12 @@ class Trainer:
         if config.row_length > sizes.max_rows:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
         check_known(config.loss_weights, self.manifest)
-        reading = Reading(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
+        reading = DropoutSettings(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
         packing = Packing(
             row_length=config.row_length, max_turns=1, seed=config.seed, shuffle_shards=config.shuffle_shards
         )
         if training:
-            reading = Reading(
+            reading = DropoutSettings(
                 depth_share=config.depth_share,
                 history_dropout=config.history_dropout,
                 text_dropout=config.text_dropout,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from csm_model.errors import CsmError, InputError
-from csm_model.inference.jobs import Policy, RefusedError, Streams
+from csm_model.inference.jobs import RefusedError, SchedulerPolicy, Streams
 from csm_model.inference.scheduler import Scheduler
 from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
@@ -75,7 +75,7 @@ class Engine:
         streams: Streams,
         reader: Reader,
         *,
-        policy: Policy,
+        policy: SchedulerPolicy,
         metrics: Metrics,
         watchers: Watchers | None = None,
         max_characters: int = 10_000,

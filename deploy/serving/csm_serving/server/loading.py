@@ -10,8 +10,8 @@ from torch import Tensor
 from csm_model.bundle import load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.batch import PREFIX_BYTES, SpeechBatch
-from csm_model.inference.decoding import Prompt, Rows
-from csm_model.inference.jobs import Policy
+from csm_model.inference.decoding import KeptRows, Prompt
+from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.prefixes import PrefixCache
 from csm_model.verdict import check_int4
 from csm_model.watermark import SlotMarker, open_watermark
@@ -63,7 +63,7 @@ def load_engine(settings: ServingSettings, metrics: Metrics) -> Engine:
     reader = RequestReader(
         bundle, voices=voices, key=key, client_voices=settings.client_voices, max_frames=settings.max_frames
     )
-    policy = Policy(
+    policy = SchedulerPolicy(
         queue=settings.queue,
         frame_budget=settings.frame_budget,
         lead_s=settings.lead_s or None,
@@ -107,7 +107,7 @@ class _CountedPrefixes(PrefixCache):
         super().__init__(PREFIX_BYTES)
         self._metrics = metrics
 
-    def get(self, prompt: Prompt) -> Rows | None:
+    def get(self, prompt: Prompt) -> KeptRows | None:
         """See `PrefixCache`."""
         rows = super().get(prompt)
         self._metrics.add(names.PREFIX_MISSES if rows is None else names.PREFIX_HITS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from csm_model.bundle import load_bundle
 from csm_model.inference.batch import SpeechBatch
-from csm_model.inference.generator import SpeechStream as Narrated
+from csm_model.inference.generator import SpokenFrames as Narrated
 from csm_model.inference.prefixes import PrefixCache
 from csm_serving.client.speech import SpeechService, SpeechStream
 from csm_serving.server.source import RequestReader

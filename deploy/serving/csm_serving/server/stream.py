@@ -11,7 +11,7 @@ from typing import Protocol
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Job, Late
+from csm_model.inference.jobs import Late, StreamJob
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
@@ -87,7 +87,7 @@ class LiveStream:
         clock: Callable[[], float],
     ) -> None:
         self.request = request
-        self.job = Job(listener=self, priority=request.priority, deadline_s=request.deadline_s)
+        self.job = StreamJob(listener=self, priority=request.priority, deadline_s=request.deadline_s)
         self.measured = metrics is not None
         self._sink = sink
         self._metrics = metrics
