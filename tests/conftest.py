@@ -12,6 +12,8 @@ import pytest
 import starts
 
 CORES = len(os.sched_getaffinity(0))
+OF_A_LANE = ("CSM_CPU_ISA",)
+"""What a lane sets for all its tests (`tools/lanes.py`)."""
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 for name, value in {
@@ -49,5 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own settings of the program must not reach a test."""
     for name in list(os.environ):
-        if name.startswith(("CSM_", "MLFLOW_TRACKING_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_")):
+        if (
+            name.startswith(("CSM_", "MLFLOW_TRACKING_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_"))
+            and name not in OF_A_LANE
+        ):
             monkeypatch.delenv(name)

@@ -26,14 +26,18 @@ class Rule:
     """A line of `moved.txt`."""
 
     old: str
-    new: tuple[str, ...]
+    new: tuple[str, ...] = ()
     """None: any parameter of the same test."""
+    gone: str = ""
+    """Why it is no more."""
 
     def becomes(self, test: str) -> tuple[re.Pattern[str], ...] | None:
         """Patterns of what a test became; None where the rule is not about it."""
         found = re.fullmatch(_pattern(self.old, groups=True), test)
         if found is None:
             return None
+        if self.gone:
+            return ()
         if not self.new:
             return (re.compile(rf"{re.escape(test.partition('[')[0])}(\[.*)?"),)
         first = found[1] if found.groups() else ""
@@ -48,9 +52,13 @@ def rules() -> Iterator[Rule]:
     for line in MOVED.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
+        before, dashes, why = line.partition(" -- ")
         old, arrow, new = line.partition(" => ")
-        assert arrow or line.endswith(" ~"), f"{MOVED.name}: {line!r} is no rule"
-        yield Rule(old=old.removesuffix(" ~"), new=tuple(new.split(" , ")) if arrow else ())
+        assert (dashes and why) or arrow or line.endswith(" ~"), f"{MOVED.name}: {line!r} is no rule"
+        if dashes:
+            yield Rule(old=before, gone=why)
+        else:
+            yield Rule(old=old.removesuffix(" ~"), new=tuple(new.split(" , ")) if arrow else ())
 
 
 def lost(before: list[str], now: set[str], moved: list[Rule]) -> list[str]:
@@ -83,8 +91,12 @@ def test_no_test_was_lost(collected: Mapping[str, set[str]]) -> None:
 
 
 def test_a_lost_test_is_noticed() -> None:
-    moved = [Rule(old="a.py::test_x[*]", new=("b.py::test_x[{}]",)), Rule(old="a.py::test_all[*]", new=())]
-    before = ["a.py::test_x[1]", "a.py::test_x[2]", "a.py::test_all[old]", "a.py::test_gone"]
+    moved = [
+        Rule(old="a.py::test_x[*]", new=("b.py::test_x[{}]",)),
+        Rule(old="a.py::test_all[*]"),
+        Rule(old="a.py::test_feature", gone="the feature is no more"),
+    ]
+    before = ["a.py::test_x[1]", "a.py::test_x[2]", "a.py::test_all[old]", "a.py::test_gone", "a.py::test_feature"]
     now = {"b.py::test_x[1]", "a.py::test_all[new]"}
     assert lost(before, now, moved) == ["a.py::test_x[2]", "a.py::test_gone"]
 

@@ -21,6 +21,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / ".test-results"
 NO_TESTS: Final = 5
 """pytest's exit code where it found nothing to run."""
+INTERRUPTED: Final = 130
+"""The exit code where somebody stops the run: no lane follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +143,9 @@ def run(name: str, more: Sequence[str] = ()) -> tuple[int, Counted]:
             print(f"error: the lane {name} took more than {lane.minutes} minutes and was stopped", file=sys.stderr)
             status = stopped(pytest)
         except KeyboardInterrupt:
+            print(f"error: the lane {name} was stopped from outside", file=sys.stderr)
             stopped(pytest)
-            raise
+            status = INTERRUPTED
     counted = count(result)
     if status == NO_TESTS:
         print(f"error: the lane {name} has no tests (pytest's exit code {NO_TESTS}); look at ARGS", file=sys.stderr)
@@ -169,13 +172,16 @@ def run_all(names: Iterable[str], more: Sequence[str] = ()) -> int:
         print(f"== {name}: {counted.line()}", flush=True)
         total.add(counted)
         status = status or code
+        if code == INTERRUPTED:
+            break
     print(total.line(), flush=True)
     return status
 
 
 def main() -> int:
     """Runs from the command line."""
-    given, _, more = _split(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that servers end with the tests
+    given, more = _split(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lanes", nargs="*", choices=[[], *LANES], metavar="LANE", help=", ".join(LANES))
     parser.add_argument("--all", action="store_true", help="every lane in turn")
@@ -190,12 +196,10 @@ def main() -> int:
     return run_all(names, more)
 
 
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """What comes before and after `--`."""
-    if "--" not in arguments:
-        return arguments, "", ()
-    place = arguments.index("--")
-    return arguments[:place], "--", arguments[place + 1 :]
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 if __name__ == "__main__":

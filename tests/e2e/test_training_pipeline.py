@@ -36,7 +36,7 @@ from csm_pipelines.sources import Source
 from csm_pipelines.submission import arguments_of
 from csm_pipelines.tiny import random_codec
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2400)
 KILLED = "00001-of-00003"
 NODE_THAT_GOES_AWAY = f"""
 import os, pathlib, re, signal, sys

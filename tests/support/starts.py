@@ -69,6 +69,7 @@ OF_FIXTURES: Final[Mapping[str, tuple[str, ...]]] = {
 """Fixtures that start `csm` itself, which starts the rest: their code does not name it."""
 
 BITS: Final = (
+    "model/test_affine.py",
     "model/test_batch.py",
     "model/test_codec.py",
     "model/test_codec_loops.py",
