@@ -81,8 +81,8 @@ def test_a_long_file_says_why() -> None:
 
 NAMED_TWICE: Mapping[str, str] = {
     "Frame": "what a step makes, and what leaves the batch; the second holds the first's codes",
-    "Job": "a training to be planned, and a stream in the scheduler: rooms of csm_model that do not meet",
-    "PackedLinear": "a product of the codec, and one of the backbone, each packed for its own kernel",
+    "Job": "a step to be done, a training to be planned, a stream in the scheduler: rooms that do not meet",
+    "Plan": "of a training, and what a launcher tells the kernel of an affine product",
     "Reading": "what training sees of a row, and what a comb finds in a sound",
     "Rows": "slots of a step of the codec, and keys and values of a prompt",
     "Speech": "what a corpus is like to the planner, and what the generator made",

@@ -76,7 +76,7 @@ class Job:
 
     def tracker(self) -> Tracker | None:
         """Where the step records; None where there is nowhere."""
-        from csm_components.steps import tracker_of
+        from csm_components.tracking import tracker_of
 
         return tracker_of(str(self.work or ""), self.run)
 

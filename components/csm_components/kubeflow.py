@@ -30,7 +30,7 @@ def path_of(uri: str) -> Path:
     return Path(uri)
 
 
-class Task:
+class KubeflowTask:
     """One task, from its executor input."""
 
     def __init__(self, executor_input: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from csm_components.tree_list import tree_of
 from csm_model.files import digest_of
 
 if TYPE_CHECKING:
-    from csm_components.tracking import RunLog, Tracker
+    from csm_components.tracking import RunLog
 
 _ORPHAN_SECONDS = 60.0
 
@@ -37,23 +37,6 @@ _ORPHAN_SECONDS = 60.0
 def note_path(work: Path, step: str) -> Path:
     """The file in which a step of the run in `work` is noted down."""
     return work / "steps" / f"{step}.json"
-
-
-def tracker_of(work: str, run: str = "") -> Tracker | None:
-    """Where a step records: with the run's folder, or at the server of a cluster; None where there is neither.
-
-    Args:
-        work: the run's folder; may be empty.
-        run: name of the pipeline run on a cluster.
-    """
-    from csm_components.tracking import Tracker
-
-    settings = load_settings()
-    if work:
-        return Tracker(folder=Path(work))
-    if settings.mlflow_tracking_uri and (run or settings.mlflow_run_id):
-        return Tracker(run=run)
-    return None
 
 
 def perform(job: Job) -> Record:

@@ -22,7 +22,8 @@ from csm_components.ingest.step import ingest
 from csm_components.spec import StepSpec
 from csm_components.storage import LocalStorage
 from csm_components.table import STEPS
-from csm_components.tokenise.spec import TOKENISE, CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.spec import TOKENISE
 from csm_components.tokenise.step import tokenise
 from csm_model.files import read_json
 from csm_model.text import load_tokenizer

@@ -25,7 +25,7 @@ from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evalu
 from csm_components.evaluate.verdicts import JudgeTask
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig

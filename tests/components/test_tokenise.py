@@ -17,7 +17,7 @@ from waiting import eventually
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.check import compare
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import TokeniseResult, tokenise
 from csm_components.tokenise.tokenizer import given_tokenizer
 from csm_model.bundle import load_bundle

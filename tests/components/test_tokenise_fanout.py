@@ -17,7 +17,7 @@ from rich.console import Console
 from csm_components.ingest.step import ingest
 from csm_components.sharding import ShardStore
 from csm_components.tokenise import fanout
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json

@@ -22,9 +22,9 @@ from csm_components.register.gate import Gate
 from csm_components.register.step import register
 from csm_components.settings import Settings
 from csm_components.spec import Kind, Output, StepSettings, StepSpec
-from csm_components.steps import perform, tracker_of
+from csm_components.steps import perform
 from csm_components.storage import open_storage
-from csm_components.tracking import Tracker
+from csm_components.tracking import Tracker, tracker_of
 from csm_model.errors import InputError
 from csm_model.files import write_json
 

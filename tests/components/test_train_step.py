@@ -17,8 +17,9 @@ from csm_components.metrics import TrainingMetrics
 from csm_components.steps import perform
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker
+from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
-from csm_components.train.spec import TRAIN, TrainSettings
+from csm_components.train.spec import TRAIN
 from csm_components.train.step import StoppedError, TrainResult, train
 from csm_model.errors import InputError
 from csm_model.files import read_json

@@ -147,7 +147,7 @@ def test_the_shard_that_was_killed_was_tried_again_alone(story: Story) -> None:
 
 def test_the_digests_are_those_of_one_step_alone(story: Story, tmp_path: Path) -> None:
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     data = story.config.data

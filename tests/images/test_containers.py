@@ -117,7 +117,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
     image_of: Callable[[str], str], tmp_path: Path
 ) -> None:
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     image = image_of("data")
@@ -150,7 +150,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
 def test_the_step_train_trains(image_of: Callable[[str], str], tmp_path: Path) -> None:
     image = image_of("train")
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
     from csm_pipelines.presets import debug
     from csm_pipelines.tiny import random_codec

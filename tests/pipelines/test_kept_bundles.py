@@ -8,7 +8,7 @@ import pytest
 
 from csm_components.artefacts import Artefact
 from csm_components.job import Job
-from csm_components.kubeflow import Task
+from csm_components.kubeflow import KubeflowTask
 from csm_components.made import Record
 from csm_components.spec import StepSpec
 from csm_components.steps import store
@@ -66,4 +66,6 @@ def test_without_a_storage_nothing_can_be_kept(tmp_path: Path) -> None:
     spec: StepSpec = TRAIN
     outputs = {"artifacts": {"bundle": {"artifacts": [{"name": "bundle", "uri": str(tmp_path / "b")}]}}}
     with pytest.raises(InputError, match="set CSM_STORAGE"):
-        Task({"outputs": {**outputs, "outputFile": str(tmp_path / "out")}}).leave(spec, Record(step="train", result={}))
+        KubeflowTask({"outputs": {**outputs, "outputFile": str(tmp_path / "out")}}).leave(
+            spec, Record(step="train", result={})
+        )

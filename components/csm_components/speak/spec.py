@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from csm_components import kinds
-from csm_components.evaluate.spec import EvaluateSettings
+from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.spec import Input, Output, StepSettings, StepSpec
 from csm_model.errors import InputError
 

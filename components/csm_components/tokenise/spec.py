@@ -5,12 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from csm_components import kinds
 from csm_components.ingest.spec import ONLY_TEXTS
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
-from csm_model.errors import ArtifactError
+from csm_components.tokenise.knobs import CheckSettings
 
 if TYPE_CHECKING:
     from csm_components.job import Job
@@ -25,23 +23,6 @@ class TokenizerSettings(StepSettings):
     """phonemes, bpe:SIZE, a tokenizer.json, or a tree with one; none takes the base's, or phonemes without a base."""
     prompt_format: str | None = None
     """How a BPE tokenizer writes a turn: sesame or miso; none for phonemes, and where the file says it."""
-
-
-class CheckSettings(StepSettings):
-    """What turns must show that are decoded again."""
-
-    section = "data"
-
-    min_energy_correlation: float = Field(default=0.5, ge=-1, le=1)
-    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
-
-    def accept(self, reached: float, codec: object) -> None:
-        """Raises `ArtifactError` where turns decoded again have not reached what they must."""
-        if reached < self.min_energy_correlation:
-            raise ArtifactError(
-                f"{codec}: its output does not follow the sound: energy correlation {reached:.2f}, at least "
-                f"{self.min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
-            )
 
 
 def _tools(job: Job, stack: ExitStack) -> dict[str, Any]:

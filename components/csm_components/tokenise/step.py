@@ -31,8 +31,8 @@ from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
-from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_components.workers import run_parallel
