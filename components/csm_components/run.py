@@ -66,7 +66,7 @@ def _run(asked: argparse.Namespace) -> None:
     spec = task(asked.step)
     with tempfile.TemporaryDirectory(prefix=f"csm-{spec.name}-") as scratch:
         if asked.kubeflow:
-            given = kubeflow.Task(json.loads(asked.kubeflow))
+            given = kubeflow.KubeflowTask(json.loads(asked.kubeflow))
             emit("started", step=spec.step)
             record = perform(given.job(spec, Path(scratch)))
             given.leave(spec, record)
