@@ -53,7 +53,7 @@ def commands_of(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 def _command(name: str, command: Any) -> str:
     about, _, examples = (command.help or "").partition("[bold]Example")
     parts = [f"\n## {name}\n\n{about.strip()}\n"]
-    lines = [line.strip() for line in examples.partition("[/bold]")[2].splitlines() if line.strip()]
+    lines = [line.strip().removeprefix(": ") for line in examples.partition("[/bold]")[2].splitlines() if line.strip()]
     if lines:
         parts.append("\n```sh\n" + "\n".join(lines) + "\n```\n")
     rows = [_parameter(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
@@ -69,7 +69,9 @@ def _parameter(parameter: Any) -> str:
     about = (parameter.help or "").replace("\\[", "[").replace("|", "\\|")
     default = parameter.default
     shown = parameter.show_default and default is not None and not callable(default) and default not in ("", (), [])
-    if parameter.required:
+    if isinstance(parameter.show_default, str):
+        about += f" Default: {parameter.show_default}."
+    elif parameter.required:
         about += " Required."
     elif shown and not getattr(parameter, "is_flag", False):
         about += f" Default: `{default}`."

@@ -36,9 +36,14 @@ from csm_cli.commands import (
 )
 from csm_model.errors import CsmError
 
+HERE = "Train, speak and serve on this machine"
+CLUSTER = "Pipelines on a cluster"
+PLANS = "Plan and scale"
+SCRIPTS = "Tools for charts and scripts"
+
 app = typer.Typer(
     name="csm",
-    help="From recorded conversations to a served conversational speech model.",
+    help="Turn recorded conversations into a conversational speech model, and serve it.",
     epilog="Start with: csm run. Then: csm say 'Good morning.' --local",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,54 +52,54 @@ app = typer.Typer(
 )
 codec_app = typer.Typer(help="Train the audio codec.", no_args_is_help=True)
 checkpoint_app = typer.Typer(
-    help="Weights of other programs, both ways: convert, inspect, verify.", no_args_is_help=True
+    help="Read and write weights of Sesame, Hugging Face and this program.", no_args_is_help=True
 )
-voice_app = typer.Typer(
-    help="Voices that a server may speak with, each with a record of consent.", no_args_is_help=True
-)
-app.command(name="run")(run.run)
-app.command(name="say")(say.say)
-app.command(name="serve")(serve.serve)
-app.command(name="swap")(swap.swap)
-app.command(name="fetch-bundle")(fetch_bundle.fetch_bundle)
-app.command(name="bench-serve")(bench_serve.bench_serve)
-app.command(name="scale-sim")(scale_sim.scale_sim)
-app.command(name="scale-record")(scale_record.scale_record)
-app.command(name="report")(report.report)
-app.command(name="plan")(plan.plan)
-app.command(name="compile")(compile_pipeline.compile_)
-app.command(name="plan-run")(plan_run.plan_run)
-app.command(name="submit")(submit.submit)
-app.command(name="verify-audio")(verify_audio.verify_audio)
-app.command(name="make-bucket")(storage.make_bucket)
-app.command(name="prepare-tenants")(storage.prepare_tenants)
+voice_app = typer.Typer(help="Add, list and revoke voices, each with a record of consent.", no_args_is_help=True)
+app.command(name="run", rich_help_panel=HERE)(run.run)
+app.command(name="report", rich_help_panel=HERE)(report.report)
+app.command(name="say", rich_help_panel=HERE)(say.say)
+app.command(name="serve", rich_help_panel=HERE)(serve.serve)
+app.command(name="swap", rich_help_panel=HERE)(swap.swap)
+app.command(name="bench-serve", rich_help_panel=HERE)(bench_serve.bench_serve)
+app.command(name="plan-run", rich_help_panel=CLUSTER)(plan_run.plan_run)
+app.command(name="submit", rich_help_panel=CLUSTER)(submit.submit)
+app.command(name="compile", rich_help_panel=CLUSTER)(compile_pipeline.compile_)
+app.command(name="plan", rich_help_panel=PLANS)(plan.plan)
+app.command(name="scale-sim", rich_help_panel=PLANS)(scale_sim.scale_sim)
+app.command(name="scale-record", rich_help_panel=PLANS)(scale_record.scale_record)
+app.command(name="verify-audio", rich_help_panel=SCRIPTS)(verify_audio.verify_audio)
+app.command(name="fetch-bundle", rich_help_panel=SCRIPTS)(fetch_bundle.fetch_bundle)
+app.command(name="make-bucket", rich_help_panel=SCRIPTS)(storage.make_bucket)
+app.command(name="prepare-tenants", rich_help_panel=SCRIPTS)(storage.prepare_tenants)
 codec_app.command(name="train")(codec.train)
-app.add_typer(codec_app, name="codec")
+app.add_typer(codec_app, name="codec", rich_help_panel=HERE)
 checkpoint_app.command(name="convert")(checkpoint.convert)
 checkpoint_app.command(name="inspect")(checkpoint.inspect)
 checkpoint_app.command(name="verify")(checkpoint.verify)
 checkpoint_app.command(name="bundle")(checkpoint.bundle)
-app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(checkpoint_app, name="checkpoint", rich_help_panel=HERE)
 
 voice_app.command(name="add")(voice.add)
 voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
-app.add_typer(voice_app, name="voice")
+app.add_typer(voice_app, name="voice", rich_help_panel=HERE)
 
-runs_app = typer.Typer(help="Runs on a cluster: list, show, terminate, retry.", no_args_is_help=True)
+runs_app = typer.Typer(help="List, show, terminate and retry runs on a cluster.", no_args_is_help=True)
 runs_app.command(name="list")(runs.list_)
 runs_app.command(name="show")(runs.show)
 runs_app.command(name="terminate")(runs.terminate)
 runs_app.command(name="retry")(runs.retry)
-app.add_typer(runs_app, name="runs")
+app.add_typer(runs_app, name="runs", rich_help_panel=CLUSTER)
 
-schedule_app = typer.Typer(help="Recurring runs of nightly: create, list, pause, resume, delete.", no_args_is_help=True)
+schedule_app = typer.Typer(
+    help="Create, list, pause, resume and delete recurring runs of nightly.", no_args_is_help=True
+)
 schedule_app.command(name="create")(schedule.create)
 schedule_app.command(name="list")(schedule.list_)
 schedule_app.command(name="pause")(schedule.pause)
 schedule_app.command(name="resume")(schedule.resume)
 schedule_app.command(name="delete")(schedule.delete)
-app.add_typer(schedule_app, name="schedule")
+app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
 
 
 def _version(value: bool) -> None:
@@ -106,10 +111,10 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """From recorded conversations to a served conversational speech model."""
+    """Turn recorded conversations into a conversational speech model, and serve it."""
 
 
 def main() -> None:

@@ -19,15 +19,13 @@ Profile = Annotated[str, typer.Option(help="The cluster: a profile of deploy/pro
 Preset = Annotated[str, typer.Option(help="What to run, as for csm run.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the preset; may be given again."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset; may be repeated."),
 ]
-Bundle = Annotated[str | None, typer.Option(help="Float bundle of a release: a folder, or its address.")]
-Shards = Annotated[int | None, typer.Option(help="Parts of ingest and tokenise. [default: the profile's]")]
+Bundle = Annotated[str | None, typer.Option(help="Float bundle to release: a folder or an address.")]
+Shards = Annotated[int | None, typer.Option(help="Shards of ingest and tokenise.", show_default="the profile's")]
 Images = Annotated[
     list[str] | None,
-    typer.Option(
-        "--image", metavar="ROLE=IMAGE", help="An image by digest, data=... or train=...; may be given again."
-    ),
+    typer.Option("--image", metavar="ROLE=IMAGE", help="Image by digest, data=... or train=...; may be repeated."),
 ]
 
 ROLES = get_args(Role)

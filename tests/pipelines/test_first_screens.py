@@ -13,7 +13,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from object_store import seaweedfs
 from ports import free_port, free_ports
 from said_commands import blocks_of, commands_of, first_screen
 from stand_in import StandIn
+from waiting import HANG_S, eventually
 from watching import Prometheus
 
 from csm_components.buckets import make_bucket
@@ -229,9 +229,8 @@ def test_an_alert_is_listed_routed_and_asked_about(tmp_path: Path) -> None:
     here = f"http://127.0.0.1:{port}"
     try:
         add = ["amtool", "alert", "add", "--alertmanager.url", here, "CsmQueueGrows", "severity=warning"]
-        while subprocess.run(add, capture_output=True, check=False).returncode:
-            assert manager.poll() is None, "the Alertmanager ended"
-            time.sleep(0.05)
+        eventually(lambda: manager.poll() is not None or subprocess.run(add, capture_output=True).returncode == 0)
+        assert manager.poll() is None, "the Alertmanager ended"
         query = [
             here if word.startswith("http://alertmanager.") else word for word in said(ALERT, "amtool alert query")
         ]
@@ -239,7 +238,7 @@ def test_an_alert_is_listed_routed_and_asked_about(tmp_path: Path) -> None:
         assert "CsmQueueGrows" in run(query, ROOT)
     finally:
         manager.terminate()
-        manager.wait(30)
+        manager.wait(HANG_S)
     assert run(said(ALERT, "amtool config routes test"), ROOT).strip() == "channel"
     assert "SUCCESS" in run(said(ALERT, "promtool test rules"), ROOT)
     with Prometheus(tmp_path, []) as prometheus:

@@ -33,84 +33,101 @@ _TEXTS = (
 def bench_serve(
     url: Annotated[
         list[str] | None,
-        typer.Option(
-            help="The server's gRPC address; may be given again. [default: 127.0.0.1:8001]", show_default=False
-        ),
+        typer.Option(help="The server's gRPC address; may be repeated.", show_default="127.0.0.1:8001"),
     ] = None,
     pattern: Annotated[
         str,
-        typer.Option(help="closed, constant, poisson, burst or ramp; docs/client.md.", rich_help_panel=LOAD),
+        typer.Option(
+            help="Arrival pattern: closed, constant, poisson, burst or ramp (docs/client.md).", rich_help_panel=LOAD
+        ),
     ] = "closed",
-    streams: Annotated[int, typer.Option(help="Streams at once (closed), or of a burst.", rich_help_panel=LOAD)] = 8,
-    rate: Annotated[float, typer.Option(help="Streams a second; of a ramp: at its end.", rich_help_panel=LOAD)] = 1.0,
-    count: Annotated[int | None, typer.Option(help="Streams in all.", show_default=False, rich_help_panel=LOAD)] = None,
+    streams: Annotated[
+        int, typer.Option(help="Concurrent streams (closed), or streams of a burst.", rich_help_panel=LOAD)
+    ] = 8,
+    rate: Annotated[float, typer.Option(help="Streams a second; for a ramp, at its end.", rich_help_panel=LOAD)] = 1.0,
+    count: Annotated[
+        int | None, typer.Option(help="Total number of streams.", show_default=False, rich_help_panel=LOAD)
+    ] = None,
     duration: Annotated[
         float | None,
         typer.Option(
-            help="Seconds after which no stream begins. [default: 30, or none with --count]",
-            show_default=False,
+            help="Seconds after which no stream is opened.",
+            show_default="30, or none with --count",
             rich_help_panel=LOAD,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of texts, arrivals and speech.", rich_help_panel=LOAD)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of texts, arrivals and speech.", rich_help_panel=LOAD)] = 0,
     texts: Annotated[
         Path | None,
-        typer.Option(help="A text a line. [default: eight sentences]", show_default=False, rich_help_panel=SPEECH),
+        typer.Option(help="File with one text a line.", show_default="eight sentences", rich_help_panel=SPEECH),
     ] = None,
     speaker: Annotated[
-        list[int] | None, typer.Option(help="A speaker; may be given again. [default: 0]", rich_help_panel=SPEECH)
+        list[int] | None,
+        typer.Option(help="Speaker number; may be repeated.", show_default="0", rich_help_panel=SPEECH),
     ] = None,
     voice: Annotated[
-        list[str] | None, typer.Option(help="A voice, by name; may be given again.", rich_help_panel=SPEECH)
+        list[str] | None, typer.Option(help="Voice, by name; may be repeated.", rich_help_panel=SPEECH)
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option(help="Frames that cut a stream.", show_default=False, rich_help_panel=SPEECH)
+        int | None, typer.Option(help="Frames after which a stream is cut.", show_default=False, rich_help_panel=SPEECH)
     ] = None,
     encoding: Annotated[str, typer.Option(help="float32, int16 or opus.", rich_help_panel=SPEECH)] = "float32",
     wait: Annotated[float, typer.Option(help="Seconds to wait for a slot.", rich_help_panel=SPEECH)] = 0.0,
     deadline: Annotated[
         float | None,
-        typer.Option(help="Seconds in which a stream must be over.", show_default=False, rich_help_panel=SPEECH),
+        typer.Option(help="Seconds within which a stream must be over.", show_default=False, rich_help_panel=SPEECH),
     ] = None,
     buffer: Annotated[
-        float, typer.Option(help="Seconds that a player waits after the first chunk.", rich_help_panel=REPORT)
+        float, typer.Option(help="Seconds that the player buffers after the first chunk.", rich_help_panel=REPORT)
     ] = 0.0,
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="The server's metrics, such as http://127.0.0.1:8002/metrics.",
+            help="Address of the server's metrics, such as http://127.0.0.1:8002/metrics.",
             show_default=False,
             rich_help_panel=REPORT,
         ),
     ] = None,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures.", show_default=False, rich_help_panel=REPORT)
+        Path | None,
+        typer.Option("--json", help="Write the figures to this JSON file.", show_default=False, rich_help_panel=REPORT),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a picture, a PNG.", show_default=False, rich_help_panel=REPORT)
+        Path | None, typer.Option(help="Write a plot to this PNG file.", show_default=False, rich_help_panel=REPORT)
     ] = None,
     max_first_audio_ms: Annotated[
-        float | None, typer.Option(help="At the 95th percentile.", show_default=False, rich_help_panel=OBJECTIVES)
+        float | None,
+        typer.Option(
+            help="Objective: 95th percentile of the time to first audio, in milliseconds.",
+            show_default=False,
+            rich_help_panel=OBJECTIVES,
+        ),
     ] = None,
     max_underruns: Annotated[
-        int | None, typer.Option(help="Chunks in all.", show_default=False, rich_help_panel=OBJECTIVES)
+        int | None, typer.Option(help="Objective: underruns in total.", show_default=False, rich_help_panel=OBJECTIVES)
     ] = None,
     max_refused: Annotated[
-        int | None, typer.Option(help="Streams in all.", show_default=False, rich_help_panel=OBJECTIVES)
+        int | None, typer.Option(help="Total number of streams.", show_default=False, rich_help_panel=OBJECTIVES)
     ] = None,
     max_refusal_ms: Annotated[
-        float | None, typer.Option(help="The longest.", show_default=False, rich_help_panel=OBJECTIVES)
+        float | None,
+        typer.Option(
+            help="Objective: slowest refusal, in milliseconds.", show_default=False, rich_help_panel=OBJECTIVES
+        ),
     ] = None,
     max_errors: Annotated[
-        int | None, typer.Option(help="Streams that broke.", show_default=False, rich_help_panel=OBJECTIVES)
+        int | None, typer.Option(help="Objective: streams that failed.", show_default=False, rich_help_panel=OBJECTIVES)
     ] = None,
     max_real_time_factor: Annotated[
-        float | None, typer.Option(help="At the 95th percentile.", show_default=False, rich_help_panel=OBJECTIVES)
+        float | None,
+        typer.Option(
+            help="Objective: 95th percentile of the real-time factor.", show_default=False, rich_help_panel=OBJECTIVES
+        ),
     ] = None,
 ) -> None:
-    """Put load on a server and report what its listeners had: first audio, underruns, refusals.
+    """Load-test a server: time to first audio, underruns and refusals, as listeners would have them.
 
-    The exit status is 1 where an objective is missed. Without --url only a server on this machine is asked.
+    The exit status is 1 if an objective is missed. Without --url only a server on this machine is asked.
 
     [bold]Examples[/bold]
 

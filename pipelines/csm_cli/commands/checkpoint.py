@@ -21,21 +21,22 @@ _Source = Annotated[Path, typer.Argument(help="Folder, file (.safetensors, ckpt.
 _Llama3 = Annotated[
     bool,
     typer.Option(
-        "--assume-llama3-rope", help="Take a Hugging Face config.json without rope_scaling for one with Llama 3's."
+        "--assume-llama3-rope", help="Read a Hugging Face config.json without rope_scaling as having Llama 3's."
     ),
 ]
 _Plain = Annotated[
-    bool, typer.Option("--assume-plain-rope", help="Take it for a model that was trained without rope scaling.")
+    bool, typer.Option("--assume-plain-rope", help="Read it as a model that was trained without rope scaling.")
 ]
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def convert(
     source: _Source,
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
     to: Annotated[str, typer.Option(help="csm: this program's; sesame: Sesame's, Miso's too; hf: Hugging Face's.")],
     dtype: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16; without it every weight keeps its own.", show_default=False)
+        str | None,
+        typer.Option(help="fp32, bf16 or fp16; without it every weight keeps its dtype.", show_default=False),
     ] = None,
     shard_gb: Annotated[
         float | None,
@@ -88,7 +89,7 @@ def convert(
 
 def inspect(
     source: _Source,
-    digest: Annotated[bool, typer.Option(help="Read the weights for their digest.")] = True,
+    digest: Annotated[bool, typer.Option(help="Read all weights and print their digest.")] = True,
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
 ) -> None:
@@ -128,7 +129,7 @@ def verify(
         Path | None, typer.Argument(help="Checkpoint that should hold the same weights.", show_default=False)
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference that is taken for rounding, between two dtypes.", min=0.0)
+        float, typer.Option(help="Largest difference between two dtypes that counts as rounding.", min=0.0)
     ] = 0.0,
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
@@ -158,12 +159,12 @@ def bundle(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     tokenizer: Annotated[Path, typer.Option(help="tokenizer.json that the checkpoint was trained with.")],
     codec: Annotated[Path, typer.Option(help="Codec folder (codec.json, codec.safetensors).")],
-    prompt: Annotated[str | None, typer.Option(help="How the text is put: sesame or miso.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt format: sesame or miso.", show_default=False)] = None,
     precision: Annotated[str, typer.Option(help="bf16, int8, fp16 or fp32.")] = "bf16",
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
 ) -> None:
-    """Put a checkpoint, its tokenizer and its codec into a bundle, which say and serve take.
+    """Make a bundle of a checkpoint, its tokenizer and its codec, for csm say and csm serve.
 
     [bold]Example[/bold]
 

@@ -11,13 +11,11 @@ import typer
 def train(
     corpus: Annotated[
         list[Path],
-        typer.Option(
-            help="Folder of audio and text, in any layout that csm run takes; more than one add up, twice counts twice."
-        ),
+        typer.Option(help="Folder of audio and text, as for csm run; repeat it to add corpora, or to weigh one twice."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training goes on in it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training resumes in it.")],
     minutes: Annotated[
-        float, typer.Option(help="Time to train for, over all the runs that it takes.", min=0.01)
+        float, typer.Option(help="Training time in minutes, summed over resumed runs.", min=0.01)
     ] = 20.0,
     stage: Annotated[
         str,
@@ -25,12 +23,12 @@ def train(
     ] = "both",
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="Codec to begin from; the decoder stage needs one.", show_default=False),
+        typer.Option("--from", help="Codec to start from; the decoder stage needs one.", show_default=False),
     ] = None,
     sizes: Annotated[str, typer.Option(help="Sizes of the codec: demo or debug.")] = "demo",
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
 ) -> None:
-    """Train the audio codec from a corpus, and go on where a killed training stopped.
+    """Train the audio codec on a corpus; the same command resumes a training that was killed.
 
     [bold]Examples[/bold]
 

@@ -13,13 +13,14 @@ from csm_cli.options import Images, Pipeline, Profile, images_of
 def compile_(
     pipeline: Pipeline,
     profile: Profile,
-    out: Annotated[Path | None, typer.Option(help="File to write. [default: standard output]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="standard output")] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="ir: what the API takes; crs: Pipeline and PipelineVersion resources.")
+        str,
+        typer.Option("--format", help="ir: the API's format; crs: Pipeline and PipelineVersion resources for GitOps."),
     ] = "ir",
     image: Images = None,
 ) -> None:
-    """Compile a pipeline for a cluster, without cache keys: every step runs.
+    """Compile a pipeline for a cluster; without cache keys, so every step runs.
 
     [bold]Examples[/bold]
 

@@ -10,13 +10,15 @@ import typer
 
 def fetch_bundle(
     url: Annotated[str, typer.Argument(help="Address of the bundle: s3://bucket/prefix/bundles/DIGEST.")],
-    digest: Annotated[str, typer.Option(help="Digest that the bundle's manifest must have.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for it; appears whole, by rename.", show_default=False)],
+    digest: Annotated[str, typer.Option(help="Digest that the bundle must have.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="Folder to create; it appears when the bundle is complete.", show_default=False)
+    ],
 ) -> None:
-    """Fetch a published bundle, and check every byte of it.
+    """Download a published bundle and check every byte of it.
 
-    Where it lies already this is done at once. The service and its keys are CSM_S3_ENDPOINT, CSM_S3_ACCESS_KEY and
-    CSM_S3_SECRET_KEY.
+    A bundle that is there already is not downloaded again. The store and its keys are set by
+    CSM_S3_ENDPOINT, CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY.
 
     [bold]Example[/bold]
 

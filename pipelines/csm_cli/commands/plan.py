@@ -17,11 +17,11 @@ def plan(
     hours: Annotated[float, typer.Option(help="Hours of audio in the corpus.")],
     gpus: Annotated[int, typer.Option(help="GPUs, one process each.")] = 8,
     gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100-80, a100-40, l40s, l4 or 4090.")] = "h100",
-    epochs: Annotated[float, typer.Option(help="Times the corpus is read.")] = 1.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the corpus.")] = 1.0,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A training's settings as JSON; all of them count as set.",
+            help="JSON file of a training's settings; all of them count as set.",
             show_default=False,
             rich_help_panel=TRAINING,
         ),
@@ -31,51 +31,56 @@ def plan(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A field of the training's settings, such as strategy=ddp; may be given again.",
+            help="Change a setting of the training, such as strategy=ddp; may be repeated.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     turn_seconds: Annotated[float, typer.Option(help="Mean length of a turn.", rich_help_panel=SPEECH)] = 7.0,
     ids_per_second: Annotated[
-        float, typer.Option(help="Text ids of a second of speech.", rich_help_panel=SPEECH)
+        float, typer.Option(help="Text ids in a second of speech.", rich_help_panel=SPEECH)
     ] = 3.5,
     document_turns: Annotated[
-        float, typer.Option(help="Turns of a conversation; what is longer than a row is cut.", rich_help_panel=SPEECH)
+        float, typer.Option(help="Turns of a conversation; longer ones are split across packs.", rich_help_panel=SPEECH)
     ] = 40.0,
     padding: Annotated[
-        float | None, typer.Option(help="Share of padding. [default: 0.02]", show_default=False, rich_help_panel=SPEECH)
+        float | None, typer.Option(help="Share of padding.", show_default="0.02", rich_help_panel=SPEECH)
     ] = None,
     mfu: Annotated[
-        float, typer.Option(help="Share of the peak that matrix products reach.", rich_help_panel=GPUS)
+        float, typer.Option(help="Model FLOPs utilisation: share of the peak that is reached.", rich_help_panel=GPUS)
     ] = 0.35,
     link_share: Annotated[
         float, typer.Option(help="Share of the links' bandwidth that collectives reach.", rich_help_panel=GPUS)
     ] = 0.8,
     reserve_gb: Annotated[
-        float, typer.Option(help="Memory that no tensor may fill: CUDA, NCCL, gaps.", rich_help_panel=GPUS)
+        float, typer.Option(help="Memory reserved for CUDA, NCCL and fragmentation, in GB.", rich_help_panel=GPUS)
     ] = 3.0,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node.", rich_help_panel=GPUS)] = 8,
     tflops: Annotated[
-        float | None, typer.Option(help="Another GPU's peak, bf16.", show_default=False, rich_help_panel=GPUS)
+        float | None, typer.Option(help="Peak of another GPU, bf16 TFLOP/s.", show_default=False, rich_help_panel=GPUS)
     ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Its memory.", show_default=False, rich_help_panel=GPUS)
+        float | None, typer.Option(help="Memory of that GPU, in GB.", show_default=False, rich_help_panel=GPUS)
     ] = None,
     memory_gbs: Annotated[
-        float | None, typer.Option(help="GB/s of its memory.", show_default=False, rich_help_panel=GPUS)
+        float | None,
+        typer.Option(help="Memory bandwidth of that GPU, in GB/s.", show_default=False, rich_help_panel=GPUS),
     ] = None,
     link_gbs: Annotated[
-        float | None, typer.Option(help="GB/s to its node's others, one way.", show_default=False, rich_help_panel=GPUS)
+        float | None,
+        typer.Option(
+            help="Bandwidth to the other GPUs of the node, GB/s one way.", show_default=False, rich_help_panel=GPUS
+        ),
     ] = None,
     network_gbs: Annotated[
-        float | None, typer.Option(help="GB/s of it to other nodes, one way.", show_default=False, rich_help_panel=GPUS)
+        float | None,
+        typer.Option(help="Bandwidth to other nodes, GB/s one way.", show_default=False, rich_help_panel=GPUS),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Plan a training: memory, time, storage; what does not fit, why, and what would.
+    """Estimate memory, time and storage of a training, and what to change if it does not fit.
 
-    What is not set is chosen so that it fits. The exit status is 0 where the plan fits, and 2 where it does not or
-    where an option is wrong.
+    What is not set is chosen so that it fits. The exit status is 0 if the plan fits, and 2 if it does not or an
+    option is wrong.
 
     [bold]Examples[/bold]
 

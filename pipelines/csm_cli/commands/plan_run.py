@@ -19,10 +19,10 @@ def plan_run(
     image: Images = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Say which steps will run, which are reused, and why; nothing is sent and nothing is started.
+    """Show which steps would run, which would be reused, and why; sends and starts nothing.
 
-    The storage is read with CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY; CSM_S3_ENDPOINT where it is reached from here by
-    another address than the profile's.
+    The storage is read with CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY; CSM_S3_ENDPOINT if its address from
+    here differs from the profile's.
 
     [bold]Examples[/bold]
 

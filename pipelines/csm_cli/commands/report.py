@@ -9,13 +9,11 @@ import typer
 
 
 def report(
-    run: Annotated[
-        Path | None, typer.Argument(help="A run's folder. [default: RUNS/latest]", show_default=False)
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run's folder.", show_default="RUNS/latest")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
-    """Print a run's figures again, and the path of its report.
+    """Print the figures of a run and the path of its report.
 
     [bold]Examples[/bold]
 

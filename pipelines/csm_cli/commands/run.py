@@ -13,15 +13,16 @@ from csm_cli.options import Settings
 def run(
     preset: Annotated[str, typer.Option(help="What to run: demo, demo-base or debug.")] = "demo",
     corpus: Annotated[
-        str | None, typer.Option(help="Folder of audio and text: lhotse, LibriSpeech or JSONL. [default: the preset's]")
+        str | None,
+        typer.Option(help="Folder of audio and text: lhotse, LibriSpeech or JSONL.", show_default="the preset's"),
     ] = None,
     settings: Settings = None,
     runs: Annotated[Path, typer.Option(help="Folder for the runs; RUNS/latest names the last one.")] = Path("runs"),
-    show: Annotated[bool, typer.Option("--show", help="Print the configuration as JSON and leave.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the configuration as JSON and exit.")] = False,
 ) -> None:
-    """Ingest, tokenise, train, export, evaluate, register, serve and speak.
+    """Train a model on a corpus and let it speak: ingest, tokenise, train, export, evaluate, register, serve, speak.
 
-    The same command goes on where a killed run stopped, and takes what is committed as it is. A gate that is not
+    The same command resumes a run that was killed and reuses every step that is done. A gate that is not
     passed is no error: the version stays candidate, speaks all the same, and the summary says which figure missed.
 
     [bold]Examples[/bold]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-PROFILE = typer.Option(help="The cluster; without it, CSM_KFP_HOST and the other variables alone.")
+PROFILE = typer.Option(help="The cluster; without it, CSM_KFP_HOST and the other variables are used.")
 RUN = typer.Argument(help="Id of the run.")
 
 
@@ -34,9 +34,9 @@ def list_(
 def show(
     run: Annotated[str, RUN],
     profile: Annotated[str | None, PROFILE] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep showing until the run has ended.")] = False,
 ) -> None:
-    """Show a run's steps; with --follow, until it has ended, with its exit status."""
+    """Show a run's steps; with --follow, until the run ends, and exit with its status."""
     import sys
 
     from csm_cli.connection import connect, namespace_of
@@ -64,7 +64,7 @@ def show(
 
 
 def terminate(run: Annotated[str, RUN], profile: Annotated[str | None, PROFILE] = None) -> None:
-    """End a run; a training that works gets SIGTERM and saves itself."""
+    """Stop a run; a training in progress gets SIGTERM and saves a checkpoint."""
     from csm_cli.connection import connect
 
     connect(profile).terminate(run)
@@ -72,7 +72,7 @@ def terminate(run: Annotated[str, RUN], profile: Annotated[str | None, PROFILE] 
 
 
 def retry(run: Annotated[str, RUN], profile: Annotated[str | None, PROFILE] = None) -> None:
-    """Start the failed steps of a run again; what succeeded stays."""
+    """Run the failed steps of a run again; successful steps stay."""
     from csm_cli.connection import connect
 
     connect(profile).retry(run)

@@ -21,12 +21,10 @@ SERVER = "Server"
 
 def say(
     text: Annotated[str | None, typer.Argument(help="What to say.", show_default=False)] = None,
-    speaker: Annotated[
-        int | None, typer.Option(help="Whose voice, by number. [default: 0]", show_default=False)
-    ] = None,
-    voice: Annotated[str | None, typer.Option(help="Whose voice, by name.", show_default=False)] = None,
+    speaker: Annotated[int | None, typer.Option(help="Voice, by speaker number.", show_default="0")] = None,
+    voice: Annotated[str | None, typer.Option(help="Voice, by name.", show_default=False)] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write a file, .wav or .opus. [default: play it, or speech.wav]")
+        Path | None, typer.Option(help="Write a file, .wav or .opus.", show_default="play it, or speech.wav")
     ] = None,
     text_from: Annotated[
         str | None,
@@ -35,37 +33,35 @@ def say(
     context: Annotated[
         Path | None,
         typer.Option(
-            help="The turns before: JSON, a list of {speaker, text} and perhaps audio, a file's name.",
+            help="JSON file with the turns before: a list of {speaker, text}, each with an optional audio file.",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed is another way of saying it.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same speech.")] = 0,
     local: Annotated[bool, typer.Option("--local", help="Speak in this process, without a server.")] = False,
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle for --local. [default: that of runs/latest]", show_default=False)
-    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle for --local.", show_default="that of runs/latest")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     url: Annotated[
         list[str] | None,
         typer.Option(
-            help="The server's gRPC address; may be given again, for another to go on at. [default: 127.0.0.1:8001]",
-            show_default=False,
+            help="The server's gRPC address; repeat it for servers to fall back to.",
+            show_default="127.0.0.1:8001",
             rich_help_panel=SERVER,
         ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option(help="How sound travels: float32, int16 or opus.", rich_help_panel=SERVER)
+        str, typer.Option(help="Encoding of the sound on the wire: float32, int16 or opus.", rich_help_panel=SERVER)
     ] = "float32",
     deadline: Annotated[
         float | None,
-        typer.Option(help="Seconds in which all must be spoken.", show_default=False, rich_help_panel=SERVER),
+        typer.Option(help="Seconds within which the stream must be over.", show_default=False, rich_help_panel=SERVER),
     ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a free slot.", rich_help_panel=SERVER)] = 0.0,
     retries: Annotated[
-        int, typer.Option(help="Times to go on where a connection broke, or to ask again.", rich_help_panel=SERVER)
+        int, typer.Option(help="Times to resume or retry when a connection breaks.", rich_help_panel=SERVER)
     ] = 5,
 ) -> None:
-    """Speak a text; it is played, or written, while it is made.
+    """Speak a text: play it, or write it to a file, while it is generated.
 
     Without --url, and where no server answers at the usual address, a Triton is started for the time it takes.
 

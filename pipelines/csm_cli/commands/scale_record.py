@@ -10,13 +10,13 @@ import typer
 
 def scale_record(
     out: Annotated[Path, typer.Argument(help="CSV file to write.")],
-    prometheus: Annotated[str, typer.Option(help="Address, such as http://prometheus:9090.")],
-    namespace: Annotated[str, typer.Option(help="Of the release.")],
+    prometheus: Annotated[str, typer.Option(help="Address of Prometheus, such as http://prometheus:9090.")],
+    namespace: Annotated[str, typer.Option(help="Namespace of the release.")],
     release: Annotated[str, typer.Option(help="Name of the release of csm-serving.")],
-    hours: Annotated[float, typer.Option(help="Up to now.")] = 24.0,
-    step: Annotated[float, typer.Option(help="Seconds of a row; not less than between two scrapes.")] = 60.0,
+    hours: Annotated[float, typer.Option(help="Hours to record, up to now.")] = 24.0,
+    step: Annotated[float, typer.Option(help="Seconds a row; at least the scrape interval.")] = 60.0,
 ) -> None:
-    """Write what was asked of a release, streams refused among them, as a trace that csm scale-sim replays.
+    """Record the load of a release from Prometheus, refused streams included, for csm scale-sim.
 
     [bold]Examples[/bold]
 

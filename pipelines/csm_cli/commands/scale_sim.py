@@ -14,63 +14,69 @@ LOAD, SERVER, AROUND, REPORT = "Load", "Server", "Around it", "Report"
 
 
 def scale_sim(
-    manifest: Annotated[str, typer.Option(help="What helm template printed; - reads standard input.")],
+    manifest: Annotated[str, typer.Option(help="Output of helm template; - reads standard input.")],
     trace: Annotated[
         str, typer.Option(help="A CSV file (docs/autoscaling.md), or step, ramp, day or burst.", rich_help_panel=LOAD)
     ] = "step",
     peak: Annotated[
         float | None,
         typer.Option(
-            help="Concurrent streams at the top of a made trace. [default: 60% of all slots]",
-            show_default=False,
+            help="Peak of a built-in trace, in concurrent streams.",
+            show_default="60% of all slots",
             rich_help_panel=LOAD,
         ),
     ] = None,
-    stream_seconds: Annotated[float, typer.Option(help="Mean stream of a made trace.", rich_help_panel=LOAD)] = 10.0,
+    stream_seconds: Annotated[
+        float, typer.Option(help="Mean length of a stream in a built-in trace, in seconds.", rich_help_panel=LOAD)
+    ] = 10.0,
     wait: Annotated[float, typer.Option(help="Seconds that clients wait for a slot.", rich_help_panel=LOAD)] = 0.0,
     name: Annotated[
-        str | None, typer.Option(help="Of the autoscaler, where the manifest has several.", show_default=False)
+        str | None, typer.Option(help="Name of the autoscaler, if the manifest has several.", show_default=False)
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(help="Of a pod. [default: the Deployment's]", show_default=False, rich_help_panel=SERVER),
+        typer.Option(help="Slots of a pod.", show_default="the Deployment's", rich_help_panel=SERVER),
     ] = None,
     start_seconds: Annotated[
-        float, typer.Option(help="From asking for a pod until it is ready.", rich_help_panel=SERVER)
+        float, typer.Option(help="Seconds until a new pod is ready.", rich_help_panel=SERVER)
     ] = 60.0,
     first_audio: Annotated[
-        float, typer.Option(help="Seconds to the first audio of a stream that is alone.", rich_help_panel=SERVER)
+        float, typer.Option(help="Time to first audio of a single stream, in seconds.", rich_help_panel=SERVER)
     ] = 0.1,
     pod_cost: Annotated[
-        float | None, typer.Option(help="Of a pod, an hour.", show_default=False, rich_help_panel=SERVER)
+        float | None, typer.Option(help="Cost of a pod-hour.", show_default=False, rich_help_panel=SERVER)
     ] = None,
     balancer: Annotated[
-        str, typer.Option(help="least (a proxy that knows gRPC) or random.", rich_help_panel=AROUND)
+        str, typer.Option(help="Load balancing: least (a gRPC-aware proxy) or random.", rich_help_panel=AROUND)
     ] = "least",
     metrics_outage: Annotated[
         str | None,
         typer.Option(
             metavar="FROM:TO",
-            help="Seconds without Prometheus; with :empty after it, Prometheus answers and has lost its targets.",
+            help="Outage of Prometheus, START:END in seconds; with :empty, it answers but has lost its targets.",
             show_default=False,
             rich_help_panel=AROUND,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of arrivals and lengths.", rich_help_panel=AROUND)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and stream lengths.", rich_help_panel=AROUND)] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for picture and CSV.", show_default=False, rich_help_panel=REPORT)
+        Path | None,
+        typer.Option(help="Folder for the plot and the CSV file.", show_default=False, rich_help_panel=REPORT),
     ] = None,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures.", show_default=False, rich_help_panel=REPORT)
+        Path | None,
+        typer.Option("--json", help="Write the figures to this JSON file.", show_default=False, rich_help_panel=REPORT),
     ] = None,
     max_refused: Annotated[
         float | None,
         typer.Option(
-            help="Share of streams; above it the exit status is 1.", show_default=False, rich_help_panel=REPORT
+            help="Objective: share of refused streams; above it the exit status is 1.",
+            show_default=False,
+            rich_help_panel=REPORT,
         ),
     ] = None,
 ) -> None:
-    """Replay a load through the autoscaler of a rendered chart: refusals, waits, replicas, cost.
+    """Simulate the autoscaler of a rendered chart under a load: refusals, waits, replicas, cost.
 
     [bold]Examples[/bold]
 

@@ -24,10 +24,10 @@ def create(
     shards: Shards = None,
     image: Images = None,
 ) -> None:
-    """Finetune from what is new, again and again; what passes the gate is deployed.
+    """Fine-tune on new data at regular times, and deploy what passes the gate.
 
-    The corpus should be an address of the storage (--set data.corpus=s3://...): each run reads what lies there then.
-    One run at a time; those that were missed are not caught up on.
+    The corpus should be an address of the storage (--set data.corpus=s3://...): each run reads what is there
+    at that time. One run at a time; missed runs are not caught up.
 
     [bold]Examples[/bold]
 
@@ -82,7 +82,7 @@ def list_(profile: Annotated[str | None, PROFILE] = None) -> None:
 
 
 def pause(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PROFILE] = None) -> None:
-    """Start no more runs until it is resumed; one that works goes on."""
+    """Start no more runs until it is resumed; a run in progress goes on."""
     from csm_cli.connection import connect
 
     client = connect(profile)
@@ -91,7 +91,7 @@ def pause(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PRO
 
 
 def resume(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PROFILE] = None) -> None:
-    """Start runs again."""
+    """Resume a paused schedule."""
     from csm_cli.connection import connect
 
     client = connect(profile)
@@ -100,7 +100,7 @@ def resume(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PR
 
 
 def delete(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PROFILE] = None) -> None:
-    """Remove a schedule; the runs that it started stay."""
+    """Delete a schedule; the runs that it started stay."""
     from csm_cli.connection import connect
 
     client = connect(profile)

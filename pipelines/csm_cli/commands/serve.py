@@ -9,42 +9,31 @@ import typer
 
 
 def serve(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle to serve. [default: that of runs/latest]", show_default=False)
-    ] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(help="Port of the streams. [default: 8001]", show_default=False)
-    ] = None,
-    http_port: Annotated[
-        int | None, typer.Option(help="Port of health and readiness. [default: 8000]", show_default=False)
-    ] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle to serve.", show_default="that of runs/latest")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of the streams.", show_default="8001")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of health and readiness.", show_default="8000")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Port of the Prometheus metrics. [default: 8002]", show_default=False)
+        int | None, typer.Option(help="Port of the Prometheus metrics.", show_default="8002")
     ] = None,
-    slots: Annotated[
-        int | None, typer.Option(help="Streams that may be live at once. [default: 8]", show_default=False)
-    ] = None,
-    queue: Annotated[
-        int | None, typer.Option(help="Streams that may wait for a slot. [default: 16]", show_default=False)
-    ] = None,
+    slots: Annotated[int | None, typer.Option(help="Streams that may be live at once.", show_default="8")] = None,
+    queue: Annotated[int | None, typer.Option(help="Streams that may wait for a slot.", show_default="16")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="fp32, bf16, int8 or int4. [default: as stored]", show_default=False)
+        str | None, typer.Option(help="Precision of the weights: fp32, bf16, int8 or int4.", show_default="as stored")
     ] = None,
     voices: Annotated[
         Path | None, typer.Option(help="Registry of voices, each with a record of consent.", show_default=False)
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Compute threads. [default: by the model's size]", show_default=False)
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="by the model's size")] = None,
     exit_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that live streams get to end in. [default: 30]", show_default=False)
+        float | None,
+        typer.Option(help="Seconds that live streams have to end when the server stops.", show_default="30"),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where its log is. [default: RUNS/serving/PORT]", show_default=False)
+        Path | None, typer.Option(help="Folder of the server's log and state.", show_default="RUNS/serving/PORT")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
-    """Serve a bundle until Ctrl-C; live streams may then end.
+    """Serve a bundle on this machine until Ctrl-C; live streams then end.
 
     Without a bundle it is the champion of the last run, or the candidate where none passed the gate. All other settings
     are environment variables, CSM_SERVING_*: docs/serving.md.

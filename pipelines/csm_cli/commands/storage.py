@@ -13,7 +13,7 @@ def make_bucket(
         list[str], typer.Argument(help="s3://bucket; what follows the bucket is ignored.", show_default=False)
     ],
 ) -> None:
-    """Make buckets, and leave those that are there as they are.
+    """Create buckets in the S3 store; existing ones stay as they are.
 
     [bold]Example[/bold]
 
@@ -29,16 +29,16 @@ def prepare_tenants(
     tenants: Annotated[Path, typer.Argument(help="JSON list: name, storage, checkpointDays, shardDays, experiment.")],
     users: Annotated[
         Path | None,
-        typer.Option(help="Folder with a folder a tenant: its user's name and password.", show_default=False),
+        typer.Option(help="Folder with one folder a tenant: its MLflow user's name and password.", show_default=False),
     ] = None,
     admin: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with MLflow's administrator. [default: no users, no experiments]", show_default=False
+            help="Folder with name and password of MLflow's administrator.", show_default="no users, no experiments"
         ),
     ] = None,
 ) -> None:
-    """Give every tenant its bucket, the age at which its checkpoints go, its user of MLflow and its experiment.
+    """Create what each tenant needs: bucket, expiry of checkpoints and shards, MLflow user and experiment.
 
     [bold]Example[/bold]
 

@@ -17,13 +17,13 @@ def submit(
     bundle: Bundle = None,
     shards: Shards = None,
     image: Images = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run. [default: pipeline, model and time]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="pipeline, model and time")] = None,
     follow: Annotated[bool, typer.Option(help="Show the steps until the run has ended.")] = True,
 ) -> None:
-    """Send what lies here to the cluster's storage, start a run, and follow it.
+    """Run a pipeline on a cluster: upload local inputs, start the run, follow it.
 
-    The exit status is the run's: 0 where it succeeded, 1 where it failed, 2 where something that was asked for is
-    wrong. Ctrl-C stops following; the run goes on. Kubeflow Pipelines is reached as CSM_KFP_HOST, CSM_KFP_TOKEN and
+    The exit status is the run's: 0 if it succeeded, 1 if it failed, 2 if an option or input is wrong. Ctrl-C stops
+    following; the run goes on. Kubeflow Pipelines is reached as CSM_KFP_HOST, CSM_KFP_TOKEN and
     the profile say, the storage with CSM_S3_ACCESS_KEY and CSM_S3_SECRET_KEY.
 
     [bold]Examples[/bold]

@@ -11,17 +11,17 @@ import typer
 def swap(
     bundle: Annotated[Path, typer.Argument(help="Bundle to serve from now on.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Folder of the running server. [default: as of csm serve]", show_default=False)
+        Path | None, typer.Option(help="Folder of the running server.", show_default="as of csm serve")
     ] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(help="Port of its streams, where it has the default folder.", show_default=False)
+        int | None, typer.Option(help="The server's gRPC port, if its folder is the default.", show_default=False)
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     drain_timeout: Annotated[
-        float | None, typer.Option(help="Seconds to wait for the old streams. [default: no bound]", show_default=False)
+        float | None, typer.Option(help="Seconds to wait for live streams of the old bundle.", show_default="no limit")
     ] = None,
 ) -> None:
-    """Serve another bundle without a break: new streams go to it, those of the old one end where they are.
+    """Replace the bundle of a running server: new streams use the new one, live streams end on the old one.
 
     A bundle that does not load changes nothing.
 

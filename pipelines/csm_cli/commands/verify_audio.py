@@ -14,17 +14,17 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def verify_audio(
-    file: Annotated[Path, typer.Argument(help="Sound in any format that libsndfile reads, of any rate.")],
+    file: Annotated[Path, typer.Argument(help="Sound file in any format that libsndfile reads, at any sample rate.")],
     watermark: Annotated[
-        str, typer.Option(help="Which mark is looked for: perth, or silentcipher:<folder of weights>.")
+        str, typer.Option(help="Watermark to look for: perth, or silentcipher:<folder of weights>.")
     ] = "perth",
     key: Annotated[
         str | None,
-        typer.Option(help="Key that the payload was written with, hexadecimal. [default: public]", show_default=False),
+        typer.Option(help="Key of the payload, hexadecimal.", show_default="public"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say whether a sound carries the watermark: exit status 0 if it does, 1 if not, 2 if it cannot be said.
+    """Check whether a sound carries the watermark: exit status 0 if it does, 1 if not, 2 if it cannot be decided.
 
     [bold]Examples[/bold]
 

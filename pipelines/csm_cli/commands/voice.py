@@ -7,23 +7,21 @@ from typing import Annotated, cast
 
 import typer
 
-_Folder = Annotated[
-    Path | None, typer.Option(help="The registry. [default: CSM_SERVING_VOICES, or voices]", show_default=False)
-]
+_Folder = Annotated[Path | None, typer.Option(help="The registry.", show_default="CSM_SERVING_VOICES, or voices")]
 
 
 def add(
-    name: Annotated[str, typer.Argument(help="Name that requests give: a-z, 0-9, _ and -.")],
+    name: Annotated[str, typer.Argument(help="Name of the voice in requests: a-z, 0-9, _ and -.")],
     audio: Annotated[Path, typer.Option(help="The recording: 1 to 30 s of one person, any rate.")],
-    text: Annotated[str, typer.Option(help="What is said in it, word by word.")],
+    text: Annotated[str, typer.Option(help="The words said in it, verbatim.")],
     consent: Annotated[Path, typer.Option(help="Record of consent, JSON; docs/voices.md has an example.")],
     folder: _Folder = None,
-    speaker: Annotated[int, typer.Option(help="Number under which the model speaks as the voice.", min=0)] = 0,
+    speaker: Annotated[int, typer.Option(help="Speaker number under which the model uses the voice.", min=0)] = 0,
     style: Annotated[
-        str, typer.Option(help="segment: the recording is a turn before; continue: speech goes on from it.")
+        str, typer.Option(help="segment: the recording is a turn before; continue: speech continues it.")
     ] = "segment",
 ) -> None:
-    """Add a voice, or replace it; servers that read the folder have it from their next stream on.
+    """Add or replace a voice; servers that read the folder use it from their next stream on.
 
     [bold]Examples[/bold]
 
@@ -58,7 +56,7 @@ def add(
 
 
 def list_(folder: _Folder = None) -> None:
-    """List the voices of the registry, with those that may not be used any more."""
+    """List the voices of the registry, and why one may not be used any more."""
     from csm_model.errors import InputError
     from csm_serving.server.stored_voices import list_voices
 
@@ -75,10 +73,10 @@ def list_(folder: _Folder = None) -> None:
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(help="The voice.")],
+    name: Annotated[str, typer.Argument(help="Name of the voice.")],
     folder: _Folder = None,
 ) -> None:
-    """Take a voice out of use for good: its recording is deleted, its record stays and says when."""
+    """Revoke a voice for good: its recording is deleted, its consent stays with the date."""
     from csm_serving.server.stored_voices import revoke_voice
 
     revoke_voice(_registry(folder), name)
