@@ -15,7 +15,7 @@ from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import silence_codes
 from csm_model.inference.context import ContextTurn, VoicePrompt
-from csm_model.inference.generator import Generator, SpeechStream
+from csm_model.inference.generator import FrameStream, Generator
 from csm_model.inference.narration import sentence_seed, trained_turns
 from csm_model.inference.safety import SILENCE_FLOOR, Bounds, Reason
 from csm_model.inference.sampling import Sampling
@@ -25,7 +25,7 @@ OFF = Bounds(silent_frames=0, repeated_frames=0)
 DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
 
 
-def spoken(speech: SpeechStream) -> tuple[torch.Tensor, np.ndarray]:
+def spoken(speech: FrameStream) -> tuple[torch.Tensor, np.ndarray]:
     frames = list(speech)
     return torch.stack([frame.codes for frame in frames], dim=1), np.concatenate([frame.audio for frame in frames])
 

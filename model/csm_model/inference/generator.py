@@ -45,7 +45,7 @@ class Speech:
         return self.reason is Reason.ENDED
 
 
-class SpeechStream(Iterator[Frame]):
+class FrameStream(Iterator[Frame]):
     """The frames of one stream; asking for one waits for the text that it needs.
 
     Args:
@@ -134,7 +134,7 @@ class Generator:
         voice: VoicePrompt | None = None,
         sampling: Sampling | None = None,
         max_frames: int | None = None,
-    ) -> SpeechStream:
+    ) -> FrameStream:
         """Each frame of one turn as it is made, until speech ends, is no speech any more, or `max_frames` are made.
 
         Args:
@@ -157,7 +157,7 @@ class Generator:
             max_frames=max_frames,
             sentences=False,
         )
-        return SpeechStream(self._batch(asked), asked)
+        return FrameStream(self._batch(asked), asked)
 
     def narrate(
         self,
@@ -168,7 +168,7 @@ class Generator:
         voice: VoicePrompt | None = None,
         sampling: Sampling | None = None,
         turns: int | None = None,
-    ) -> SpeechStream:
+    ) -> FrameStream:
         """A text of any length, whole or in parts as they come, spoken sentence by sentence as one sound.
 
         Args:
@@ -192,7 +192,7 @@ class Generator:
             sampling=sampling or self.sampling,
             turns=turns,
         )
-        return SpeechStream(self._batch(asked), asked, parts)
+        return FrameStream(self._batch(asked), asked, parts)
 
     def speak(
         self,
@@ -219,7 +219,7 @@ class Generator:
         )
 
 
-def speech_of(stream: SpeechStream) -> Speech:
+def speech_of(stream: FrameStream) -> Speech:
     """All of a stream."""
     frames = list(stream)
     assert stream.reason is not None
