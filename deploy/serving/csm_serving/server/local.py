@@ -8,7 +8,7 @@ from pathlib import Path
 
 from csm_model.bundle import load_bundle
 from csm_model.inference.batch import SpeechBatch
-from csm_model.inference.generator import SpokenFrames as Narrated
+from csm_model.inference.generator import SpokenFrames
 from csm_model.inference.prefixes import PrefixCache
 from csm_serving.client.speech import SpeechService, SpeechStream
 from csm_serving.server.source import RequestReader
@@ -44,7 +44,7 @@ class LocalSpeech(SpeechService):
         utterance = replace(asked.utterance, more=parts is not None)
         guided = utterance.sampling.guidance != 1.0
         batch = SpeechBatch(self._bundle, slots=1, guided=guided, prefixes=PrefixCache(0))
-        stream = Narrated(batch, utterance, parts or ())
+        stream = SpokenFrames(batch, utterance, parts or ())
         for frame in stream:
             yield asked.chunk(frame)
         assert stream.reason is not None
