@@ -75,13 +75,7 @@ def test_a_long_file_says_why() -> None:
 
 
 NAMED_TWICE: Mapping[str, str] = {
-    "Frame": "what a step makes, and what leaves the batch; the second holds the first's codes",
-    "Job": "a step to be done, a training to be planned, a stream in the scheduler: rooms that do not meet",
-    "Reading": "what training sees of a row, and what a comb finds in a sound",
-    "Rows": "slots of a step of the codec, and keys and values of a prompt",
-    "Speech": "what a corpus is like to the planner, and what the generator made",
     "Storage": "objects of a storage, the part of it that training sees, bytes of a plan, and its place in a profile",
-    "Turn": "of a conversation on the wire, and the next piece of a narration",
     "_Layer": "private to two networks",
     "_Part": "private to two files of a profile: pieces of a pod's spec take numbers for words, the profile does not",
 }
