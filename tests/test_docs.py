@@ -11,10 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = docs.pages_of(ROOT)
-MADE = {
-    "docs/settings.md",
-    "docs/steps.md",
-    *(page for page in PAGES if page.startswith("charts/") and page.endswith("README.md")),
+MADE = {"docs/settings.md", "docs/steps.md"} | {
+    page for page in PAGES if page.startswith("charts/") and page.endswith("README.md")
 }
 """Pages made of other files, whose long lines are those files' own sentences."""
 LONGEST = 120

@@ -14,7 +14,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 FILES = sorted(path for path in TESTS.rglob("*.py") if path != Path(__file__).resolve())
-CLOCKS = {"sleep", "monotonic", "perf_counter", "process_time", "monotonic_ns", "perf_counter_ns"}
+CLOCKS = {"sleep", "monotonic", "perf_counter", "process_time", "monotonic_ns", "perf_counter_ns", "Timer"}
 MAY = {
     "support/waiting.py": "waits for all others",
     "support/kubelet.py": "plays a kubelet, whose grace periods are seconds",
@@ -39,8 +39,9 @@ def clocks_read(tree: ast.AST) -> list[str]:
             nothing = bool(node.args) and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
             if name in CLOCKS and not nothing:
                 found.append(f"{node.lineno}: {name}")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\btime\.\w*\(", node.value):
-            found += [f"{node.lineno}: {name}" for name in re.findall(r"time\.(\w+)\(", node.value) if name in CLOCKS]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            called = re.findall(r"(?:time|threading)\.(\w+)\(", node.value)
+            found += [f"{node.lineno}: {name}" for name in called if name in CLOCKS]
     return found
 
 

@@ -1,7 +1,8 @@
 """What each test file costs, as a share of the whole: `tests/costs.json`, made from what a run of the tests recorded.
 
-`tools/test_costs.py RESULT.xml...` writes the table from pytest's JUnit files; `--check` compares instead. A file that
-is missing is an error; one whose share is far from the table is told in a line. Shares, never seconds: machines differ.
+`tools/test_costs.py RESULT.xml...` writes the table from pytest's JUnit files; without any it adds new files with a
+guess, drops those that are gone, and leaves the others as they are. `--check` compares instead: a file that is missing
+is an error, one whose share is far from the table is told in a line. Shares, never seconds: machines differ.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TABLE: Final = ROOT / "tests" / "costs.json"
+GUESS: Final = 1.0
+"""Thousandths of a file of which no run is recorded yet."""
 FAR: Final = 4.0
 """A share that is so many times the table's, or as small a part of it, is far from it..."""
 NOTABLE: Final = 10.0
@@ -52,9 +55,25 @@ def read_table() -> dict[str, float]:
     return table
 
 
+def all_files() -> set[str]:
+    """Every test file, from `tests` on."""
+    return {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def merged(seconds: Mapping[str, float], table: Mapping[str, float]) -> dict[str, float]:
+    """A table of all test files: what a run shows of some, and the old table or a guess of the others."""
+    there = all_files()
+    known = {file: share for file, share in table.items() if file in there}
+    if not seconds:
+        return known | dict.fromkeys(sorted(there - known.keys()), GUESS)
+    scale = sum(known.get(file, GUESS) for file in seconds) / (sum(seconds.values()) or 1.0)
+    shown = {file: scale * seconds[file] for file in seconds if file in there}
+    return thousandths({file: shown.get(file, known.get(file, GUESS)) for file in there})
+
+
 def missing(files: Iterable[str], table: Mapping[str, float]) -> list[str]:
     """One line for each file that the table lacks, and for each that is only in the table."""
-    there = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    there = all_files()
     lost = [f"{file}: not in tests/costs.json" for file in sorted(set(files) - set(table))]
     return lost + [f"{file}: in tests/costs.json, and nowhere else" for file in sorted(set(table) - there)]
 
@@ -77,14 +96,13 @@ def far_off(seconds: Mapping[str, float], table: Mapping[str, float]) -> list[st
 def main() -> int:
     """Runs from the command line; 1 where `--check` finds a file that is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", type=Path, help="JUnit files of a run")
+    parser.add_argument("results", nargs="*", type=Path, help="JUnit files of a run")
     parser.add_argument("--check", action="store_true", help="compare with the table, and write nothing")
     given = parser.parse_args()
     seconds = seconds_by_file(given.results)
     if not given.check:
-        kept = {file: share for file, share in (read_table() if TABLE.exists() else {}).items() if file not in seconds}
         note = "Shares of the tests' whole time, in thousandths: tools/test_costs.py."
-        text = json.dumps({"what": note, "thousandths": thousandths(seconds) | kept}, indent=1)
+        text = json.dumps({"what": note, "thousandths": merged(seconds, read_table())}, indent=1)
         TABLE.write_text(text + "\n", encoding="utf-8")
         return 0
     table = read_table()

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from csm_model.config import RopeScaling, TransformerConfig
 
@@ -225,6 +226,11 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+def attended(attend: Attend, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """See `Attend.__call__`."""
+    return attend(layer, q, k, v)
+
+
 class Attention(nn.Module):
     """Grouped-query attention."""
 
@@ -235,12 +241,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.dim, config.kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, config.kv_heads * self.head_dim, bias=False)
         self.output_proj = nn.Linear(config.heads * self.head_dim, config.dim, bias=False)
+        self.attended: Callable[[Attend, int, Tensor, Tensor, Tensor], Tensor] = attended
+        """Calls the `Attend`; torch.compile may be kept out of it."""
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, layer: int) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""
         q = rotate(self._split(self.q_proj(x)), angles)
         k = rotate(self._split(self.k_proj(x)), angles)
-        out = attend(layer, q, k, self._split(self.v_proj(x)))
+        out = self.attended(attend, layer, q, k, self._split(self.v_proj(x)))
         return self.output_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
@@ -271,9 +279,16 @@ class Block(nn.Module):
         self.sa_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputed = False
+        """Whether its activations are not kept for the backward pass, but computed again in it."""
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, layer: int) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`."""
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(self._passed, x, angles, attend, layer, use_reentrant=False)  # type: ignore[no-any-return]
+        return self._passed(x, angles, attend, layer)
+
+    def _passed(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend, layer: int) -> Tensor:
         x = x + self.dropout(self.attn(self.sa_norm(x), angles, attend, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 

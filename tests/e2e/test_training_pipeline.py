@@ -39,7 +39,7 @@ from csm_pipelines.tiny import random_codec
 pytestmark = pytest.mark.timeout(1500)
 KILLED = "00001-of-00003"
 NODE_THAT_GOES_AWAY = f"""
-import os, pathlib, re, signal, sys, threading
+import os, pathlib, re, signal, sys
 home = pathlib.Path(os.environ["STORY"])
 if "--kubeflow" in sys.argv:
     step = sys.argv[sys.argv.index("--kubeflow") - 1]
@@ -48,9 +48,13 @@ if "--kubeflow" in sys.argv:
         file.write(step + (" " + shard[0] if shard else "") + "\\n")
     if step == "ingest-shard" and shard[0] == "{KILLED}" and not (home / "killed").exists():
         (home / "killed").touch()
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        def goes_away(event, given):
+            if event == "os.rename" and str(given[1]).startswith(str(home)):
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(goes_away)
 """
-"""What Python runs first in each process of a step: it notes what begins, and kills one process of one shard, once."""
+"""What Python runs first in each process of a step: it notes what begins, and kills one process of one shard, once,
+where it is about to commit its first file."""
 
 
 @dataclass(frozen=True, kw_only=True)

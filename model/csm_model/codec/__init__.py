@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from csm_model.codec.base import AudioCodec, SlotDecoder, StreamingDecoder
-from csm_model.codec.rvq import RvqCodec, RvqConfig
+from csm_model.codec.rvq import RvqCodec
+from csm_model.codec.rvq_network import RvqConfig
 from csm_model.errors import ArtifactError
 from csm_model.files import read_json
 

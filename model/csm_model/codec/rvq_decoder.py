@@ -1,8 +1,8 @@
 """The RVQ codec's decoder, frame by frame, for many streams at once.
 
-The same function as `rvq.Decoder`, which is trained. Every layer here gives a stream's rows the same bits whatever
-stands beside them, and a frame is the same operations whether it comes alone or with others: so a stream equals its
-whole decode.
+The same function as `rvq_network.Decoder`, which is trained. Every layer here gives a stream's rows the same bits
+whatever stands beside them, and a frame is the same operations whether it comes alone or with others: so a stream
+equals its whole decode.
 
 Shapes: M streams stepped together, K codebooks, L steps (100 Hz), C channels, D latent dim.
 """
@@ -10,8 +10,7 @@ Shapes: M streams stepped together, K codebooks, L steps (100 Hz), C channels, D
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +18,12 @@ from torch import Tensor
 
 from csm_model.codec.blocks import KERNEL, CausalStack, ConvNeXtBlock
 from csm_model.codec.loops import loops
+from csm_model.codec.rvq_network import Decoder
 from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, rows_of
 from csm_model.codec.source import Controls, SourceState
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.kernels.affine import Affine
 from csm_model.kernels.machine import kernels_for
-
-if TYPE_CHECKING:
-    from csm_model.codec.rvq import Decoder, RvqCodec
 
 
 class _Block:
@@ -64,7 +61,7 @@ class _Block:
 
 
 class _Weights:
-    """The decoder's layers as they are at one time, packed; no stream."""
+    """The decoder's layers as they are at one time, laid out for the kernels; no stream."""
 
     def __init__(self, decoder: Decoder) -> None:
         source = decoder.source
@@ -80,27 +77,30 @@ class _Weights:
         self.source = source  # of which only what is never trained is used
 
 
-_packed: weakref.WeakKeyDictionary[Decoder, tuple[list[tuple[int, int]], _Weights]] = weakref.WeakKeyDictionary()
-"""The weights packed last, and the versions of what they were packed from."""
+_laid_out: weakref.WeakKeyDictionary[Decoder, tuple[list[tuple[int, int]], _Weights]] = weakref.WeakKeyDictionary()
+"""The weights laid out last, and the versions of what they were made from."""
 
 
 def _weights_of(decoder: Decoder) -> _Weights:
-    """Packed once, and again where the decoder has been trained or loaded since."""
+    """Laid out once, and again where the decoder has been trained or loaded since."""
     parameters = list(decoder.parameters())
     versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in parameters]
-    known = _packed.get(decoder)
+    known = _laid_out.get(decoder)
     if known is None or known[0] != versions:
-        known = _packed[decoder] = versions, _Weights(decoder)
+        known = _laid_out[decoder] = versions, _Weights(decoder)
     return known[1]
 
 
 class RvqSlotDecoder:
-    """A `SlotDecoder` over an `RvqCodec`, with its weights as they were when it was made."""
+    """A `SlotDecoder` over the decoder of an `RvqCodec`, with its weights as they were when it was made.
 
-    def __init__(self, codec: RvqCodec, slots: int) -> None:
-        self._codec = codec
+    `latents` turns codes `[M, k, T]` into latents `[M, T, D]`; `InputError` for codes that are none.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int, *, latents: Callable[[Tensor], Tensor]) -> None:
+        self._latents = latents
         self._slots = checked_room(slots)
-        self._weights = _weights_of(codec.decoder)
+        self._weights = _weights_of(decoder)
         self._coarse = [block.past(slots) for block in self._weights.coarse]
         self._fine = [block.past(slots) for block in self._weights.fine]
         self._state = self._weights.source.initial_state(slots)
@@ -122,7 +122,7 @@ class RvqSlotDecoder:
     @torch.inference_mode()
     def step(self, codes: Tensor, slots: Sequence[int]) -> Tensor:
         """Codes `[M, k, t]` of M different slots to sound `[M, 1, t * 1920]`; k may be less than K."""
-        latent = self._codec.quantizer.decode(self._codec.checked(codes))
+        latent = self._latents(codes)
         rows = rows_of(slots, len(codes), self._slots, latent.device)
         sound = latent.new_empty(len(codes), 1, codes.shape[2] * FRAME_SAMPLES)
         for frame in range(codes.shape[2]):

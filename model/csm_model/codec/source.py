@@ -154,7 +154,8 @@ def _in_loops(*tensors: Tensor) -> bool:
 
 
 def _inverse(spectra: Tensor) -> Tensor:
-    return torch.fft.irfft(spectra, n=WINDOW)
+    sound: Tensor = torch.fft.irfft(spectra, n=WINDOW)
+    return sound
 
 
 def each(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from csm_model.codec.discriminator import Discriminators, discriminator_loss, generator_losses
 from csm_model.codec.losses import SpectralLoss
 from csm_model.codec.pitch import track_pitch
-from csm_model.codec.rvq import RvqCodec, RvqConfig
+from csm_model.codec.rvq import RvqCodec
+from csm_model.codec.rvq_network import RvqConfig
 from csm_model.codec.source import DELAY
 from csm_model.errors import InputError
 from csm_model.files import atomic_path

@@ -79,7 +79,6 @@ class SpeechBatch:
         prefill_rows: rows of a prompt that `prefill` reads at once.
         prefixes: keeps voice prompts that were read; by default, `PREFIX_BYTES` of them.
         guided: whether streams may ask for guidance, which takes a second cache.
-        compiled: see `FrameDecoder`.
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class SpeechBatch:
         prefill_rows: int = PREFILL_ROWS,
         prefixes: PrefixCache | None = None,
         guided: bool = True,
-        compiled: bool = False,
     ) -> None:
         for name, value in (("slots", slots), ("prefill_rows", prefill_rows)):
             if value < 1:
@@ -103,7 +101,7 @@ class SpeechBatch:
         self.prefixes = PrefixCache(PREFIX_BYTES) if prefixes is None else prefixes
         self._prefill_rows = prefill_rows
         most = rows or bundle.model.config.max_rows
-        self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided, compiled=compiled)
+        self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided)
         self._codec = bundle.codec.slot_decoder(slots)
         self._marker = marker
         self._silence: Tensor | None = None

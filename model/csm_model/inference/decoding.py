@@ -12,7 +12,7 @@ T rows, K codebooks, V audio vocabulary, D backbone dim. Source: SesameAILabs/cs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,11 +101,9 @@ class FrameDecoder:
         slots: S, sequences at once.
         rows: the most rows of a sequence, prompt and speech together.
         guided: whether sequences may ask for guidance, which takes a second cache.
-        compiled: run the steps through torch.compile, with the weights frozen into it on a CPU
-            (`csm_model.inference.compiling`).
     """
 
-    def __init__(self, model: CsmModel, *, slots: int, rows: int, guided: bool = True, compiled: bool = False) -> None:
+    def __init__(self, model: CsmModel, *, slots: int, rows: int, guided: bool = True) -> None:
         assert rows <= model.config.max_rows, (rows, model.config.max_rows)
         weight = model.audio_embeddings.weight
         config, device = model.config, weight.device
@@ -130,12 +128,6 @@ class FrameDecoder:
         self._sampling = [Sampling()] * slots
         self._held = [0] * slots
         self._frames = [0] * slots
-        self._backbone: Callable[..., Tensor] = model.backbone
-        self._depth: Callable[..., Tensor] = model.decoder
-        if compiled:
-            from csm_model.inference.compiling import compiled_step
-
-            self._backbone, self._depth = compiled_step(model.backbone), compiled_step(model.decoder)
 
     @property
     def rows(self) -> int:
@@ -252,7 +244,7 @@ class FrameDecoder:
     def _feed(self, sequences: Tensor, codes: Tensor, most: int) -> None:
         rows, _ = audio_rows(codes.T, self.config, close=False)  # [R, K + 1]: here an item stands where a frame does
         embedded = self.model.embed_rows(rows[:, None], self._audio_only.expand(len(rows), -1, -1))
-        self._state[sequences] = self._backbone(embedded, self._at(sequences, most))[:, -1]
+        self._state[sequences] = self.model.backbone(embedded, self._at(sequences, most))[:, -1]
 
     def _draw(self, step: _Step) -> Frame:
         """Codes of the frame that the states predict."""
@@ -271,7 +263,7 @@ class FrameDecoder:
         depth = self._depth_cache.at(self._numbers[:batch])
         entering = torch.stack([state, model.embed_code(codes[0], 0)], dim=1)
         for book in range(1, books):
-            out = self._depth(model.projection(entering), depth)[:, -1]
+            out = model.decoder(model.projection(entering), depth)[:, -1]
             logits = model.code_logits(out, book)
             codes.append(self._sample(logits, self._banned, step, book, self._depth_temperature))
             entering = model.embed_code(codes[-1], book)[:, None]

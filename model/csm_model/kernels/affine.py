@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csm_model.kernels.code import ARGUMENTS, FLOATS, WORDS, Code, constant, floats
+from csm_model.kernels.code import ARGUMENTS, FLOATS, WORDS, Code, constant, floats, words
 from csm_model.kernels.linear import pack_words
 from csm_model.kernels.machine import Machine, compile_kernel, kernels_for, runner, this_machine
 from csm_model.kernels.products import AHEAD, CHANNELS, TILES, UNROLL
@@ -40,7 +40,7 @@ _TOGETHER = 96
 """Rows of such a part."""
 
 
-class Plan(IntEnum):
+class AffinePlan(IntEnum):
     """Words of what the kernel reads."""
 
     WEIGHTS = 0
@@ -78,16 +78,15 @@ def affine_ir(after: After, machine: Machine) -> str:
     for count in range(1, most + 1):
         _block(code, after, count)
     code.begin(f"void @affine({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = {field: code.argument(field) for field in Plan}
+    plan, field = code.plan(AffinePlan), AffinePlan
     x, out, weights, bias, plus = (
-        code.pointer(value) for value in ("%x_", "%out_", plan[Plan.WEIGHTS], plan[Plan.BIAS], plan[Plan.PLUS])
+        code.pointer(value) for value in ("%x_", "%out_", plan[field.WEIGHTS], plan[field.BIAS], plan[field.PLUS])
     )
-    group_bytes = code.times(plan[Plan.TURNS], UNROLL * CHANNELS * 4)
+    group_bytes = code.times(plan[field.TURNS], UNROLL * CHANNELS * 4)
     with code.loop("%begin", "%end") as item:
-        part, group = (code.let(f"{how} i64 {item}, {plan[Plan.GROUPS]}") for how in ("sdiv", "srem"))
-        first = code.times(part, plan[Plan.PART])
-        last = code.least(code.plus(first, plan[Plan.PART]), "%rows")
+        part, group = (code.let(f"{how} i64 {item}, {plan[field.GROUPS]}") for how in ("sdiv", "srem"))
+        first = code.times(part, plan[field.PART])
+        last = code.least(code.plus(first, plan[field.PART]), "%rows")
         here, channel = code.at(weights, code.times(group, group_bytes)), code.times(group, CHANNELS * 4)
         whole = code.let(f"sdiv i64 {code.let(f'sub i64 {last}, {first}')}, {most}")
         rest = code.plus(first, code.times(whole, most))
@@ -114,7 +113,8 @@ def _block(code: Code, after: After, rows: int) -> None:
     places = list(itertools.product(range(rows), range(TILES)))
     code.begin(f"internal void @block{rows}(ptr %plan, ptr %w, ptr %x, ptr %bias, ptr %out, ptr %plus, i64 %row)")
     turns, each, step, sequence, out = (
-        code.argument(field) for field in (Plan.TURNS, Plan.EACH, Plan.STEP, Plan.SEQUENCE, Plan.OUT)
+        code.argument(word)
+        for word in (AffinePlan.TURNS, AffinePlan.EACH, AffinePlan.STEP, AffinePlan.SEQUENCE, AffinePlan.OUT)
     )
     xs = _row_places(code, rows, each, step, sequence)
     names = {place: f"{place[0]}_{place[1]}" for place in places}
@@ -261,16 +261,24 @@ class Affine:
         small = self._weight.numel() * 4 <= _SMALL
         part = _TOGETHER if small else rows
         groups = width // CHANNELS
-        plan = np.zeros(len(Plan), np.int64)
-        plan[Plan.WEIGHTS], plan[Plan.BIAS] = self._weight.data_ptr(), self._bias.data_ptr()
-        plan[Plan.PLUS] = 0 if plus is None else plus.data_ptr()
-        plan[Plan.TURNS] = self._weight.numel() // width // UNROLL
-        plan[Plan.EACH], plan[Plan.STEP], plan[Plan.SEQUENCE] = each, 4 * step, 4 * x.stride(0)
-        plan[Plan.OUT], plan[Plan.GROUPS], plan[Plan.PART] = 4 * width, groups, part
+        plan = words(
+            AffinePlan,
+            weights=self._weight.data_ptr(),
+            bias=self._bias.data_ptr(),
+            plus=0 if plus is None else plus.data_ptr(),
+            turns=self._weight.numel() // width // UNROLL,
+            each=each,
+            step=4 * step,
+            sequence=4 * x.stride(0),
+            out=4 * width,
+            groups=groups,
+            part=part,
+        )
+        read = np.array(plan, np.int64)
         items = groups * -(-rows // part)
         threads = 1 if rows * self._weight.numel() < _SPLIT else min(items, torch.get_num_threads())
         kernel = self._kernel if plus is None else self._adding
-        self._run(0, kernel, plan.ctypes.data, x.data_ptr(), 0, out.data_ptr(), rows, items, threads)
+        self._run(0, kernel, read.ctypes.data, x.data_ptr(), 0, out.data_ptr(), rows, items, threads)
 
     def _by_torch(self, rows: Tensor, plus: Tensor | None) -> Tensor:
         y = F.linear(rows, self._weight, self._bias)

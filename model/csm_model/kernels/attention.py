@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from csm_model.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, constant, floats
+from csm_model.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, constant, floats, words
 from csm_model.kernels.machine import Machine, compile_kernel, runner, this_machine
 
 _ALONE = 1 << 18
@@ -24,6 +25,44 @@ _ALONE = 1 << 18
 _HELD = 16
 """Vectors of sums that are held in registers."""
 _LEAST, _ZERO = constant("float", "0xFFF0000000000000"), "zeroinitializer"
+
+
+class AttentionPlan(IntEnum):
+    """Words of what the kernel reads. Sequences, heads and rows of q are apart by their own strides, so are out's."""
+
+    Q_SEQUENCE = 0
+    """Bytes from one sequence of q to the next, apart from those of `Q_SEQUENCE_ROW`."""
+    Q_HEAD = 1
+    Q_ROW = 2
+    KEYS = 3
+    """Address."""
+    VALUES = 4
+    """Address."""
+    SLOT = 5
+    """Bytes of keys, and of values, from one slot to the next."""
+    GROUP = 6
+    """The same from one key-value head to the next."""
+    PLACE = 7
+    """The same from one row of a cache to the next."""
+    SLOTS = 8
+    """Address: int64 `[M]`, which slot each sequence is."""
+    LENGTHS = 9
+    """Address: int64 `[S]`, rows of each slot before the new ones."""
+    OUT_SEQUENCE = 10
+    """Bytes from one sequence of out to the next, apart from those of `OUT_SEQUENCE_ROW`."""
+    OUT_HEAD = 11
+    OUT_ROW = 12
+    GROUPS = 13
+    """G."""
+    SCORES = 14
+    """Floats that the scores of a query may take: L, rounded up to whole vectors."""
+    Q_SEQUENCE_ROW = 15
+    """Bytes from one sequence of q to the next for each of its T rows: where sequences lie end to end, T is not known
+    when the plan is made."""
+    OUT_SEQUENCE_ROW = 16
+    """The same of out."""
+    MOST = 17
+    """L."""
 
 
 @functools.cache
@@ -52,18 +91,32 @@ def attend_slots(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths
         q = q.contiguous()
     out = torch.empty(sequences, rows, heads, head, dtype=q.dtype)
     small = q.element_size()
-    q_strides = [q.stride(axis) * small for axis in (0, 1, 2)]
-    strides = [keys.stride(axis) * keys.element_size() for axis in (0, 1, 2)]
-    outs = [rows * heads * head * small, head * small, heads * head * small]
-    plan = np.array(
-        [*q_strides, keys.data_ptr(), values.data_ptr(), *strides, slots.data_ptr(), lengths.data_ptr(), *outs, groups,
-         most + -most % LANES, 0, 0, most],
-        np.int64,
-    )  # fmt: skip
+    plan = words(
+        AttentionPlan,
+        q_sequence=q.stride(0) * small,
+        q_head=q.stride(1) * small,
+        q_row=q.stride(2) * small,
+        keys=keys.data_ptr(),
+        values=values.data_ptr(),
+        slot=keys.stride(0) * keys.element_size(),
+        group=keys.stride(1) * keys.element_size(),
+        place=keys.stride(2) * keys.element_size(),
+        slots=slots.data_ptr(),
+        lengths=lengths.data_ptr(),
+        out_sequence=rows * heads * head * small,
+        out_head=head * small,
+        out_row=heads * head * small,
+        groups=groups,
+        scores=most + -most % LANES,
+        q_sequence_row=0,
+        out_sequence_row=0,
+        most=most,
+    )
+    read = np.array(plan, np.int64)
     kernel = attention(head, heads // groups, _name(q), _name(keys), this_machine())
     parts = 1 if sequences * groups * most * head * rows < _ALONE else torch.get_num_threads()
     runner()(
-        0, kernel, plan.ctypes.data, q.data_ptr(), 0, out.data_ptr(), rows, sequences * groups, parts
+        0, kernel, read.ctypes.data, q.data_ptr(), 0, out.data_ptr(), rows, sequences * groups, parts
     )  # fmt: skip
     return out.transpose(1, 2)
 
@@ -74,41 +127,42 @@ def _name(x: Tensor) -> Activation:
 
 
 def attention_ir(head: int, shared: int, activation: Activation, cache: Activation) -> str:
-    """The module of `attention`: items are sequence * G + key-value head; `rows` is T.
-
-    The plan: 0-2 bytes from one q to the next of M, N, T; 3 keys; 4 values; 5-7 bytes from one to the next of S, G, L;
-    8 slots; 9 lengths; 10-12 bytes of out as of q; 13 G; 14 floats that the scores of a query may take; 15-16 bytes
-    from one sequence to the next of q and out for each of its T rows, over those of 0 and 10; 17 L.
-    """
+    """The module of `attention`: items are sequence * G + key-value head; `rows` is T."""
+    field = AttentionPlan
     code = Code()
     code.begin(f"void @attention({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = [code.argument(place) for place in range(18)]
-    x, out, keys, values, slots, lengths = (
-        code.pointer(value) for value in ("%x_", "%out_", plan[3], plan[4], plan[8], plan[9])
+    plan = code.plan(field)
+    x, out = code.pointer("%x_"), code.pointer("%out_")
+    keys, values, slots, lengths = (
+        code.pointer(plan[address]) for address in (field.KEYS, field.VALUES, field.SLOTS, field.LENGTHS)
     )
-    scores = code.let(f"alloca float, i64 {code.times(plan[14], shared)}, align 64")
-    work = _Heads(code, shared, head, cache, stride=plan[7], scores=scores, room=plan[14])
-    apart = [code.plus(plan[own], code.times("%rows", plan[each])) for own, each in ((0, 15), (10, 16))]
+    scores = code.let(f"alloca float, i64 {code.times(plan[field.SCORES], shared)}, align 64")
+    work = _Heads(code, shared, head, cache, stride=plan[field.PLACE], scores=scores, room=plan[field.SCORES])
+    apart = [
+        code.plus(plan[own], code.times("%rows", plan[each]))
+        for own, each in ((field.Q_SEQUENCE, field.Q_SEQUENCE_ROW), (field.OUT_SEQUENCE, field.OUT_SEQUENCE_ROW))
+    ]
     with code.loop("%begin", "%end") as item:
-        sequence, group = code.let(f"sdiv i64 {item}, {plan[13]}"), code.let(f"srem i64 {item}, {plan[13]}")
+        sequence, group = (code.let(f"{how} i64 {item}, {plan[field.GROUPS]}") for how in ("sdiv", "srem"))
         slot = code.load("i64", slots, code.times(sequence, 8), 8)
         held = code.load("i64", lengths, code.times(slot, 8), 8)
-        offset = code.plus(code.times(slot, plan[5]), code.times(group, plan[6]))
+        offset = code.plus(code.times(slot, plan[field.SLOT]), code.times(group, plan[field.GROUP]))
         key, value = code.at(keys, offset), code.at(values, offset)
         first = code.times(group, shared)
-        mine = code.at(x, code.plus(code.times(sequence, apart[0]), code.times(first, plan[1])))
-        its = code.at(out, code.plus(code.times(sequence, apart[1]), code.times(first, plan[11])))
+        mine = code.at(x, code.plus(code.times(sequence, apart[0]), code.times(first, plan[field.Q_HEAD])))
+        its = code.at(out, code.plus(code.times(sequence, apart[1]), code.times(first, plan[field.OUT_HEAD])))
         with code.loop("0", "%rows") as row:
-            count = code.least(code.plus(code.plus(held, row), 1), plan[17])
-            read, written = code.at(mine, code.times(row, plan[2])), code.at(its, code.times(row, plan[12]))
-            work.score([code.at(read, code.times(plan[1], query)) for query in range(shared)], activation, key, count)
+            count = code.least(code.plus(code.plus(held, row), 1), plan[field.MOST])
+            read = code.at(mine, code.times(row, plan[field.Q_ROW]))
+            written = code.at(its, code.times(row, plan[field.OUT_ROW]))
+            queries = [code.at(read, code.times(plan[field.Q_HEAD], query)) for query in range(shared)]
+            work.score(queries, activation, key, count)
             inverses = [work.soften(query, count) for query in range(shared)]
             step = max(1, _HELD // work.width)
             for begin in range(0, shared, step):
                 chosen = range(begin, min(shared, begin + step))
                 for (query, part), total in work.weigh(chosen, value, count).items():
-                    there = code.at(written, code.times(plan[11], query))
+                    there = code.at(written, code.times(plan[field.OUT_HEAD], query))
                     code.store_row(
                         code.real("fmul", total, inverses[query]),
                         code.at(there, part * LANES * (4 if activation == "fp32" else 2)),

@@ -6,10 +6,13 @@ import contextlib
 import itertools
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from enum import IntEnum
+from typing import Literal, TypeVar
 
 Activation = Literal["fp32", "bf16"]
 """Dtype of rows that go in and out."""
+Field = TypeVar("Field", bound=IntEnum)
+"""A word of a kernel's plan: an int64 at a place that its writer and the kernel both know by name."""
 LANES = 16
 FLOATS, WORDS = "<16 x float>", "<16 x i32>"
 MAGIC = 1.5 * 2**23
@@ -45,6 +48,13 @@ def constant(kind: str, value: object) -> str:
 def floats(value: float) -> str:
     """16 times a float."""
     return constant("float", hexadecimal(value))
+
+
+def words(fields: type[IntEnum], **values: int) -> list[int]:
+    """A plan: one value for each field, by its name in lower case."""
+    named = {field.name.lower(): field for field in fields}
+    assert values.keys() == named.keys(), values.keys() ^ named.keys()
+    return [values[name] for name, _ in sorted(named.items(), key=lambda item: item[1])]
 
 
 class Code:
@@ -123,9 +133,14 @@ class Code:
         """Sets what the loop at hand carries into the next turn."""
         self._next.update(values)
 
-    def argument(self, place: int) -> str:
-        """A word of the plan."""
-        return self.load("i64", "%plan", 8 * place, 8)
+    def argument(self, field: IntEnum) -> str:
+        """A word of the plan at `%plan`."""
+        return self.load("i64", "%plan", 8 * field, 8)
+
+    def plan(self, fields: type[Field]) -> dict[Field, str]:
+        """All words of the plan that the kernel was given."""
+        self.do("%plan = inttoptr i64 %plan_ to ptr")
+        return {field: self.argument(field) for field in fields}
 
     def pointer(self, address: str) -> str:
         """An address as a pointer."""

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm_model.kernels.code import LANES
+from csm_model.kernels.code import LANES, words
 from csm_model.kernels.machine import Machine, runner, this_machine
-from csm_model.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, product
+from csm_model.kernels.products import CHANNELS, GROUP, TILES, UNROLL, Kind, ProductPlan, product
 
 _STORED: dict[Kind, torch.dtype] = {
     "fp32": torch.float32,
@@ -25,8 +25,8 @@ _STORED: dict[Kind, torch.dtype] = {
 def pack_words(weight: Tensor) -> Tensor:
     """Weights `[N, K]` in the order that the kernels read: uint8, `[N / 32][words of K][2][16 channels][4 bytes]`."""
     rows, columns = weight.shape
-    words = columns * weight.element_size() // 4
-    parts = weight.contiguous().view(torch.int32).view(rows // CHANNELS, TILES, LANES, words)
+    count = columns * weight.element_size() // 4
+    parts = weight.contiguous().view(torch.int32).view(rows // CHANNELS, TILES, LANES, count)
     return parts.permute(0, 3, 1, 2).contiguous().view(torch.uint8).flatten()
 
 
@@ -39,8 +39,8 @@ def pack_int4(weight: Tensor, scale: Tensor) -> Tensor:
     groups = columns // GROUP
     halves = weight.view(rows, groups, 2, GROUP // 2)
     joined = (halves[:, :, 0] | halves[:, :, 1] << 4).contiguous().view(torch.int32)  # [N, groups, words]
-    words = joined.view(rows // CHANNELS, CHANNELS, groups, -1).permute(0, 2, 3, 1).contiguous()
-    parts = words.view(torch.uint8).view(rows // CHANNELS, groups, -1)
+    ordered = joined.view(rows // CHANNELS, CHANNELS, groups, -1).permute(0, 2, 3, 1).contiguous()
+    parts = ordered.view(torch.uint8).view(rows // CHANNELS, groups, -1)
     scales = scale.to(torch.bfloat16).view(rows // CHANNELS, CHANNELS, groups).transpose(1, 2).contiguous()
     return torch.cat([parts, scales.view(torch.uint8).view(rows // CHANNELS, groups, -1)], dim=2).flatten()
 
@@ -85,7 +85,9 @@ class PackedLinear(nn.Module):
             self._weight = pack_int4(weight, F.pad(scale, (0, 0, 0, rows)))
         elif kind == "int8":
             assert scale is not None
-            self._weight = pack_words(weight.view(torch.uint8) ^ 128)  # w + 128
+            # vpdpbusd multiplies bytes without sign by bytes with one: weights are stored as w + 128 (the top bit
+            # flipped), and `prepare` takes 128 times the sum of the inputs off again.
+            self._weight = pack_words(weight.view(torch.uint8) ^ 128)
             self._scales[: self.out_features] = scale
         else:
             self._weight = pack_words(weight)
@@ -109,8 +111,16 @@ class PackedLinear(nn.Module):
 
     def plan(self, *, given: int, out: int) -> list[int]:
         """What the kernel reads, for rows of x and of out that are so many bytes apart."""
-        stride = self.scratch or given
-        return [self._weight.data_ptr(), self._scales.data_ptr(), self._steps, stride, out, given, self._inputs]
+        return words(
+            ProductPlan,
+            weights=self._weight.data_ptr(),
+            scales=self._scales.data_ptr(),
+            steps=self._steps,
+            stride=self.scratch or given,
+            out=out,
+            given=given,
+            integers=self._inputs,
+        )
 
     def _point(self) -> None:
         size = self.dtype.itemsize
@@ -167,4 +177,6 @@ class JoinedLinear:
 
     def plan(self, *, given: int, out: int) -> list[int]:
         """See `PackedLinear.plan`."""
-        return [self._weight.data_ptr(), self._scales.data_ptr(), *self._first.plan(given=given, out=out)[2:]]
+        plan = self._first.plan(given=given, out=out)
+        plan[ProductPlan.WEIGHTS], plan[ProductPlan.SCALES] = self._weight.data_ptr(), self._scales.data_ptr()
+        return plan

@@ -180,7 +180,8 @@ def runner() -> Run:
             for part in numba.prange(parts):
                 call(kernel, plan, x, out, rows, items * part // parts, items * (part + 1) // parts)
 
-    return run
+    launch: Callable[[int, int, int, int, int, int, int, int, int], None] = run
+    return launch
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from csm_model.kernels.linear import PackedLinear
-from csm_model.kernels.machine import this_machine
+from csm_model.kernels.machine import kernels_for, this_machine
 from csm_model.kernels.products import Kind
 from csm_model.kernels.stack import PackedStack
 from csm_model.model import CsmModel
@@ -25,9 +25,13 @@ def packed(layer: nn.Linear | RoundedLinear) -> PackedLinear:
 def pack(model: CsmModel) -> CsmModel:
     """Replaces every product of a model on a CPU, float or rounded, by one that the kernels do, in place.
 
+    With `CSM_CPU_ISA=none` there are none, and the model stays as it is: torch does all the work.
+
     Each layer is let go of when its packed one is there, so that hardly more memory is needed than the model has. The
     model is then for speaking only, and has no weights of these layers to be saved.
     """
+    if not kernels_for(model.audio_embeddings.weight.device):
+        return model
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear | RoundedLinear):
             parent, _, last = name.rpartition(".")

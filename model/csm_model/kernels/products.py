@@ -6,12 +6,6 @@ vectors (32 channels) and up to eight rows are in hand at a time, each pair with
 
 The order of a row's sums depends on nothing but the kind and the machine: not on the number of rows, nor on a row's
 place among them. So a row comes out bitwise the same alone and in any company.
-
-What a kernel reads (`plan`, int64):
-
-| 0 | address of the weights | 1 | address of the channels' scales | 2 | steps along the inputs: words, or groups |
-| 3 | bytes from one row of x to the next, as the kernel reads it | 4 | bytes of out a row |
-| 5 | bytes of x a row, as the layer gets it | 6 | bytes of the integers of a row of x |
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from csm_model.kernels.code import (
@@ -55,6 +50,25 @@ _STEP_BYTES: dict[Kind, int] = {
 """Weights of 32 channels in one turn of the loop."""
 _DOT_BFLOAT16 = "declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)\n"
 _DOT_INT8 = "declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)\n"
+
+
+class ProductPlan(IntEnum):
+    """Words of what `product` and `prepare` read."""
+
+    WEIGHTS = 0
+    """Address of the weights."""
+    SCALES = 1
+    """Address of the channels' scales."""
+    STEPS = 2
+    """Steps along the inputs: `UNROLL` words, or a group."""
+    STRIDE = 3
+    """Bytes from one row of x to the next, as `product` reads it."""
+    OUT = 4
+    """Bytes from one row of out to the next."""
+    GIVEN = 5
+    """Bytes from one row of x to the next, as the layer gets it: what `prepare` reads."""
+    INTEGERS = 6
+    """Bytes of the integers of a row, after which stand its groups' scales and starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +205,8 @@ def _group_step(code: Code, sums: Sums, places: Places, held: Held, xs: list[str
     weights = code.at("%w", code.times(step, _STEP_BYTES[sums.kind]))
     rows = [code.at(x, code.times(step, GROUP)) for x in xs]
     tails = [code.at(code.at(x, "%tail"), code.times(step, 8)) for x in xs]
+    # Weights are stored as w + offset, without sign, as the instructions want them: a sum begins at -offset times the
+    # sum of the row's integers, which `prepare` has worked out.
     starts = [code.splat("i32", code.load("i32", tail, 4)) for tail in tails]
     names = {(row, tile): f"whole{row}_{tile}" for row, tile in places}
     first = {names[row, tile]: (WORDS, starts[row]) for row, tile in places}
@@ -227,15 +243,18 @@ def _group_step(code: Code, sums: Sums, places: Places, held: Held, xs: list[str
 
 def product_ir(kind: Kind, activation: Activation, machine: Machine) -> str:
     """The module of `product`: channels `32 * begin` to `32 * end` of all rows."""
-    most = 8 if machine.wide else 2
+    most = 8 if machine.wide else 2  # rows whose sums, two or four registers each, are held with their operands
     code = Code()
     for count in range(1, most + 1):
         _block(code, Sums(code, kind, machine), activation, count)
     code.begin(f"void @product({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    weights, scales, steps, stride, outs = (code.argument(place) for place in range(5))
-    tail = code.argument(6)
-    x, out, base, scale = (code.pointer(value) for value in ("%x_", "%out_", weights, scales))
+    plan = code.plan(ProductPlan)
+    steps, stride, outs, tail = (
+        plan[field] for field in (ProductPlan.STEPS, ProductPlan.STRIDE, ProductPlan.OUT, ProductPlan.INTEGERS)
+    )
+    x, out, base, scale = (
+        code.pointer(value) for value in ("%x_", "%out_", plan[ProductPlan.WEIGHTS], plan[ProductPlan.SCALES])
+    )
     size = code.times(steps, _STEP_BYTES[kind])
     whole, left = code.let(f"sdiv i64 %rows, {most}"), code.let(f"srem i64 %rows, {most}")
     with code.loop("%begin", "%end") as item:
@@ -272,8 +291,10 @@ def prepare_ir(activation: Activation, offset: int) -> str:
     code = Code()
     width = 4 if activation == "fp32" else 2
     code.begin(f"void @prepare({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    groups, stride, given, tail = (code.argument(place) for place in (2, 3, 5, 6))
+    plan = code.plan(ProductPlan)
+    groups, stride, given, tail = (
+        plan[field] for field in (ProductPlan.STEPS, ProductPlan.STRIDE, ProductPlan.GIVEN, ProductPlan.INTEGERS)
+    )
     x, out = code.pointer("%x_"), code.pointer("%out_")
     with code.loop("0", "%rows") as row:
         source, target = code.at(x, code.times(row, given)), code.at(out, code.times(row, stride))
@@ -299,6 +320,7 @@ def _integers(code: Code, values: list[str], there: str, offset: int) -> tuple[s
     inverse = code.let(f"select i1 {zero}, float 0.0, float {code.let(f'fdiv float 1.27e2, {top}')}")
     factor, total = code.splat("float", inverse), constant("i32", 0)
     for part, value in enumerate(values):
+        # Numbers around MAGIC are 1 apart: the addition rounds, and the integer is the sum's bits above MAGIC's.
         up = code.real("fadd", code.real("fmul", value, factor), floats(MAGIC))
         low = code.whole("sub", code.bits(up), MAGIC_BITS)
         code.store("<16 x i8>", code.let(f"trunc {WORDS} {low} to <16 x i8>"), code.at(there, part * LANES), 1)

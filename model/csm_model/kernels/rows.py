@@ -7,6 +7,7 @@ what is beyond the last column that counts stays 0.
 from __future__ import annotations
 
 import functools
+from enum import IntEnum
 
 from csm_model.kernels.code import ARGUMENTS, FLOATS, LANES, WORDS, Activation, Code, floats, hexadecimal
 from csm_model.kernels.machine import Machine, compile_kernel
@@ -18,22 +19,36 @@ def _size(activation: Activation) -> int:
     return LANES * (4 if activation == "fp32" else 2)
 
 
+class NormPlan(IntEnum):
+    """Words of what `norm` reads."""
+
+    ADDED = 0
+    """Address of what is added to x first."""
+    WEIGHT = 1
+    """Address: float32."""
+    X_ROW = 2
+    """Bytes from one row of x to the next."""
+    ADDED_ROW = 3
+    OUT_ROW = 4
+
+
 @functools.cache
 def norm(width: int, eps: float, activation: Activation, machine: Machine, *, add: bool) -> int:
     """Compiles RMSNorm of rows of `width`, a multiple of 16.
 
-    `out = norm(x) * weight`; with `add`, `x` first becomes `x` plus what is added. The plan: 0 what is added; 1 weight,
-    float32; 2-4 bytes of a row of x, of what is added, of out. Items are rows.
+    `out = norm(x) * weight`; with `add`, `x` first becomes `x` plus what is added. Items are rows.
     """
     code, size = Code(), _size(activation)
     code.begin(f"void @norm({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = [code.argument(place) for place in range(5)]
-    x, out, added, weight = (code.pointer(value) for value in ("%x_", "%out_", plan[0], plan[1]))
+    plan = code.plan(NormPlan)
+    x, out, added, weight = (
+        code.pointer(value) for value in ("%x_", "%out_", plan[NormPlan.ADDED], plan[NormPlan.WEIGHT])
+    )
     parts = str(width // LANES)
+    strides = [plan[field] for field in (NormPlan.X_ROW, NormPlan.ADDED_ROW, NormPlan.OUT_ROW)]
     with code.loop("%begin", "%end") as row:
         mine, more, written = (
-            code.at(base, code.times(row, stride)) for base, stride in ((x, plan[2]), (added, plan[3]), (out, plan[4]))
+            code.at(base, code.times(row, stride)) for base, stride in zip((x, added, out), strides, strict=True)
         )
         with code.loop("0", parts, {"sum": (FLOATS, _ZERO)}) as part:
             place = code.times(part, size)
@@ -55,21 +70,30 @@ def norm(width: int, eps: float, activation: Activation, machine: Machine, *, ad
     return compile_kernel(code.module(), "norm", machine)
 
 
+class GatePlan(IntEnum):
+    """Words of what `gate` reads."""
+
+    X_ROW = 0
+    """Bytes from one row of x to the next."""
+    OUT_ROW = 1
+    VECTORS = 2
+    """Vectors of a."""
+    SECOND = 3
+    """Bytes from a to b."""
+
+
 @functools.cache
 def gate(activation: Activation, machine: Machine) -> int:
-    """Compiles `out = silu(a) * b`, where a row of x is a, then b.
-
-    The plan: 0-1 bytes of a row of x and of out; 2 vectors of a; 3 bytes from a to b. Items are rows.
-    """
+    """Compiles `out = silu(a) * b`, where a row of x is a, then b. Items are rows."""
     code, size = Code(), _size(activation)
     code.begin(f"void @gate({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = [code.argument(place) for place in range(4)]
+    plan = code.plan(GatePlan)
     x, out = code.pointer("%x_"), code.pointer("%out_")
     with code.loop("%begin", "%end") as row:
-        first, written = code.at(x, code.times(row, plan[0])), code.at(out, code.times(row, plan[1]))
-        second = code.at(first, plan[3])
-        with code.loop("0", plan[2]) as part:
+        first = code.at(x, code.times(row, plan[GatePlan.X_ROW]))
+        written = code.at(out, code.times(row, plan[GatePlan.OUT_ROW]))
+        second = code.at(first, plan[GatePlan.SECOND])
+        with code.loop("0", plan[GatePlan.VECTORS]) as part:
             place = code.times(part, size)
             a, b = code.load_row(first, place, activation), code.load_row(second, place, activation)
             # Of whichever sign, the power is of a number below 0: silu(a) = a / (1 + e^-a) = a e^a / (1 + e^a).
@@ -86,21 +110,53 @@ def gate(activation: Activation, machine: Machine) -> int:
 _SIGN = "<" + ", ".join(["i32 -2147483648"] * LANES) + ">"
 
 
+class RotationPlan(IntEnum):
+    """Words of what `rotation` reads. A row of x is the queries, keys and values of one row."""
+
+    X_ROW = 0
+    """Bytes from one row of x to the next."""
+    X_KEYS = 1
+    """Bytes to a row's keys."""
+    X_VALUES = 2
+    COS = 3
+    """Address: float32 `[positions, H]`."""
+    SIN = 4
+    """Address, likewise; with the sign of what is added: - + - + ..."""
+    KEYS = 5
+    """Address of the cache's."""
+    VALUES = 6
+    SLOT = 7
+    """Bytes of the cache's from one slot to the next."""
+    GROUP = 8
+    """The same from one key-value head to the next."""
+    PLACE = 9
+    """The same from one row of a cache to the next."""
+    SLOTS = 10
+    """Address: int64 `[M]`."""
+    LENGTHS = 11
+    """Address: int64 `[S]`."""
+    HEADS = 12
+    """N."""
+    GROUPS = 13
+    """G."""
+    LAST = 14
+    """The last row that there is room for."""
+
+
 @functools.cache
 def rotation(head: int, activation: Activation, cache: Activation, machine: Machine) -> int:
     """Compiles the rotation of queries in place, and of keys on their way into the caches; values go there as they are.
 
-    A row of x is the queries, keys and values of one row. The plan: 0 bytes of a row of x; 1-2 bytes to its keys and
-    values; 3-4 cosines and signed sines, float32 `[positions, H]`; 5-6 keys and values; 7-9 bytes of theirs from one
-    slot, group and row to the next; 10 slots; 11 lengths; 12-13 heads N and G; 14 the last row that there is room for.
     `rows` is T; items are rows of all sequences.
     """
+    field = RotationPlan
     code = Code()
     code.begin(f"void @rotation({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    plan = [code.argument(place) for place in range(15)]
-    x, cos, sin, keys, values, slots, lengths = (
-        code.pointer(value) for value in ("%x_", plan[3], plan[4], plan[5], plan[6], plan[10], plan[11])
+    plan = code.plan(field)
+    x = code.pointer("%x_")
+    cos, sin, keys, values, slots, lengths = (
+        code.pointer(plan[address])
+        for address in (field.COS, field.SIN, field.KEYS, field.VALUES, field.SLOTS, field.LENGTHS)
     )
     own, kept = head * _size(activation) // LANES, _size(cache)
     swapped = "<" + ", ".join(f"i32 {lane ^ 1}" for lane in range(LANES)) + ">"
@@ -108,14 +164,14 @@ def rotation(head: int, activation: Activation, cache: Activation, machine: Mach
     with code.loop("%begin", "%end") as item:
         sequence, row = code.let(f"sdiv i64 {item}, %rows"), code.let(f"srem i64 {item}, %rows")
         slot = code.load("i64", slots, code.times(sequence, 8), 8)
-        position = code.least(code.plus(code.load("i64", lengths, code.times(slot, 8), 8), row), plan[14])
+        position = code.least(code.plus(code.load("i64", lengths, code.times(slot, 8), 8), row), plan[field.LAST])
         angle = code.times(position, 4 * head)
         turns = [
             tuple(code.load_row(code.at(table, angle), part * LANES * 4, "fp32", lanes) for table in (cos, sin))
             for part, lanes in enumerate(widths)
         ]
-        mine = code.at(x, code.times(item, plan[0]))
-        place = code.plus(code.times(slot, plan[7]), code.times(position, plan[9]))
+        mine = code.at(x, code.times(item, plan[field.X_ROW]))
+        place = code.plus(code.times(slot, plan[field.SLOT]), code.times(position, plan[field.PLACE]))
 
         def turned(where: str, part: int, lanes: int, angles: list[tuple[str, ...]] = turns) -> str:
             value = code.load_row(where, part * _size(activation), activation, lanes)
@@ -123,15 +179,16 @@ def rotation(head: int, activation: Activation, cache: Activation, machine: Mach
             cosine, sine = angles[part]
             return code.fma(value, cosine, code.real("fmul", other, sine))
 
-        with code.loop("0", plan[12]) as query:
+        with code.loop("0", plan[field.HEADS]) as query:
             where = code.at(mine, code.times(query, own))
             for part, lanes in enumerate(widths):
                 code.store_row(turned(where, part, lanes), code.at(where, part * _size(activation)), activation, lanes)
-        with code.loop("0", plan[13]) as group:
-            there = code.plus(place, code.times(group, plan[8]))
+        with code.loop("0", plan[field.GROUPS]) as group:
+            there = code.plus(place, code.times(group, plan[field.GROUP]))
             key, value = code.at(keys, there), code.at(values, there)
             mine_key, mine_value = (
-                code.at(code.at(mine, offset), code.times(group, own)) for offset in (plan[1], plan[2])
+                code.at(code.at(mine, plan[offset]), code.times(group, own))
+                for offset in (field.X_KEYS, field.X_VALUES)
             )
             for part, lanes in enumerate(widths):
                 code.store_row(turned(mine_key, part, lanes), code.at(key, part * kept), cache, lanes)
@@ -141,13 +198,22 @@ def rotation(head: int, activation: Activation, cache: Activation, machine: Mach
     return compile_kernel(code.module(), "rotation", machine)
 
 
+class CountingPlan(IntEnum):
+    """Words of what `counting` reads."""
+
+    SLOTS = 0
+    """Address: int64 `[M]`."""
+    LENGTHS = 1
+    """Address: int64 `[S]`."""
+
+
 @functools.cache
 def counting(machine: Machine) -> int:
-    """Compiles `lengths[slots[item]] += rows`. The plan: 0 slots; 1 lengths."""
+    """Compiles `lengths[slots[item]] += rows`."""
     code = Code()
     code.begin(f"void @counting({ARGUMENTS})")
-    code.do("%plan = inttoptr i64 %plan_ to ptr")
-    slots, lengths = (code.pointer(code.argument(place)) for place in (0, 1))
+    plan = code.plan(CountingPlan)
+    slots, lengths = (code.pointer(plan[address]) for address in (CountingPlan.SLOTS, CountingPlan.LENGTHS))
     with code.loop("%begin", "%end") as item:
         slot = code.load("i64", slots, code.times(item, 8), 8)
         where = code.at(lengths, code.times(slot, 8))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from csm_model.config import TransformerConfig
 from csm_model.kernels import rows
-from csm_model.kernels.attention import attention
-from csm_model.kernels.code import LANES, Activation
+from csm_model.kernels.attention import AttentionPlan, attention
+from csm_model.kernels.code import LANES, Activation, words
 from csm_model.kernels.linear import JoinedLinear, PackedLinear
 from csm_model.kernels.machine import Machine, program
 from csm_model.transformer import Block, CacheItems, KVCache, Transformer
@@ -148,36 +148,48 @@ class _Program:
         """Lists all kernels, without what depends on M and T."""
         stack, config = self._stack, self._stack.config
         own: Activation = "bf16" if stack.dtype == torch.bfloat16 else "fp32"
-        held: Activation = "bf16" if cache.keys[0].dtype == torch.bfloat16 else "fp32"
+        kept: Activation = "bf16" if cache.keys[0].dtype == torch.bfloat16 else "fp32"
         plain, adding = (rows.norm(config.dim, config.norm_eps, own, stack.machine, add=add) for add in (False, True))
-        turn = rows.rotation(stack.head, own, held, stack.machine)
-        attend = attention(stack.head, config.heads // config.kv_heads, own, held, stack.machine)
+        turn = rows.rotation(stack.head, own, kept, stack.machine)
+        attend = attention(stack.head, config.heads // config.kv_heads, own, kept, stack.machine)
         silu = rows.gate(own, stack.machine)
         norms = [block.attention_norm for block in stack.blocks[1:]] + [stack.final_norm]
+        places = {"slots": self._slots.data_ptr(), "lengths": cache.lengths.data_ptr()}
         self._normalise(plain, stack.blocks[0].attention_norm)
         for block, following, keys, values in zip(stack.blocks, norms, cache.keys, cache.values, strict=True):
             self._multiply(block.qkv, self._normed, self._qkv)
             offsets = [offset * stack.dtype.itemsize for offset in block.qkv.offsets]
             strides = [keys.stride(axis) * keys.itemsize for axis in (0, 1, 2)]
-            places = [self._slots.data_ptr(), cache.lengths.data_ptr()]
             row = _bytes(self._qkv)
-            plan = [row, *offsets[1:], stack.cos.data_ptr(), stack.sin.data_ptr(), keys.data_ptr(), values.data_ptr(),
-                    *strides, *places, config.heads, config.kv_heads, cache.rows - 1]  # fmt: skip
+            held = {
+                **places, "keys": keys.data_ptr(), "values": values.data_ptr(), "slot": strides[0], "group": strides[1],
+                "place": strides[2], "groups": config.kv_heads,
+            }  # fmt: skip
+            plan = words(
+                rows.RotationPlan, **held, x_row=row, x_keys=offsets[1], x_values=offsets[2],
+                cos=stack.cos.data_ptr(), sin=stack.sin.data_ptr(), heads=config.heads, last=cache.rows - 1,
+            )  # fmt: skip
             self._add("rotate", turn, plan, self._qkv, self._qkv)
             head = stack.head * stack.dtype.itemsize
             out = _bytes(self._attended)
-            plan = [0, head, row, keys.data_ptr(), values.data_ptr(), *strides, *places, 0, head, out, config.kv_heads,
-                    cache.rows + -cache.rows % LANES, row, out, cache.rows]  # fmt: skip
+            plan = words(
+                AttentionPlan, **held, q_sequence=0, q_head=head, q_row=row, q_sequence_row=row, out_sequence=0,
+                out_head=head, out_row=out, out_sequence_row=out, scores=cache.rows + -cache.rows % LANES,
+                most=cache.rows,
+            )  # fmt: skip
             self._add("attend", attend, plan, self._qkv, self._attended, size=config.kv_heads * cache.rows * stack.head)
             self._multiply(block.out, self._attended, self._added)
             self._normalise(adding, block.feed_forward_norm)
             self._multiply(block.up, self._normed, self._up)
             offset = block.up.offsets[1]
-            plan = [_bytes(self._up), _bytes(self._gated), offset // LANES, offset * stack.dtype.itemsize]
+            plan = words(
+                rows.GatePlan, x_row=_bytes(self._up), out_row=_bytes(self._gated), vectors=offset // LANES,
+                second=offset * stack.dtype.itemsize,
+            )  # fmt: skip
             self._add("row", silu, plan, self._up, self._gated, size=config.ffn_dim)
             self._multiply(block.down, self._gated, self._added)
             self._normalise(adding, following)
-        self._add("count", rows.counting(stack.machine), places, self._x, self._x)
+        self._add("count", rows.counting(stack.machine), words(rows.CountingPlan, **places), self._x, self._x)
 
     def _multiply(self, layer: PackedLinear | JoinedLinear, x: Tensor, out: Tensor) -> None:
         plan = layer.plan(given=_bytes(x), out=_bytes(out))
@@ -185,7 +197,10 @@ class _Program:
                   prepare=layer.prepare)  # fmt: skip
 
     def _normalise(self, kernel: int, weight: Tensor) -> None:
-        plan = [self._added.data_ptr(), weight.data_ptr(), _bytes(self._x), _bytes(self._added), _bytes(self._normed)]
+        plan = words(
+            rows.NormPlan, added=self._added.data_ptr(), weight=weight.data_ptr(), x_row=_bytes(self._x),
+            added_row=_bytes(self._added), out_row=_bytes(self._normed),
+        )  # fmt: skip
         self._add("row", kernel, plan, self._x, self._normed, size=self._stack.config.dim)
 
     def _add(

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -30,6 +31,10 @@ from csm_model.training.parallel import World
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
+
+
+_NO_MEMORY = "DefaultCPUAllocator"
+"""Names torch's allocator where a RuntimeError is about memory; on a GPU that is an exception of its own."""
 
 
 class Mirror(Protocol):
@@ -157,11 +162,8 @@ class Checkpoints:
         folder = self.root / _name(step)
         try:
             load(tensors, checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
-        except (CheckpointException, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder}: does not fit this training ({str(error).splitlines()[-1]}); "
-                "give another out folder, or the settings that it was written with"
-            ) from None
+        except (CheckpointException, RuntimeError, ValueError, OSError, MemoryError) as error:
+            raise not_loaded(folder, error) from None
 
     def _commit(
         self, written: Future[Any], partial: Path, step: int, facts: dict[str, Any], validation: float | None
@@ -297,6 +299,23 @@ class Copies:
 
 def _name(step: int) -> str:
     return f"step-{step:08}"
+
+
+def not_loaded(folder: Path, error: BaseException) -> CsmError:
+    """Why a checkpoint was not loaded: the machine's memory, its disk, or that it is another training's."""
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    reason = (str(causes[0]).splitlines() or [type(causes[0]).__name__])[-1]
+    if any(isinstance(cause, OSError) for cause in causes):
+        return CsmError(f"{folder}: cannot be read ({reason}); see to the disk or the share, and start again")
+    if any(isinstance(cause, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY in str(cause) for cause in causes):
+        return CsmError(
+            f"{folder}: there is no memory to load it into ({reason}); give the process more, or share the model out "
+            "over more processes (strategy fsdp)"
+        )
+    return CheckpointError(
+        f"{folder}: does not fit this training ({reason}); "
+        "give another out folder, or the settings that it was written with"
+    )
 
 
 def _best(folders: list[Path]) -> int | None:

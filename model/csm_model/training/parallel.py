@@ -18,11 +18,10 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._composable.checkpoint_activation import checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from csm_model.transformer import Block, Packed
+from csm_model.transformer import Block, attended
 
 Strategy = Literal["ddp", "fsdp"]
 HANG_SECONDS = 600.0
@@ -107,12 +106,11 @@ def parallelise(
         recompute: activations of a block are computed again in the backward pass, and not kept.
         compiled: each block goes through torch.compile, but for the attention of packed documents.
     """
-    if compiled:  # the lengths of documents are new in every batch: what depends on them stays outside of the graphs
-        Packed.__call__ = torch.compiler.disable(Packed.__call__)  # type: ignore[method-assign, no-untyped-call]
     for block in blocks(module):
         if recompute:
-            checkpoint(block)
-        if compiled:
+            block.recomputed = True
+        if compiled:  # documents have other lengths in every batch: what depends on them stays outside of the graphs
+            block.attn.attended = torch.compiler.disable(attended)  # type: ignore[no-untyped-call]
             block.compile()  # type: ignore[no-untyped-call]
     if world.size == 1:
         return module

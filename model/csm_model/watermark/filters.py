@@ -68,7 +68,7 @@ class SlotFilter:
         taps = self._before.shape[1]
         self._before[rows] = sound[:, -taps:]
         # On a CPU one stream after another: how a transform of many is ordered is the library's own affair.
-        parts = sound.split(1) if sound.device.type == "cpu" else [sound]
+        parts = torch.split(sound, 1) if sound.device.type == "cpu" else [sound]
         out = torch.cat([torch.fft.irfft(torch.fft.rfft(part, _FFT) * self._answer, _FFT) for part in parts])
         return out[:, taps : taps + FRAME_SAMPLES].clamp(-1, 1)
 

@@ -1,0 +1,116 @@
+"""`CSM_CPU_ISA`: the same model and codecs without kernels, by torch alone, to within rounding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from csm_model.codec import RvqCodec, RvqConfig
+from csm_model.codec.mimi import MimiCodec
+from csm_model.config import debug_config
+from csm_model.errors import InputError
+from csm_model.kernels import machine, pack
+from csm_model.kernels.linear import PackedLinear
+from csm_model.model import CsmModel
+
+CONFIG = debug_config(text_vocab_size=40, num_codebooks=4, codebook_size=61)
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is made meanwhile has no kernels."""
+    forget()
+    monkeypatch.setenv("CSM_CPU_ISA", "none")
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+def forget() -> None:
+    machine._wanted.cache_clear()
+    machine.this_machine.cache_clear()
+
+
+def rvq_sound() -> Tensor:
+    torch.manual_seed(0)
+    codec = RvqCodec(RvqConfig()).eval().requires_grad_(False)
+    return codec.decode(torch.randint(1024, (2, 4, 3), generator=torch.Generator().manual_seed(1)))
+
+
+def mimi_sound() -> Tensor:
+    codec = MimiCodec.random(0, num_codebooks=4)
+    return codec.decode(torch.randint(2048, (2, 4, 2), generator=torch.Generator().manual_seed(1)))
+
+
+def logits() -> Tensor:
+    torch.manual_seed(0)
+    model = pack(CsmModel(CONFIG).eval().requires_grad_(False))
+    rows = torch.randint(40, (2, 9, CONFIG.num_codebooks + 1), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        state = model.hidden(rows, torch.ones_like(rows, dtype=torch.bool))
+        return model.codebook0_head(state)
+
+
+@pytest.mark.parametrize("made", [rvq_sound, mimi_sound, logits], ids=lambda made: made.__name__)
+def test_torch_alone_gives_the_same_to_within_rounding(
+    made: Callable[[], Tensor], request: pytest.FixtureRequest
+) -> None:
+    expected = made()
+    request.getfixturevalue("without")
+    torch.testing.assert_close(made(), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_there_are_no_kernels_then(without: None) -> None:
+    model = pack(CsmModel(CONFIG).eval().requires_grad_(False))
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    assert model.backbone.stepped is None
+    with pytest.raises(InputError, match="CSM_CPU_ISA is 'none': there are no kernels"):
+        machine.this_machine()
+
+
+def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSM_CPU_ISA", "sse9")
+    forget()
+    try:
+        with pytest.raises(InputError, match="'sse9'; it must be one of native, avx512, avx2, none"):
+            machine.this_machine()
+    finally:
+        monkeypatch.undo()
+        forget()
+
+
+def test_neither_numba_nor_llvmlite_is_needed_then() -> None:
+    """As in an installation that has them not: their import fails."""
+    script = """
+import sys
+sys.modules["numba"] = sys.modules["llvmlite"] = None
+import torch
+from csm_model.codec import RvqCodec, RvqConfig
+from csm_model.config import debug_config
+from csm_model.inference.decoding import FrameDecoder, Prompt
+from csm_model.inference.prompt import text_rows
+from csm_model.inference.sampling import Sampling
+from csm_model.kernels import pack
+from csm_model.model import CsmModel
+
+config = debug_config(text_vocab_size=40, num_codebooks=4, codebook_size=32)
+decoder = FrameDecoder(pack(CsmModel(config).eval().requires_grad_(False)), slots=2, rows=9)
+decoder.begin(1, Sampling())
+decoder.read(1, Prompt(*text_rows([5, 6, 7], config)))
+codes = decoder.draw([1], [False]).codes
+decoder.feed([1], codes)
+sound = RvqCodec(RvqConfig.debug()).eval().decode(codes.clamp(max=31)[..., None])
+print(tuple(sound.shape), bool(sound.isfinite().all()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "CSM_CPU_ISA": "none"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "(1, 1, 1920) True"
