@@ -31,7 +31,7 @@ WRITTEN = ("README.md", "docs/**/*.md", "charts/*/*.md", "benchmarks/README.md",
 LINK = re.compile(r"(?P<before>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 ELSEWHERE = re.compile(r"\w+:|reference/")
 """Targets that are left as they are: of other hosts, and pages that only the site has."""
-LISTED = re.compile(r"^- \[[^\]]+\]\((?P<target>[^)\s#]+)\)", re.MULTILINE)
+LISTED = re.compile(r"^- \[([^\]]+)\]\(([^)\s#]+)\.md\)", re.MULTILINE)
 ON_SITE = re.compile(r"<!-- site: (.*?) -->", re.DOTALL)
 """Lines of the home page that point to pages which only the site has."""
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -140,7 +140,7 @@ class Site:
         trees = []
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             caption = section.splitlines()[0]
-            entries = "\n".join(dict.fromkeys(LISTED.findall(section)))
+            entries = "\n".join(f"{title} <{target}>" for title, target in LISTED.findall(section))
             if entries:
                 trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n")
         return text + "\n" + "\n".join(trees)
