@@ -120,11 +120,11 @@ from csm_model.config import debug_config
 from csm_model.inference.decoding import FrameDecoder, Prompt
 from csm_model.inference.prompt import text_rows
 from csm_model.inference.sampling import Sampling
-from csm_model.kernels import pack
+from csm_model.kernels import use_kernels
 from csm_model.model import CsmModel
 
 config = debug_config(text_vocab_size=40, num_codebooks=4, codebook_size=32)
-decoder = FrameDecoder(pack(CsmModel(config).eval().requires_grad_(False)), slots=2, rows=9)
+decoder = FrameDecoder(use_kernels(CsmModel(config).eval().requires_grad_(False)), slots=2, rows=9)
 decoder.begin(1, Sampling())
 decoder.read(1, Prompt(*text_rows([5, 6, 7], config)))
 codes = decoder.draw([1], [False]).codes
