@@ -55,7 +55,7 @@ LANES: Final[Mapping[str, Lane]] = {
     "main": Lane(
         what="everything that proves the product on this machine",
         marks=" and ".join(f"not {mark}" for mark in APART),
-        minutes=40,
+        minutes=60,
         workers=2,
     ),
     "cluster": Lane(
