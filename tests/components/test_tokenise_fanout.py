@@ -147,7 +147,7 @@ def test_a_damaged_file_of_a_stopped_shard_is_made_again(
     tmp_path: Path, conversations: Path, debug_codec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = fan_out(conversations, debug_codec, tmp_path, 1)
-    key = read_json(parts[0] / fanout.SHARD)["key"]
+    key = read_json(parts[0] / MADE)["key"]
     kept = tmp_path / "storage/shards/tokenise" / key
     write_json(kept / "parts/train-00000.json", {"key": "of another", "row": None})
     (kept / "train-00000.safetensors").write_bytes(b"half")
