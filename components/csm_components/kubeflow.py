@@ -76,8 +76,17 @@ class KubeflowTask:
             artefacts[output.name] = {"artifacts": [told]}
         write_json(
             Path(self._outputs["outputFile"]),
-            {"parameterValues": {name: record.result[name] for name in spec.values}, "artifacts": artefacts},
+            {
+                "parameterValues": {parameter_of(name): record.result[name] for name in spec.values},
+                "artifacts": artefacts,
+            },
         )
+
+
+def parameter_of(value: str) -> str:
+    """The output parameter that carries a value; what a loop runs over has the one name that Kubeflow's local runner
+    looks for."""
+    return "Output" if value == "shards" else value
 
 
 def _path(artefact: Mapping[str, Any]) -> Path:

@@ -14,6 +14,7 @@ from kfp import dsl
 from kfp.dsl import container_component_class, structures
 from kfp.dsl.graph_component import GraphComponent
 
+from csm_components.kubeflow import parameter_of
 from csm_components.spec import Input, Knob, StepSpec
 from csm_pipelines.dressing import Dress
 from csm_pipelines.pipelines import Feed, Pipeline, WiredStep
@@ -40,7 +41,8 @@ def component(task: WiredStep) -> container_component_class.ContainerComponent:
         for each in spec.outputs
     }
     outputs |= {
-        name: structures.OutputSpec(_VALUES[name], description=description) for name, description in spec.values.items()
+        parameter_of(name): structures.OutputSpec(_VALUES[name], description=description)
+        for name, description in spec.values.items()
     }
     container = structures.ContainerSpecImplementation(
         image=spec.image, command=[*COMMAND, spec.name], args=["--kubeflow", _EXECUTOR_INPUT]
@@ -141,7 +143,7 @@ def _compose(pipeline: Pipeline, dress: Dress, given: Mapping[str, Any], paralle
         arguments |= {knob.parameter: given[knob.parameter] for knob in spec.knobs}
         done = dress(spec, component(task)(run=RUN, **arguments, **more))
         made.update({(spec.name, each.name): done.outputs[each.name] for each in spec.outputs})
-        values.update({name: done.outputs[name] for name in spec.values})
+        values.update({name: done.outputs[parameter_of(name)] for name in spec.values})
 
     with dsl.ExitHandler(dress(last.spec, component(last)(run=RUN)), name="run"):
         for task in steps:

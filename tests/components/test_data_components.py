@@ -93,13 +93,13 @@ def test_the_same_in_shards_as_a_pipeline(
     plan, shard, join = INGEST.tasks
     parts = [
         cluster(shard, corpus=str(corpus), shard=name)["part"]
-        for name in cluster(plan, corpus=str(corpus), shards=2)["shards"]
+        for name in cluster(plan, corpus=str(corpus), shards=2)["Output"]
     ]
     conversations = cluster(join, parts=parts, corpus=str(corpus))["conversations"]
     plan, shard, join = TOKENISE.tasks
     planned = cluster(plan, conversations=conversations, codec=str(debug_codec), base="", shards=2)
     given = {"conversations": conversations, "tools": planned["tools"]}
-    parts = [cluster(shard, shard=name, **given)["part"] for name in planned["shards"]]
+    parts = [cluster(shard, shard=name, **given)["part"] for name in planned["Output"]]
     joined = cluster(join, parts=parts, **given, data_min_energy_correlation=-1.0)
     assert Artefact.load(joined["tokens"]).digest == whole.digest
 
