@@ -28,15 +28,19 @@ class IngestSettings(StepSettings):
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
 
+def _chosen(job: StepJob) -> dict[str, Any]:
+    """What a person chose, by the names under which the work of every part takes it."""
+    settings = job.of(IngestSettings)
+    return {"default_license": settings.license, "max_conversations": settings.conversations}
+
+
 def _ingest(job: StepJob) -> Any:
     from csm_components.ingest.step import ingest
 
-    settings = job.of(IngestSettings)
     return ingest(
         job.folder("corpus"),
         job.out("conversations"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
         workers=job.workers,
     )
 
@@ -44,25 +48,21 @@ def _ingest(job: StepJob) -> Any:
 def _plan(job: StepJob) -> Any:
     from csm_components.ingest.fanout import plan_ingest
 
-    settings = job.of(IngestSettings)
     return plan_ingest(
         job.artefact("corpus").url,
         shards=job.shards,
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
     )
 
 
 def _shard(job: StepJob) -> Any:
     from csm_components.ingest.fanout import ingest_shard
 
-    settings = job.of(IngestSettings)
     return ingest_shard(
         job.artefact("corpus").url,
         job.shard,
         job.out("part"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
         workers=job.workers,
     )
 
@@ -70,13 +70,11 @@ def _shard(job: StepJob) -> Any:
 def _join(job: StepJob) -> Any:
     from csm_components.ingest.fanout import join_ingest
 
-    settings = job.of(IngestSettings)
     return join_ingest(
         job.folders("parts"),
         job.artefact("corpus").url,
         job.out("conversations"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
     )
 
 
