@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from csm_model.errors import InputError
@@ -21,6 +22,8 @@ LONGEST = 90
 """Characters of a piece, at most, unless told otherwise: the turns that the demo's base was trained on have up to 91
 (the lines of `deploy/demo/make_corpora.py base`), those of the demo itself up to 72."""
 _SHORTEST_BOUND = 20
+_SHORTEST_PART = 8
+"""Characters of a part that is not cut again, whatever it takes to say."""
 
 
 class Break(enum.Enum):
@@ -51,6 +54,7 @@ _ENDS = "!?\u203d\u3002\uff01\uff1f"  # ! ? interrobang, and the full-width ones
 _WIDE_ENDS = "\u3002\uff01\uff1f"  # no space follows them
 _CLOSERS = "\"'\u201d\u2019\u00bb)]}*_"
 _OPENERS = "\"'\u201c\u2018\u00ab([{*_"
+_SIGNS = frozenset("$+<=>%&@#")
 _CLAUSE_MARKS = ";:\u2014\u2013"
 _BULLETS = "-*\u2022\u00b7"
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
@@ -79,9 +83,11 @@ class Piece:
     """What one turn says."""
 
     text: str
-    """White space is one space; holds at least one letter or digit."""
+    """White space is one space; holds at least one letter, digit or sign."""
     after: Break
     """What stands between it and the next piece."""
+    before: int = 0
+    """Frames of silence that the text asks for before it."""
 
     @property
     def pause(self) -> int:
@@ -115,14 +121,14 @@ class SentenceSplitter:
     def finish(self) -> list[Piece]:
         """What is left, as if the text ended here; it may go on all the same, with a new piece."""
         text, self._text, self._lines = self._text, "", None
-        return [Piece(text=text, after=Break.SENTENCE)] if _is_speakable(text) else []
+        return [Piece(text=text, after=Break.SENTENCE)] if has_content(text) else []
 
     def _read(self, character: str) -> Iterator[Piece]:
         if character.isspace():
             if self._text:
                 self._lines = (self._lines or 0) + (character == "\n")
             return
-        after = self._break_before(character) if _is_speakable(self._text) else None
+        after = self._break_before(character) if has_content(self._text) else None
         if after is not None:
             yield Piece(text=self._text, after=after)
             self._text = ""
@@ -160,7 +166,7 @@ class SentenceSplitter:
     def _cut(self) -> Iterator[Piece]:
         """Cuts the piece, which is a character too long, where it hurts least."""
         text = self._text
-        if not _is_speakable(text[: self.longest]):
+        if not has_content(text[: self.longest]):
             self._text = text[self.longest :].lstrip()
             return
         place, after = _best_cut(text, self.longest)
@@ -182,8 +188,35 @@ def split_parts(parts: Iterable[str], *, longest: int = LONGEST) -> Iterator[Pie
     yield from splitter.finish()
 
 
-def _is_speakable(text: str) -> bool:
-    return any(character.isalnum() for character in text)
+def has_content(text: str) -> bool:
+    """Whether there is anything but punctuation in a text: what may be said, or has to be told as left out."""
+    return any(
+        character.isalnum() or character in _SIGNS or (not character.isascii() and unicodedata.category(character)[0] == "S")
+        for character in text
+    )
+
+
+def cut_to(text: str, *, most: int, sounds: Callable[[str], int]) -> list[tuple[str, Break]]:
+    """Words cut so that no part takes more than `most` sounds, where it hurts least, each with what follows it.
+
+    Args:
+        text: words and punctuation.
+        most: sounds of a part.
+        sounds: how many a part takes.
+    """
+    parts: list[tuple[str, Break]] = []
+    taken = sounds(text)
+    while taken > most and len(text) > _SHORTEST_PART:
+        longest = max(_SHORTEST_PART, min(len(text) - 1, len(text) * most // taken))
+        while True:
+            place, after = _best_cut(text, longest)
+            if sounds(text[:place]) <= most or longest <= _SHORTEST_PART:
+                break
+            longest = max(_SHORTEST_PART, longest * 7 // 8)
+        parts.append((text[:place].rstrip(), after))
+        text = text[place:].lstrip()
+        taken = sounds(text)
+    return [*parts, (text, Break.SENTENCE)] if text else parts
 
 
 def _stops(body: str, character: str) -> bool:
@@ -233,6 +266,6 @@ def _best_cut(text: str, longest: int) -> tuple[int, Break]:
     ]
     for kind, least in choices:
         for place, after in reversed(places[kind]):
-            if place >= least and _is_speakable(text[:place]):
+            if place >= least and has_content(text[:place]):
                 return place, after
     return longest, Break.SPACE

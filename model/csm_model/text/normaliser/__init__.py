@@ -47,6 +47,8 @@ class Reading:
 
     passages: tuple[Passage, ...] = ()
     """In order, each with at least one letter."""
+    pause: int = 0
+    """Frames of silence that are asked for after the last of them."""
     left_out: str = ""
     """The signs that are not said, in order."""
 
@@ -56,8 +58,9 @@ class Reading:
         return " ".join(passage.words for passage in self.passages)
 
 
-_PLAIN = re.compile(r"[A-Za-z][a-z]*(?:[ ,.?!;:'\"()-]+(?:[A-Z]?[a-z]+|[AI]\b))*[ .?!]*")
-_SAID = re.compile(r"[^\W\d_]")
+_PLAIN = re.compile(r"(?:[A-Z]?[a-z]+|[AI])(?:(?:'|-|[,.?!;:]* )(?:[A-Z]?[a-z]+|[AI])(?![A-Za-z]))*[.?!]*")
+"""Words and punctuation of ordinary writing, which are read as they are: most texts."""
+_SAID = re.compile(r"[^\W_]")
 _GAPS = re.compile(r"\s+")
 _BEFORE_MARK = re.compile(r" +(?=[,.;:!?])")
 _MARKS = re.compile(r"(?:[,;:] ?){2,}|(?<=[.?!]) ?,")
@@ -95,14 +98,14 @@ def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
         if match:
             pause += ord(match[0]) - FIRST_PAUSE
             begin = match.end()
-    return Reading(passages=tuple(passages), left_out="".join(left_out))
+    return Reading(passages=tuple(passages), pause=pause, left_out="".join(left_out))
 
 
 def _in_words(text: str, known: Known) -> tuple[str, str]:
     if not _PLAIN.fullmatch(text):
         text, emoticons = symbols.take_out(text)
+        text = dates.say_numeric(numbers.one_way(text))
         text = addresses.say(text)
-        text = numbers.one_way(text)
         if any(map(str.isdigit, text)):
             text = numbers.say_phones(text)
             text = dates.say(text)

@@ -56,6 +56,7 @@ _VERSION_WORD = re.compile(r"(?<![\w.])[vV](?:er\.?|ersion)? ?(\d+(?:\.\d+)*)(?:
 _VERSION = re.compile(r"(?<![\w.,:/$€£-])(\d+(?:\.\d+){2,})(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)")
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_][\w]*[a-z_](?:\.[a-z_]\w+)+(\(\))?(?!\w)", re.A)
 _SNAKE = re.compile(r"(?<!\w)[A-Za-z]\w*(?:_+[A-Za-z0-9]+)+(?!\w)", re.A)
+_JOINED = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])")
 _PARTS = re.compile(r"[A-Z]{2,}(?![a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_]+|://|[\W_]")
 _END = re.compile(r"[.,;:!?)\]}'\"*]+$")
 _VOWEL = re.compile("[aeiouy]", re.I)
@@ -63,8 +64,9 @@ _VOWEL = re.compile("[aeiouy]", re.I)
 
 def say(text: str) -> str:
     """The text with such names in words."""
-    if not any(sign in text for sign in "./@#\\_+vV:"):
+    if not any(sign in text for sign in "./@#\\_+&vV:"):
         return text
+    text = _JOINED.sub(lambda match: f"{spelling.letters(match[1])} and {spelling.letters(match[2])}{match[3]}", text)
     text = _URL.sub(_address, text)
     text = _EMAIL.sub(_address, text)
     if "." in text:

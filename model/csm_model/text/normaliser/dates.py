@@ -62,13 +62,17 @@ _YEAR_RANGE = re.compile(rf"(?<![\w.,/$€£-])(1[1-9]\d\d|20\d\d){_TO}(1[1-9]\d
 _ERA = re.compile(r"\b(\d{1,4}) ?(AD|BC|BCE|CE|A\.D\.|B\.C\.)(?!\w)|\b(AD|A\.D\.) (\d{1,4})\b")
 
 
-def say(text: str) -> str:
-    """The text with dates and times in words."""
-    text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
-    text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
+def say_numeric(text: str) -> str:
+    """The text with dates of digits alone in words: before they look like versions or telephone numbers."""
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
-    text = _MONTH_OF_YEAR.sub(lambda match: f"{_MONTHS[int(match[1]) - 1]} {year(match[2])}", text)
+    return _MONTH_OF_YEAR.sub(lambda match: f"{_MONTHS[int(match[1]) - 1]} {year(match[2])}", text)
+
+
+def say(text: str) -> str:
+    """The text with other dates and times in words."""
+    text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
+    text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
     text = _DASHED_MONTH.sub(_dashed, text)
     text = _MONTH_DAY.sub(_month_day, text)
     text = _DAY_MONTH.sub(_day_month, text)

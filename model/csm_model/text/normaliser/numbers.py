@@ -21,7 +21,8 @@ from csm_model.text.normaliser.spelling import (
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 """A number as `one_way` writes it."""
-DASH = rf"[-{EN_DASH}{EM_DASH}{MINUS}~]"
+DASH = rf"[-{EN_DASH}{EM_DASH}~]"
+"""What stands between the ends of a range."""
 
 # one way of writing
 _DOTTED_GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?(?![\w.]\d|\w)")
@@ -70,14 +71,11 @@ _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
 _SIGNED = re.compile(rf"(?<![\w.)\]]) ?([+\u00b1{MINUS}]|(?<![\w){EN_DASH}-])[-{EN_DASH}]) ?(?=\.?\d)")
 _RATIO = re.compile(r"(?<![\w:.])(\d+(?:\.\d+)?)((?: ?: ?\d+(?:\.\d+)?)+)(?![\w:])")
-_LIST = re.compile(r"(?<=\d),(?=\d)")
-_TO_WORD = re.compile(r"(?<=[A-Za-z])2(?=[A-Za-z])")
+_TO_WORD = re.compile(r"\b([BCDEFGMOPT])2([BCDEFGMPTS])(?!\w)")
 _MIXED = re.compile(r"(?<![\w.,])(?=[A-Za-z]*\d+[A-Za-z]|[A-Za-z]+\d)[A-Za-z0-9]+(?![\w]|[.,]\d)", re.A)
 _MIXED_PART = re.compile(r"[A-Za-z]+|\d+", re.A)
-_AFTER_LETTERS = re.compile(r"(?<=[A-Za-z])[- ]?(?<=[A-Za-z]-)(?=\d)")
 _PLURAL = re.compile(r"(?<![\w.])(\d+)'?s(?!\w)")
 _ANY = re.compile(rf"(?<![\d])(?:{NUMBER})")
-_STUCK = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 _ROMAN = r"(?=[IVXLCDM])M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 _ROMAN_LOW = r"(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})"
@@ -170,15 +168,14 @@ def say_fractions(text: str) -> str:
     text = _POWER_OF_TEN.sub(
         lambda match: f"{quantity(match[1])} times ten to the power of {_exponent(match[2], match[3])}", text
     )
-    if "^" in text or "**" in text:
-        text = _ORDINAL.sub(lambda match: ordinal(match[1].replace(",", "")), text)
-        text = _POWER.sub(_power, text)
-    text = _LINES.sub(lambda match: f"{short_number(match[1])} {letters(match[2])}", text)
-    return text
+    text = _ORDINAL.sub(lambda match: ordinal(match[1].replace(",", "")), text)
+    return _LINES.sub(lambda match: f"{short_number(match[1])} {letters(match[2])}", text)
 
 
 def say_products(text: str) -> str:
-    """The text with `3x4`, `10x` and `x10` in words."""
+    """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
+    if "^" in text or "**" in text:
+        text = _POWER.sub(_power, text)
     text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
     text = _TIMES_AFTER.sub(lambda match: f"{quantity(match[1])} times", text)
     return _TIMES_BEFORE.sub(lambda match: f"times {quantity(match[1])}", text)
@@ -266,13 +263,12 @@ def say(text: str) -> str:
     text = _NUMBER_SIGNS.sub("numbers ", text)
     text = _PAGES.sub(lambda match: f"{_PAGE_WORDS[match[1].lower()]} ", text)
     text = _EMERGENCY.sub(_service, text)
-    text = _ORDINAL.sub(lambda match: ordinal(match[1].replace(",", "")), text)
     text = _SUM.sub(" minus ", text)
+    text = _BINARY_MINUS.sub(" minus ", text)
     text = _RATIO.sub(lambda match: match[0].replace(":", " to "), text)
     text = _SIGNED.sub(_signed, text)
     text = _RANGE.sub(lambda match: f"{match[1]} to ", text)
-    text = _BINARY_MINUS.sub(" minus ", text)
-    text = _TO_WORD.sub(lambda match: "2" if not _is_to(match) else " to ", text)
+    text = _TO_WORD.sub(r"\1 to \2", text)
     text = _MIXED.sub(_mixed, text)
     text = _PLURAL.sub(lambda match: f"{short_number(match[1])}s", text)
     text = _ANY.sub(_any, text)
@@ -289,14 +285,6 @@ def _service(match: re.Match[str]) -> str:
 def _signed(match: re.Match[str]) -> str:
     word = {"+": "plus", "\u00b1": "plus or minus"}.get(match[1], "minus")
     return f" {word} "
-
-
-def _is_to(match: re.Match[str]) -> bool:
-    """`B2B`, `P2P`: two letters around, and no more."""
-    text, at = match.string, match.start()
-    return text[at - 1].isupper() and text[at + 1].isupper() and not text[at + 2 : at + 3].isalnum() and (
-        at < 2 or not text[at - 2].isalnum()
-    )
 
 
 def _mixed(match: re.Match[str]) -> str:

@@ -112,7 +112,7 @@ _UNITS: dict[str, tuple[str, str]] = {
     "mph": ("mile per hour", "miles per hour"), "kph": ("kilometer per hour", "kilometers per hour"),
     "kmh": ("kilometer per hour", "kilometers per hour"), "mpg": ("mile per gallon", "miles per gallon"),
     "kn": _plural("knot"), "kt": _plural("knot"),
-    "B": _plural("byte"), "KB": _plural("kilobyte"), "kB": _plural("kilobyte"), "MB": _plural("megabyte"),
+    "KB": _plural("kilobyte"), "kB": _plural("kilobyte"), "MB": _plural("megabyte"),
     "GB": _plural("gigabyte"), "TB": _plural("terabyte"), "PB": _plural("petabyte"), "KiB": _plural("kibibyte"),
     "MiB": _plural("mebibyte"), "GiB": _plural("gibibyte"), "kb": _plural("kilobit"), "Kb": _plural("kilobit"),
     "Mb": _plural("megabit"), "Gb": _plural("gigabit"), "kbps": ("kilobit per second", "kilobits per second"),
@@ -138,7 +138,7 @@ _UNITS: dict[str, tuple[str, str]] = {
     "\u2032": _plural("minute"), "\u2033": _plural("second"), "\u00a2": ("cent", "cents"),
     "%p": _plural("percentage point"), "pp": _plural("percentage point"),
 }  # fmt: skip
-_NEVER_SPACED = frozenset("in d st t pp us B um wk kt kn mo N J ct pt st MP bps \u2032 \u2033".split())
+_NEVER_SPACED = frozenset("in d st t pp us um wk kt kn mo N J ct pt st MP bps \u2032 \u2033".split())
 """Units that are words or letters of their own where a space is between."""
 _PERS = {
     "s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "d": "day", "day": "day", "wk": "week",
@@ -185,7 +185,6 @@ _SCALED = re.compile(
 )
 _SQUARES = {"2": "square ", "3": "cubic "}
 _SIGN_WORDS = {"+": "plus ", "\u00b1": "plus or minus ", "-": "minus ", MINUS: "minus ", EN_DASH: "minus "}
-_NAMES = {"k": "four K"}
 
 
 def say(text: str) -> str:
@@ -280,9 +279,7 @@ def _quantity(match: re.Match[str]) -> str:
     if unit in ("\u2032", "\u2033") and match["b"]:
         return match[0]
     last = b or a
-    many = last not in ("1", "1.0") or bool(match["scale"]) or gap == "-" and False
-    if gap == "-":
-        many = False
+    many = gap != "-" and (last != "1" or bool(match["scale"]))
     said = quantity(a)
     if match["mid"] and match["mid"] != unit:
         said += f" {_unit(match['mid'], None, many=a != '1')}"
@@ -300,7 +297,5 @@ def _scaled(match: re.Match[str]) -> str:
         return match[0]
     if scale == "K" and a in ("2", "4", "5", "8") and b is None:  # of screens
         return f"{_sign(match)}{quantity(a)} K"
-    if scale == "T" and not match["sign"] and "." not in a and b is None and len(a) < 2 and False:
-        return match[0]
     said = quantity(a) + (f" to {quantity(b)}" if b is not None else "")
     return f"{_sign(match)}{said} {_SCALES[scale]}"

@@ -130,7 +130,10 @@ def short_number(digits: str) -> str:
         low = int(digits[1:])
         return f"{ONES[int(digits[0])]} {'oh ' if low < 10 else ''}{_below_100(low)}"
     if len(digits) == 4:
-        return year(digits)
+        low = int(digits[2:])
+        if digits[1:3] == "00":
+            return cardinal(digits)
+        return f"{_below_100(int(digits[:2]))} {'oh ' if low < 10 else ''}{_below_100(low)}"
     return spell_digits(digits)
 
 
