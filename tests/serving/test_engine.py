@@ -128,6 +128,9 @@ class Work:
     def dropped(self, slot: int) -> int:
         return 2
 
+    def left_out(self, slot: int) -> str:
+        return "你好" * 50
+
     def _length(self, slot: int) -> int:
         most = self._most[slot]
         return len(self._texts[slot][0]) if most is None else most

@@ -191,7 +191,9 @@ def split_parts(parts: Iterable[str], *, longest: int = LONGEST) -> Iterator[Pie
 def has_content(text: str) -> bool:
     """Whether there is anything but punctuation in a text: what may be said, or has to be told as left out."""
     return any(
-        character.isalnum() or character in _SIGNS or (not character.isascii() and unicodedata.category(character)[0] == "S")
+        character.isalnum()
+        or character in _SIGNS
+        or (not character.isascii() and unicodedata.category(character)[0] == "S")
         for character in text
     )
 

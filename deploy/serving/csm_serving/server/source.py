@@ -14,7 +14,7 @@ from csm_model.bundle import Bundle
 from csm_model.errors import InputError
 from csm_model.frames import frames_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.context import ContextTurn, check_codes, turns_that_fit
+from csm_model.inference.context import ContextTurn, can_be_said, check_codes, turns_that_fit
 from csm_model.inference.narration import Heard, Utterance, room_before
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.tokens import TurnChain, TurnKey
@@ -103,7 +103,9 @@ class RequestReader:
             max_frames=min(limits, default=None),
             heard=self._heard(request, voice),
         )
-        turns, dropped = self._usable(request.context, utterance)
+        said = tuple(turn for turn in request.context if can_be_said(turn.text, self._bundle.tokenizer))
+        turns, dropped = self._usable(said, utterance)
+        dropped += len(request.context) - len(said)
         context = tuple(self._context_turn(turn, wanted) for turn in turns)
         utterance = replace(utterance, context=context, dropped=dropped)
         chain = self._key.begin(voice.identity, None if request.resume is None else request.resume.codes)

@@ -11,8 +11,8 @@
     quantities  money, units, percent
     casing      initials against shouting
 
-What comes out are letters and punctuation alone: no digit, no sign with a meaning, no bracket. It is read as itself: the
-same words come of it again. What has no words (another script, emoji, a sign by itself) is left out and told.
+What comes out are letters and punctuation alone: no digit, no sign with a meaning, no bracket. It is read as itself:
+the same words come of it again. What has no words (another script, emoji, a sign by itself) is left out and told.
 """
 
 from __future__ import annotations
@@ -61,9 +61,12 @@ class Reading:
 _PLAIN = re.compile(r"(?:[A-Z]?[a-z]+|[AI])(?:(?:'|-|[,.?!;:]* )(?:[A-Z]?[a-z]+|[AI])(?![A-Za-z]))*[.?!]*")
 """Words and punctuation of ordinary writing, which are read as they are: most texts."""
 _SAID = re.compile(r"[^\W_]")
+_MOST_PASSES = 3
 _GAPS = re.compile(r"\s+")
 _BEFORE_MARK = re.compile(r" +(?=[,.;:!?])")
 _MARKS = re.compile(r"(?:[,;:] ?){2,}|(?<=[.?!]) ?,")
+_LEADING = re.compile(r"^[,;:\u2014 ]*(?:\. )?[,;:\u2014 ]*(?=[^.])")
+_LONE_HYPHEN = re.compile(r"(?<![^ ])-+(?![^ ])")
 _BRACKETS = str.maketrans("[]{}", "()()")
 _ALLOWED = frozenset(" '\",.?!;:\u2014\u2026()-")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -87,11 +90,18 @@ def read_markup(text: str) -> Reading:
 def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
     text, out = markup.strip(characters.clean(text))
     passages: list[Passage] = []
-    left_out, pause, begin = [out], 0, 0
+    left_out = [out]
+    pause = begin = 0
     for match in (*PAUSES.finditer(text), None):
         words, out = say(text[begin : match.start() if match else len(text)])
+        for _ in range(_MOST_PASSES):  # signs that stood beside others may stand beside words now
+            again, more = say(words)
+            if again == words:
+                break
+            words, out = again, out + more
         left_out.append(out)
         words = _GAPS.sub(" ", words).strip()
+        words = _LEADING.sub("", words)
         if _SAID.search(words):
             passages.append(Passage(words=words, pause=pause))
             pause = 0
@@ -116,20 +126,26 @@ def _in_words(text: str, known: Known) -> tuple[str, str]:
         text = numbers.say_romans(text)
         text = symbols.say(text)
         text, out = _letters(text.translate(_BRACKETS))
-        text = _MARKS.sub(lambda match: f"{match[0][0]} " if match[0][0] in ",;:" else "", _BEFORE_MARK.sub("", text))
-        out = emoticons + out
+        text, out = _tidy(text), emoticons + out
     else:
         out = ""
     return casing.in_ordinary_case(text, known), out
 
 
+def _tidy(text: str) -> str:
+    """Punctuation as it is written between words, where signs between have gone."""
+    text = _LONE_HYPHEN.sub(" \u2014 ", _GAPS.sub(" ", text))
+    text = _BEFORE_MARK.sub("", text)
+    return _MARKS.sub(lambda match: f"{match[0][0]} " if match[0][0] in ",;:" else "", text)
+
+
 def _letters(text: str) -> tuple[str, str]:
     """The text in Latin letters and punctuation, and what was left out."""
     if text.isascii() and not any(map(str.isdigit, text)):
-        said = "".join(c if c.isalpha() or c in _ALLOWED or c.isspace() else " " for c in text)
-        return said, "".join(c for c in text if not (c.isalpha() or c in _ALLOWED or c.isspace()))
+        plain = "".join(c if c.isalpha() or c in _ALLOWED or c.isspace() else " " for c in text)
+        return plain, "".join(c for c in text if not (c.isalpha() or c in _ALLOWED or c.isspace()))
     out: list[str] = []
-    said = []
+    said: list[str] = []
     for character in text:
         if character.isspace() or character in _ALLOWED or characters.is_latin(character):
             said.append(character)
@@ -141,4 +157,7 @@ def _letters(text: str) -> tuple[str, str]:
 
 
 def _latin(word: str) -> str:
-    return word if word.isascii() or all(c.isascii() or "\u00c0" <= c <= "\u017f" for c in word) else characters.strip_marks(word)
+    """A word in letters that the dictionary's guesses know: those of Western and Central European languages."""
+    if word.isascii() or all(c.isascii() or "\u00c0" <= c <= "\u017f" for c in word):
+        return word
+    return characters.strip_marks(word)

@@ -21,9 +21,9 @@ _AS_WORDS = {"com": "com", "org": "org", "net": "net", "gov": "gov", "co": "co",
              "lock": "lock", "ini": "ini", "conf": "conf", "dev": "dev", "app": "app", "edu": "E.D.U", "exe": "E.X.E",
              "a": "eh"}  # fmt: skip
 _SPELLED = frozenset(
-    "md txt py pdf docx xls xlsx ppt pptx csv tsv html htm js ts tsx jsx css png jpg svg bmp mp3 mp4 sh rs cpp hpp php "
-    "rb xml yml cfg db sql exe dll iso apk dmg io uk us ai tv eu de fr ca au usr etc lib src tmp var www http https ftp "
-    "id ip url api faq ui ux os pc cd vs cc qa rst ipynb edu ogg gz".split()
+    "md txt py pdf docx xls xlsx ppt pptx csv tsv html htm js ts tsx jsx css png jpg svg bmp mp3 mp4 sh rs cpp hpp "
+    "php rb xml yml cfg db sql exe dll iso apk dmg io uk us ai tv eu de fr ca au usr etc lib src tmp var www http "
+    "https ftp id ip url api faq ui ux os pc cd vs cc qa rst ipynb edu ogg gz".split()
 )
 """Parts of names that are spelled although they have vowels, or may look like words."""
 _DOMAIN_ENDS = (
@@ -52,7 +52,9 @@ _HASHTAG = re.compile(r"(?<![\w&#])#([^\W\d]\w*|\d+[A-Za-z_]\w*)")
 _SHARP = re.compile(r"\b([A-G])#(?![\w#])")
 _PLUSES = re.compile(r"\b([A-Za-z])\+\+(?![\w+])")
 _IP = re.compile(r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?::(\d{1,5}))?(?:/(\d{1,2}))?(?![\w]|\.\d)")
-_VERSION_WORD = re.compile(r"(?<![\w.])[vV](?:er\.?|ersion)? ?(\d+(?:\.\d+)*)(?:[-+.]?(alpha|beta|rc|a|b|dev|post)[.-]?(\d*))?(?![\w]|\.\d)")
+_VERSION_WORD = re.compile(
+    r"(?<![\w.])[vV](?:er\.?|ersion)? ?(\d+(?:\.\d+)*)(?:[-+.]?(alpha|beta|rc|a|b|dev|post)[.-]?(\d*))?(?![\w]|\.\d)"
+)
 _VERSION = re.compile(r"(?<![\w.,:/$€£-])(\d+(?:\.\d+){2,})(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)")
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_][\w]*[a-z_](?:\.[a-z_]\w+)+(\(\))?(?!\w)", re.A)
 _SNAKE = re.compile(r"(?<!\w)[A-Za-z]\w*(?:_+[A-Za-z0-9]+)+(?!\w)", re.A)

@@ -15,14 +15,14 @@ Known = Callable[[str], bool]
 """Whether the dictionary has a word, in lower case."""
 
 SPELLED = frozenset(
-    "abc ac ada api apis aws bbc bbq bff bmw bpm bsd btw cbs cc cd cds ceo ceos cfo cia cio cli cmo cnn cto cpu cpus css "
-    "csv cv db dc diy dj dna dns dvd dvds ecg ecb ekg eta etf eu faq faqs fbi fda fm fyi fbi gdp gdpr gmt gps gpu gpus "
-    "hbo hd hdmi hiv hq hr html http https hvac ibm id imdb imf ios ip ipo iq irs isp itv iv jfk kfc kgb lcd led llc llm "
-    "llms lgbt lgbtq md mba mbps mit mlb mms mp mri msnbc mtv mvp nba nbc nfl ngo ngos nhl nhs npr nsa nyc nypd nyu ocd "
-    "os ott pbs pc pcs pdf pdfs phd php pin plc pm pos pr ps ptsd pvc qa qr rgb rip rna rpm rsvp sdk seo sms sos sql ssd "
-    "ssh ssl ssn sui suv suvs tba tbd tcp tls tnt tsa tts tv tvs uae ucla udp uefa ufo ufos uk uae ui un unhcr uri url "
-    "urls usa usb usd utc uv ux vat vc vcr vhs vip vips vpn vr wc wto wwf www xml yaml yml"
-    .split()
+    "abc ac ada api apis aws bbc bbq bff bmw bpm bsd btw cbs cc cd cds ceo ceos cfo cia cio cli cmo cnn cto cpu cpus "
+    "css csv cv db dc diy dj dna dns dvd dvds ecg ecb ekg eta etf eu faq faqs fbi fda fm fyi fbi gdp gdpr gmt gps "
+    "gpu gpus hbo hd hdmi hiv hq hr html http https hvac ibm id imdb imf ios ip ipo iq irs isp itv iv jfk kfc kgb "
+    "lcd led llc llm llms lgbt lgbtq md mba mbps mit mlb mms mp mri msnbc mtv mvp nba nbc nfl ngo ngos nhl nhs npr "
+    "nsa nyc nypd nyu ocd os ott pbs pc pcs pdf pdfs phd php pin plc pm pos pr ps ptsd pvc qa qr rfc rgb rip rna rpm "
+    "rsvp sdk seo sms sos sql ssd ssh ssl ssn sui suv suvs tba tbd tcp tls tnt tsa tts tv tvs uae ucla udp uefa ufo "
+    "ufos uk uae ui un unhcr uri url urls usa usb usd utc utf uv ux vat vc vcr vhs vip vips vpn vr wc wto wwf www "
+    "xml yaml yml".split()
 ) - frozenset("ada ac cc dj eta id os pin pos pr ps rip sui uefa unhcr yaml led hr iv md db dc un mp fm mit".split())
 """Initials that no ordinary writing means as a word."""
 _ALSO_INITIALS = frozenset(
@@ -45,11 +45,12 @@ def in_ordinary_case(text: str, known: Known) -> str:
     words = list(_WORD.finditer(text))
     if not any(_is_odd(match[0]) or match[0].lower() in SPELLED or not _VOWELS.search(match[0]) for match in words):
         return text
+    before_dot = {match.end() for match in words if text[match.end() : match.end() + 1] == "."}
     shouted = [_is_shouted(match[0], known) for match in words]
     out, end = [], 0
     for place, match in enumerate(words):
         beside = [shouted[at] for at in (place - 1, place + 1) if 0 <= at < len(words)]
-        out += [text[end : match.start()], _said(match[0], known, loud=any(beside))]
+        out += [text[end : match.start()], _said(match[0], known, loud=any(beside), short=match.end() in before_dot)]
         end = match.end()
     return "".join([*out, text[end:]])
 
@@ -70,13 +71,19 @@ def _is_shouted(word: str, known: Known) -> bool:
     )
 
 
-def _said(word: str, known: Known, *, loud: bool) -> str:
+def _said(word: str, known: Known, *, loud: bool, short: bool) -> str:
+    """A word as it is said; `loud` beside words that are shouted, `short` before a full stop, which may shorten it."""
     lower = word.lower()
     stem, quote, ending = lower.partition("'")
     if stem in SPELLED:
-        return word if word == word.upper() else stem.upper() + quote + ending
-    if len(stem) > 1 and not quote and not _VOWELS.search(stem) and not known(lower) and len(stem) < _LONG:
-        return word if word == word.upper() else letters(stem)
+        if word.isupper():
+            return word
+        one = stem[:-1] if stem.endswith("s") and stem[:-1] in SPELLED else stem
+        return f"{one.upper()}{'s' if one != stem else ''}{quote}{ending}"
+    if len(stem) > 1 and not _VOWELS.search(stem):  # initials, or a noise: tsk, hmm
+        if quote or known(lower) or short or len(stem) >= _LONG or len(set(stem)) < len(stem):
+            return word
+        return word if word.isupper() else letters(stem)
     if not _is_odd(word):
         return word
     if not word.isupper():

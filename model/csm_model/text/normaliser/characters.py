@@ -95,7 +95,7 @@ def clean(text: str) -> str:
 
 def is_latin(character: str) -> bool:
     """Whether it is a letter of the Latin script."""
-    return character.isascii() and character.isalpha() or _is_latin(character)
+    return (character.isascii() and character.isalpha()) or _is_latin(character)
 
 
 def strip_marks(word: str) -> str:
@@ -134,7 +134,9 @@ def _plain(character: str) -> str:
         return unicodedata.normalize("NFKC", character)
     if raised.startswith("<"):
         folded = unicodedata.normalize("NFKC", character)
-        if folded != character and all(" " <= c <= "~" or _is_latin(c) or c in _SAME or c in "\u00b0\u03bc" for c in folded):
+        if folded != character and all(
+            " " <= c <= "~" or _is_latin(c) or c in _SAME or c in "\u00b0\u03bc" for c in folded
+        ):
             folded = "".join(map(_plain, folded))
             return f" {folded} " if raised.startswith("<circle>") else folded
     return character

@@ -23,8 +23,8 @@ _TO = rf" ?[-{EN_DASH}{MINUS}] ?"
 _TH = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _AFTER_DAY = rf"(?![\w:%/$€£]|[.,]\d|{_TO}\d)"
 _MONTH_DAY = re.compile(
-    rf"\b({_MONTH})(?: (?:the )?)(\d{{1,2}}){_TH}(?:{_TO}(\d{{1,2}}){_TH})?(?:(?:, ?| )(?:of )?(\d{{4}})\b(?!,\d|\.\d))?"
-    rf"{_AFTER_DAY}"
+    rf"\b({_MONTH})(?: (?:the )?)(\d{{1,2}}){_TH}(?:{_TO}(\d{{1,2}}){_TH})?"
+    rf"(?:(?:, ?| )(?:of )?(\d{{4}})\b(?!,\d|\.\d))?{_AFTER_DAY}"
 )
 _DAY_MONTH = re.compile(
     rf"(?<![\w.:/,$-])(?:([Tt]he) )?(\d{{1,2}}){_TH}(?:{_TO}(\d{{1,2}}){_TH})? (?:of )?({_MONTH})"
@@ -32,11 +32,15 @@ _DAY_MONTH = re.compile(
 )
 _DASHED_MONTH = re.compile(rf"(?<![\w-])(\d{{1,2}})[-/ ]({_MONTH})[-/ ](\d{{4}}|\d{{2}})(?![\w-])")
 _MONTH_YEAR = re.compile(rf"\b({_MONTH})(?:, ?| |-)'?(\d{{4}}|(?<=')\d{{2}})\b(?![,.]\d)")
+_MONTH_RANGE = re.compile(rf"\b({_MONTH})( \d{{1,2}}{_TH})?{_TO}(?={_MONTH})")
+_NAMED_TIME = re.compile(rf"\b([Nn]oon|[Mm]idnight){_TO}(?=\d)")
 _SHORT_DAY = re.compile(
-    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov"
-    r"|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun))"
+    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?"
+    r"(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun))"
 )
-_DAY_RANGE = re.compile(rf"\b({'|'.join(_DAYS.values())}){_TO}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun|{'|'.join(_DAYS.values())})\b")
+_DAY_RANGE = re.compile(
+    rf"\b({'|'.join(_DAYS.values())}){_TO}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun|{'|'.join(_DAYS.values())})\b"
+)
 _ISO = re.compile(
     r"(?<![\w/.-])(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/]|-\d|\.\d)"
     rf"(?:[T ](?=\d{{1,2}}:\d{{2}})(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(?:\.\d+)?)?(Z\b|[+{MINUS}-]\d{{2}}:?\d{{2}}\b)?)?"
@@ -55,7 +59,9 @@ _DURATION = re.compile(
     r"(?<![\w.])(?:(\d+) ?h(?:rs?|ours?)?,? ?)(\d+) ?m(?:ins?|inutes?)?\b(?:,? ?(\d+) ?s(?:ecs?|econds?)?\b)?"
     r"|(?<![\w.])(\d+) ?m(?:ins?)?,? ?(\d+) ?s(?:ecs?)?\b"
 )
-_OF_TENS = "|".join(f"(?<={word}[ -])" for word in "the his her my our its mid low mid-late early late their your".split())
+_OF_TENS = "|".join(
+    f"(?<={word}[ -])" for word in "the his her my our its mid low mid-late early late their your".split()
+)
 _DECADE = re.compile(rf"(?<![\w.,/])('?)(\d{{3}}0|(?:(?<=')|{_OF_TENS})\d0)('?)s\b")
 _SHORT_YEAR = re.compile(r"(?<![\w'])'(\d{2})(?![\w'\"])")
 _YEAR_RANGE = re.compile(rf"(?<![\w.,/$€£-])(1[1-9]\d\d|20\d\d){_TO}(1[1-9]\d\d|20\d\d|'?\d{{2}})(?![\w.]\d|\w|%|-\d)")
@@ -71,6 +77,8 @@ def say_numeric(text: str) -> str:
 
 def say(text: str) -> str:
     """The text with other dates and times in words."""
+    text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
+    text = _NAMED_TIME.sub(r"\1 to ", text)
     text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
     text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
     text = _DASHED_MONTH.sub(_dashed, text)
@@ -160,7 +168,7 @@ def _clock(hour: str, minute: str | None, second: str | None = None, *, half: st
     said = cardinal(hour)
     if minute and int(minute):
         said += f" oh {cardinal(minute)}" if minute[0] == "0" else f" {cardinal(minute)}"
-    elif not half and not second:
+    elif not half:
         said += " o'clock"
     if second:
         said += f" and {cardinal(second)} second{'' if int(second) == 1 else 's'}"

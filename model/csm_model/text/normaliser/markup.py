@@ -21,18 +21,18 @@ PAUSES = re.compile("[\ue000-\ue0fe]")
 _STRENGTHS = {"none": 0.0, "x-weak": 0.08, "weak": 0.16, "medium": 0.4, "strong": 0.8, "x-strong": 1.2}
 
 _KNOWN = frozenset(
-    "a abbr acronym address amp area article aside audio b base bdi bdo big blink blockquote body br break button canvas "
-    "caption center circle cite code col colgroup data datalist dd del desc details dfn dialog dir div dl dt em embed "
-    "emotion emphasis express-as fieldset figcaption figure font footer form frame g h1 h2 h3 h4 h5 h6 head header hr "
-    "html i iframe img input ins kbd label lang legend lexicon li link main map mark mark marquee media meta meter mstts "
-    "nav nobr noscript object ol optgroup option output p param path phoneme picture pre progress prosody q rect rp rt "
-    "ruby s samp say-as script section select seq small source span speak speed strike strong style sub summary sup svg "
-    "table tbody td template text textarea tfoot th thead time title token tr track tt u ul var video voice volume w wbr "
-    "par metadata lookup".split()
+    "a abbr acronym address amp area article aside audio b base bdi bdo big blink blockquote body br break button "
+    "canvas caption center circle cite code col colgroup data datalist dd del desc details dfn dialog dir div dl dt "
+    "em embed emotion emphasis express-as fieldset figcaption figure font footer form frame g h1 h2 h3 h4 h5 h6 head "
+    "header hr html i iframe img input ins kbd label lang legend lexicon li link main map mark mark marquee media "
+    "meta meter mstts nav nobr noscript object ol optgroup option output p param path phoneme picture pre progress "
+    "prosody q rect rp rt ruby s samp say-as script section select seq small source span speak speed strike strong "
+    "style sub summary sup svg table tbody td template text textarea tfoot th thead time title token tr track tt u "
+    "ul var video voice volume w wbr par metadata lookup".split()
 )
 _BLOCKS = frozenset(
-    "address article aside blockquote body br center dd details div dl dt fieldset figcaption figure footer form h1 h2 "
-    "h3 h4 h5 h6 header hr legend li main nav ol option p pre s section summary table tbody tfoot thead title tr "
+    "address article aside blockquote body br center dd details div dl dt fieldset figcaption figure footer form h1 "
+    "h2 h3 h4 h5 h6 header hr legend li main nav ol option p pre s section summary table tbody tfoot thead title tr "
     "ul".split()
 )
 _CELLS = frozenset("td th".split())

@@ -17,6 +17,7 @@ from csm_model.text.normaliser.spelling import (
     quantity,
     short_number,
     spell_digits,
+    year,
 )
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -36,21 +37,28 @@ _COMMA_UNIT = re.compile(r"(?<![\w.,])(\d+),(\d+)(?= ?(?:%|€|[A-Za-z]{1,3}\b))
 # telephone numbers
 _ABROAD = re.compile(r"(?<![\w+])\+ ?(\d{1,3})((?:[ .\-\u00a0/]{0,2}\(?\d{1,5}\)?){1,6})(?![\w]|[.,]\d|:\d)")
 _PHONE = re.compile(
-    r"(?<![\w.+-])(?:(1)[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])(\d{3})[ .-](\d{4})(?: ?(?:x|ext\.?) ?(\d{1,6}))?(?![\w-]|\.\d)"
+    r"(?<![\w.+-])(?:(1)[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])(\d{3})[ .-](\d{4})"
+    r"(?: ?(?:x|ext\.?) ?(\d{1,6}))?(?![\w-]|\.\d)"
 )
 _LOCAL_PHONE = re.compile(r"(?<![\w.+$€£-])(\d{3})-(\d{4})(?![\w-]|\.\d)")
 _WORD_PHONE = re.compile(r"(?<![\w-])(?:(1)-)?(8\d\d|900)-([A-Z]{3,}(?:-[A-Z]+)*|(?:\d{3}-)?[A-Z]{4})(?![\w-])")
 _ZERO_GROUPS = re.compile(r"(?<![\w.+-])\(?(0\d{1,4})\)?((?:[ -]\d{2,4}){2,4})(?![\w-]|[.,]\d)")
 _CARD = re.compile(r"(?<![\w-])\d{4}(?:([ -])\d{4})(?:\1\d{4}){2}(?![\w-])")
 _GROUPS = re.compile(r"(?<![\w.-])\d+(?:-\d+){2,}(?:-[xX\d])?(?![\w-]|\.\d)")
-_EMERGENCY = re.compile(r"(?<![\w.,$€£#/-])(911|411|311|999|112|101|404|747|737|787|777)(?![\w%/-]|[.,]\d| ?(?:dollars|people))")
+_EMERGENCY = re.compile(
+    r"(?<![\w.,$€£#/-])(911|411|311|999|112|101|404|747|737|787|777)(?![\w%/-]|[.,]\d| ?(?:dollars|people))"
+)
 
 # fractions and powers
 _SAYINGS = re.compile(r"(?<![\w./])(24/7/365|24/7|50/50|9/11|20/20|4/20|80/20|60/40|70/30|90/10|1/6)(?![\w/]|\.\d)")
-_FRACTION = re.compile(rf"(?<![\w./,])(?:(\d+)(?: |-|{HARD_SPACE}))?(\d{{1,4}})[/{FRACTION_SLASH}](\d{{1,4}})(?![\w/{FRACTION_SLASH}]|[.,]\d)")
+_SEASON = re.compile(r"(?<![\w./])((?:19|20)\d\d)/(\d\d)(?![\w/]|\.\d)")
+_FRACTION = re.compile(
+    rf"(?<![\w./,])(?:(\d+)(?: |-|{HARD_SPACE}))?(\d{{1,4}})[/{FRACTION_SLASH}](\d{{1,4}})"
+    rf"(?![\w/{FRACTION_SLASH}]|[.,]\d)"
+)
 _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?(?:''|\"|\u2033|in\b\.?)")
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
-_FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"]|$)")
+_FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
 _POWER = re.compile(rf"\^ ?\(?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])\)?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
 _BY = re.compile(rf"(?<![\w.,])({NUMBER}) ?(?:x|X|\u00d7|\*) ?(?=\d)")
@@ -67,6 +75,7 @@ _PAGE_WORDS = {"p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fi
                "sec": "section", "art": "article", "ed": "edition", "vs": "versus", "v": "versus", "l": "line",
                "ll": "lines"}  # fmt: skip
 _RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} ?(?={NUMBER})(?!{DASH}(?:\d[\d.,]*)?{DASH})")
+_DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
 _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\u00f7 {MINUS}{EN_DASH}-]*=)")
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
 _SIGNED = re.compile(rf"(?<![\w.)\]]) ?([+\u00b1{MINUS}]|(?<![\w){EN_DASH}-])[-{EN_DASH}]) ?(?=\.?\d)")
@@ -110,6 +119,10 @@ def one_way(text: str) -> str:
     text = _INDIAN.sub(lambda match: f"{int(match[0].replace(',', '')):,}", text)
     text = _COMMA_UNIT.sub(lambda match: match[0] if len(match[2]) == 3 else f"{match[1]}.{match[2]}", text)
     return _COMMA_DECIMAL.sub(lambda match: match[0] if len(match[2]) == 1 else f"{match[1]}.{match[2]}", text)
+
+
+def _short_year(digits: str) -> str:
+    return f"oh {cardinal(digits)}" if digits[0] == "0" else cardinal(digits)
 
 
 def _swap(match: re.Match[str]) -> str:
@@ -160,11 +173,12 @@ def _word_phone(match: re.Match[str]) -> str:
 
 def say_fractions(text: str) -> str:
     """The text with fractions, lengths in feet and inches, powers and products in words."""
-    text = _FEET.sub(lambda match: f"{_counted(match[1])} foot {quantity(match[2])}", text)
+    text = _FEET.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
+    text = _SEASON.sub(lambda match: f"{year(match[1])} {_short_year(match[2])}", text)
     text = _SAYINGS.sub(lambda match: " ".join(map(short_number, match[1].split("/"))), text)
     text = _FRACTION.sub(_fraction, text)
     text = _INCHES.sub(_inches, text)
-    text = _FEET_ALONE.sub(lambda match: f"{_counted(match[1])} {'foot' if match[1] == '1' else 'feet'}", text)
+    text = _FEET_ALONE.sub(_feet, text)
     text = _POWER_OF_TEN.sub(
         lambda match: f"{quantity(match[1])} times ten to the power of {_exponent(match[2], match[3])}", text
     )
@@ -178,16 +192,21 @@ def say_products(text: str) -> str:
         text = _POWER.sub(_power, text)
     text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
     text = _TIMES_AFTER.sub(lambda match: f"{quantity(match[1])} times", text)
-    return _TIMES_BEFORE.sub(lambda match: f"times {quantity(match[1])}", text)
+    return _TIMES_BEFORE.sub(
+        lambda match: f"{'by' if match[0][0] in 'xX' and match[0][1] == ' ' else 'times'} {quantity(match[1])}", text
+    )
 
 
-def _counted(digits: str) -> str:
-    return quantity(digits)
+def _feet(match: re.Match[str]) -> str:
+    """Feet, unless the sign closes a quotation."""
+    if len(re.findall(r"(?<!\w)'", match.string[: match.start()])) % 2:
+        return match[0]
+    return f"{quantity(match[1])} {'foot' if match[1] == '1' else 'feet'}"
 
 
 def _inches(match: re.Match[str]) -> str:
     """Inches, unless the sign closes a quotation."""
-    if match.string[: match.start()].count('"') % 2:
+    if len(re.findall(r'(?<!\d)"', match.string[: match.start()])) % 2:
         return match[0]
     return f"{quantity(match[1])} {'inch' if match[1] == '1' else 'inches'}"
 
@@ -211,7 +230,9 @@ def _fraction(match: re.Match[str]) -> str:
         return f"{match[1] + ' ' if whole else ''}{quantity(above)} over {quantity(below)}"
     if not sure and above == below:
         return f"{quantity(above)} out of {quantity(below)}"
-    if not sure and not (0 < int(above) < int(below) and (int(below) <= 10 or int(below) in (12, 16, 20, 32, 64, 100, 1000))):
+    if not sure and not (
+        0 < int(above) < int(below) and (int(below) <= 10 or int(below) in (12, 16, 20, 32, 64, 100, 1000))
+    ):
         return f"{quantity(above)} over {quantity(below)}"
     one, many = _DENOMINATORS.get(int(below)) or (ordinal(below), f"{ordinal(below)}s")
     if whole is not None and above == "1":
@@ -243,7 +264,9 @@ def _regnal(match: re.Match[str]) -> str:
 
 def _part(match: re.Match[str]) -> str:
     name, roman = match[1], match[2]
-    if not roman or (roman in ("I", "i") and not re.match(r"[,.;:!?)]|$| (?:of|was|is)\b", match.string[match.end() :])):
+    if not roman or (
+        roman in ("I", "i") and not re.match(r"[,.;:!?)]|$| (?:of|was|is)\b", match.string[match.end() :])
+    ):
         return match[0]
     if roman in ("C", "D", "L", "M") or (roman.islower() and len(roman) == 1 and roman != "i"):
         return match[0]
@@ -259,7 +282,8 @@ def _lone(match: re.Match[str]) -> str:
 
 def say(text: str) -> str:
     """The text without digits."""
-    text = _NUMBER_SIGN.sub(lambda match: "Number " if match[0][0] == "N" else "number ", text)
+    text = _DOTS.sub(" to ", text)
+    text = _NUMBER_SIGN.sub(lambda match: " Number " if match[0][0] == "N" else " number ", text)
     text = _NUMBER_SIGNS.sub("numbers ", text)
     text = _PAGES.sub(lambda match: f"{_PAGE_WORDS[match[1].lower()]} ", text)
     text = _EMERGENCY.sub(_service, text)
@@ -271,8 +295,7 @@ def say(text: str) -> str:
     text = _TO_WORD.sub(r"\1 to \2", text)
     text = _MIXED.sub(_mixed, text)
     text = _PLURAL.sub(lambda match: f"{short_number(match[1])}s", text)
-    text = _ANY.sub(_any, text)
-    return text
+    return _ANY.sub(_any, text)
 
 
 def _service(match: re.Match[str]) -> str:

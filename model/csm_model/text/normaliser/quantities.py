@@ -96,7 +96,8 @@ _UNITS: dict[str, tuple[str, str]] = {
     "cl": _plural("centiliter"), "ml": _plural("milliliter"), "mL": _plural("milliliter"), "gal": _plural("gallon"),
     "qt": _plural("quart"), "pt": _plural("pint"), "tbsp": _plural("tablespoon"), "tsp": _plural("teaspoon"),
     "cc": _plural("cubic centimeter"), "fl oz": _plural("fluid ounce"), "ha": _plural("hectare"),
-    "sq ft": ("square foot", "square feet"), "sq. ft.": ("square foot", "square feet"), "sqft": ("square foot", "square feet"),
+    "sq ft": ("square foot", "square feet"), "sq. ft.": ("square foot", "square feet"),
+    "sqft": ("square foot", "square feet"),
     "sq mi": _plural("square mile"), "sq m": _plural("square meter"), "sq km": _plural("square kilometer"),
     "s": _plural("second"), "sec": _plural("second"), "secs": _plural("second"), "ms": _plural("millisecond"),
     "\u03bcs": _plural("microsecond"), "us": _plural("microsecond"), "ns": _plural("nanosecond"),
@@ -134,7 +135,8 @@ _UNITS: dict[str, tuple[str, str]] = {
     "\u00b0K": ("degree Kelvin", "degrees Kelvin"), "\u00b0": _plural("degree"),
     "\u00b0N": ("degree north", "degrees north"), "\u00b0S": ("degree south", "degrees south"),
     "\u00b0E": ("degree east", "degrees east"), "\u00b0W": ("degree west", "degrees west"),
-    "%": ("percent", "percent"), "\u2030": ("per mille", "per mille"), "\u2031": ("per ten thousand", "per ten thousand"),
+    "%": ("percent", "percent"), "\u2030": ("per mille", "per mille"),
+    "\u2031": ("per ten thousand", "per ten thousand"),
     "\u2032": _plural("minute"), "\u2033": _plural("second"), "\u00a2": ("cent", "cents"),
     "%p": _plural("percentage point"), "pp": _plural("percentage point"),
 }  # fmt: skip
@@ -145,11 +147,13 @@ _PERS = {
     "week": "week", "mo": "month", "month": "month", "mth": "month", "yr": "year", "y": "year", "year": "year",
     "night": "night", "hour": "hour", "minute": "minute", "second": "second", "person": "person", "pp": "person",
     "unit": "unit", "user": "user", "item": "item", "piece": "piece", "pc": "piece", "head": "head", "capita": "capita",
-    "serving": "serving", "dose": "dose", "seat": "seat", "room": "room", "page": "page", "word": "word", "call": "call",
+    "serving": "serving", "dose": "dose", "seat": "seat", "room": "room", "page": "page", "word": "word",
+    "call": "call",
     "request": "request", "share": "share", "barrel": "barrel", "bbl": "barrel", "ton": "ton", "mile": "mile",
     "km": "kilometer", "m": "meter", "cm": "centimeter", "mm": "millimeter", "kg": "kilogram", "g": "gram",
     "mg": "milligram", "l": "liter", "L": "liter", "dl": "deciliter", "dL": "deciliter", "ml": "milliliter",
-    "mL": "milliliter", "lb": "pound", "oz": "ounce", "gal": "gallon", "ft": "foot", "sqft": "square foot", "in": "inch",
+    "mL": "milliliter", "lb": "pound", "oz": "ounce", "gal": "gallon", "ft": "foot", "sqft": "square foot",
+    "in": "inch",
     "acre": "acre", "ha": "hectare", "mi": "mile", "kWh": "kilowatt hour", "MWh": "megawatt hour", "GB": "gigabyte",
     "MB": "megabyte", "W": "watt", "K": "kelvin", "game": "game", "session": "session", "token": "token",
     "1M": "one million", "class": "class", "gallon": "gallon", "liter": "liter", "trip": "trip", "way": "way",
@@ -163,7 +167,8 @@ _BEFORE = _alt(_CURRENCIES)
 _CODE = _alt(_CODES)
 _SCALE = rf"(?:(?:{_SPACE}|-)(?P<scale>{_alt(_SCALES)})(?!\w))?"
 _MONEY = re.compile(
-    rf"(?<![\w.$€£]){_SIGN}(?P<cur>{_BEFORE}|(?:{_CODE})(?= ?\d))\.?{_SPACE}(?P<sign2>[{MINUS}+-](?=[\d.]))?(?P<a>{NUMBER})"
+    rf"(?<![\w.$€£]){_SIGN}(?P<cur>{_BEFORE}|(?:{_CODE})(?= ?\d))\.?{_SPACE}"
+    rf"(?P<sign2>[{MINUS}+-](?=[\d.]))?(?P<a>{NUMBER})"
     rf"(?:{_SPACE}(?P<scale_a>{_alt(_SCALES)}))?"
     rf"(?:{_SPACE}{DASH}{_SPACE}(?P<cur_b>{_BEFORE}|{_CODE})?{_SPACE}(?P<b>{NUMBER})(?![\d-]))?{_SCALE}"
     rf"(?:{_SPACE}(?P<code>USD|CAD|AUD|NZD|SGD|HKD|EUR|GBP)(?!\w))?{_PER}(?![\d])"

@@ -1,6 +1,6 @@
 """English words for digits and letters: cardinals, ordinals, years, digit by digit, letter by letter.
 
-American style, without "and": `one hundred two`. Digits come as text, so that no zero is lost and no number is too long.
+American style, without "and": `one hundred two`. Digits come as text, so that no zero is lost and no number too long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signs in words: comparison and arithmetic, currency without a number, Greek letters, marks; emoticons and emoji out."""
+"""Signs in words: comparison, arithmetic, currency without a number, Greek letters, marks; emoticons out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _NAMES = {
     "\u2234": "therefore", "\u2235": "because", "\u22a5": "perpendicular to", "\u2225": "parallel to",
     "\u2220": "angle", "\u00b0": "degrees", "\u2032": "prime", "\u2033": "double prime", "\u2192": "to",
     "\u2190": "from", "\u2191": "up", "\u2193": "down", "\u2194": "to and from", "\u21d2": "implies",
-    "\u21d4": "is equivalent to", "\u27a1": "to", "\u2794": "to", "\u279c": "to", "\u21a6": "maps to", "\u00a9": "copyright", "\u00a7": "section",
+    "\u21d4": "is equivalent to", "\u27a1": "to", "\u2794": "to", "\u279c": "to", "\u21a6": "maps to",
+    "\u00a9": "copyright", "\u00a7": "section",
     "\u00b6": "paragraph", "\u2020": "dagger", "$": "dollars", "\u20ac": "euros", "\u00a3": "pounds",
     "\u00a5": "yen", "\u20b9": "rupees", "\u20a9": "won", "\u20bd": "rubles", "\u20aa": "shekels", "\u20ba": "liras",
     "\u20b4": "hryvnias", "\u20ab": "dong", "\u20b1": "pesos", "\u20a6": "naira", "\u0e3f": "baht", "\u20bf": "bitcoin",
@@ -38,13 +39,24 @@ _NAMES = {
 _GREEK = dict(
     zip(
         "\u03b1\u03b2\u03b3\u03b4\u03b5\u03b6\u03b7\u03b8\u03b9\u03ba\u03bb\u03bc\u03bd\u03be\u03bf\u03c0\u03c1\u03c3\u03c4\u03c5\u03c6\u03c7\u03c8\u03c9",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi "
-        "psi omega".split(),
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
+        "chi psi omega".split(),
         strict=True,
     )
 )
 _GREEK |= {"\u03c2": "sigma", "\u03d5": "phi", "\u03d1": "theta", "\u03f5": "epsilon"}
-_DROPPED = {"\u2122": "", "\u00ae": "", "\u2117": "", "\u00ad": "", "\u00bf": "", "\u00a1": "", "\u25e6": "", "\u00a6": ", ", "\u2021": "", "`": "'"}
+_DROPPED = {
+    "\u2122": "",
+    "\u00ae": "",
+    "\u2117": "",
+    "\u00ad": "",
+    "\u00bf": "",
+    "\u00a1": "",
+    "\u25e6": "",
+    "\u00a6": ", ",
+    "\u2021": "",
+    "`": "'",
+}
 """Marks that nobody reads aloud."""
 _OPERATOR = re.compile("|".join(re.escape(sign) for sign, _ in sorted(_OPERATORS, key=lambda item: -len(item[0]))))
 _OPERATOR_WORDS = dict(_OPERATORS)
@@ -56,11 +68,10 @@ _EMOTICON = re.compile(
     r"(?<![^\s(])(?:[:;=][-o^']?[)(\[\]DpPOo/\\|*]+|[:;]'[-]?[()]|<\/?3+|[xX]D+|\^_+\^|[oO]_+[oO]|-_+-|>[:;][()]|T_T"
     r"|\u00af\\_\(\u30c4\)_/\u00af|:[a-z][a-z0-9_+-]{1,30}:)(?![^\s.,!?)])"
 )
-_AMPERSAND = re.compile(r"(?<=[A-Za-z0-9])&(?=[A-Za-z0-9])")
 _WITH = re.compile(r"(?<![\w/])([wW])/(?:(o)(?!\w))? ?")
 _COMMON = {"n/a": "N.A", "and/or": "and or", "c/o": "care of", "i/o": "I.O", "a/c": "A.C", "tcp/ip": "T.C.P I.P"}
 _COMMON_SLASH = re.compile(r"(?<![\w/])(?:" + "|".join(map(re.escape, _COMMON)) + r")(?![\w/])", re.I)
-_SLASH = re.compile(r" ?/ ?")
+_PER = re.compile(r"(?<=[a-z])/(?=(?:day|week|month|year|hour|minute|second|night|person|capita)\b)")
 _REPEATED = re.compile(r"([$\u20ac\u00a3\u00a5=~#*_^+|/\\<>%@&-])\1{2,}")
 _HYPHENS = re.compile(rf" ?-{{2,}} ?| [-{EN_DASH}] |(?<=[a-z]) ?{EN_DASH} ?(?=[A-Za-z])|{EN_DASH}")
 _WORD_DASH = re.compile(r"(?<=[A-Za-z])\u2013(?=[A-Za-z])")
@@ -82,10 +93,13 @@ def take_out(text: str) -> tuple[str, str]:
 
 def say(text: str) -> str:
     """The text with the signs that have a name in words."""
-    text = _REPEATED.sub(lambda match: " \u2014 " if match[1] == "-" else "\ufffd" if match[1] in "$\u20ac\u00a3\u00a5%@&" else " ", text)
+    text = _REPEATED.sub(
+        lambda match: " \u2014 " if match[1] == "-" else "\ufffd" if match[1] in "$\u20ac\u00a3\u00a5%@&" else " ", text
+    )
     text = _ARROWS.sub(lambda match: " to " if match[0].endswith(">") else " from ", text)
     text = _WITH.sub(lambda match: "without " if match[2] else "with ", text)
     text = _COMMON_SLASH.sub(lambda match: _COMMON[match[0].lower()], text)
+    text = _PER.sub(" per ", text)
     text = _APPROXIMATELY.sub("about ", text)
     text = _OPERATOR.sub(lambda match: f" {_OPERATOR_WORDS[match[0]]} ", text)
     text = _MULTIPLIED.sub(" times ", text)
