@@ -124,9 +124,9 @@ def _in_words(text: str, known: Known) -> tuple[str, str]:
             text = numbers.say_products(text)
             text = numbers.say(text)
         text = numbers.say_romans(text)
-        text = symbols.say(text)
+        text, alone = symbols.say(text)
         text, out = _letters(text.translate(_BRACKETS))
-        text, out = _tidy(text), emoticons + out
+        text, out = _tidy(text), emoticons + alone + out
     else:
         out = ""
     return casing.in_ordinary_case(text, known), out

@@ -76,9 +76,9 @@ def _said(word: str, known: Known, *, loud: bool, short: bool) -> str:
     lower = word.lower()
     stem, quote, ending = lower.partition("'")
     if stem in SPELLED:
-        if word.isupper():
-            return word
         one = stem[:-1] if stem.endswith("s") and stem[:-1] in SPELLED else stem
+        if word.isupper() and one == stem:
+            return word
         return f"{one.upper()}{'s' if one != stem else ''}{quote}{ending}"
     if len(stem) > 1 and not _VOWELS.search(stem):  # initials, or a noise: tsk, hmm
         if quote or known(lower) or short or len(stem) >= _LONG or len(set(stem)) < len(stem):
@@ -87,6 +87,8 @@ def _said(word: str, known: Known, *, loud: bool, short: bool) -> str:
     if not _is_odd(word):
         return word
     if not word.isupper():
+        if word[0].islower() and word[1:].isupper() and len(word) >= _LONG:
+            return lower
         if quote or not known(lower) or word[:-1].isupper():
             return word
         return lower

@@ -7,8 +7,8 @@ import re
 from csm_model.text.normaliser.characters import EN_DASH, MINUS
 from csm_model.text.normaliser.spelling import ONES, cardinal, ordinal, plain_number, spell_digits, year
 
-_MONTHS = "January February March April May June July August September October November December".split()
-_BY_SHORT = {name[:3].lower(): name for name in _MONTHS}
+MONTHS = tuple("January February March April May June July August September October November December".split())
+_BY_SHORT = {name[:3].lower(): name for name in MONTHS}
 _DAYS = {"mon": "Monday", "tue": "Tuesday", "wed": "Wednesday", "thu": "Thursday", "fri": "Friday", "sat": "Saturday",
          "sun": "Sunday"}  # fmt: skip
 _ZONES = "UTC|GMT|EST|EDT|CST|CDT|MST|MDT|PST|PDT|CET|CEST|BST|IST|JST|AEST|ET|PT|CT|MT"
@@ -36,11 +36,13 @@ _MONTH_RANGE = re.compile(rf"\b({_MONTH})( \d{{1,2}}{_TH})?{_TO}(?={_MONTH})")
 _NAMED_TIME = re.compile(rf"\b([Nn]oon|[Mm]idnight){_TO}(?=\d)")
 _SHORT_DAY = re.compile(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?"
-    r"(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun))"
+    r"(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+    r"| ?(?:&|and|or) (?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b)"
 )
 _DAY_RANGE = re.compile(
     rf"\b({'|'.join(_DAYS.values())}){_TO}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun|{'|'.join(_DAYS.values())})\b"
 )
+_OTHER_DAY = re.compile(rf"\b({'|'.join(_DAYS.values())}) ?(&|and|or) (Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?")
 _ISO = re.compile(
     r"(?<![\w/.-])(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/]|-\d|\.\d)"
     rf"(?:[T ](?=\d{{1,2}}:\d{{2}})(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(?:\.\d+)?)?(Z\b|[+{MINUS}-]\d{{2}}:?\d{{2}}\b)?)?"
@@ -72,7 +74,7 @@ def say_numeric(text: str) -> str:
     """The text with dates of digits alone in words: before they look like versions or telephone numbers."""
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
-    return _MONTH_OF_YEAR.sub(lambda match: f"{_MONTHS[int(match[1]) - 1]} {year(match[2])}", text)
+    return _MONTH_OF_YEAR.sub(lambda match: f"{MONTHS[int(match[1]) - 1]} {year(match[2])}", text)
 
 
 def say(text: str) -> str:
@@ -80,6 +82,7 @@ def say(text: str) -> str:
     text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
     text = _NAMED_TIME.sub(r"\1 to ", text)
     text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
+    text = _OTHER_DAY.sub(lambda match: f"{match[1]} {match[2]} {_DAYS[match[3][:3].lower()]}", text)
     text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
     text = _DASHED_MONTH.sub(_dashed, text)
     text = _MONTH_DAY.sub(_month_day, text)
@@ -117,7 +120,7 @@ def _iso(match: re.Match[str]) -> str:
     month, day = int(match[3]), int(match[4])
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return match[0]
-    said = f"{_MONTHS[month - 1]} {ordinal(day)}, {year(match[1])}"
+    said = f"{MONTHS[month - 1]} {ordinal(day)}, {year(match[1])}"
     if match[5]:
         if int(match[5]) > 24 or int(match[6]) > 59:
             return match[0]
@@ -133,7 +136,7 @@ def _numeric(match: re.Match[str]) -> str:
     month, day = (second, first) if match[2] == "." or first > 12 else (first, second)
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return match[0]
-    return f"{_MONTHS[month - 1]} {ordinal(day)}, {_full(digits)}"
+    return f"{MONTHS[month - 1]} {ordinal(day)}, {_full(digits)}"
 
 
 def _dashed(match: re.Match[str]) -> str:

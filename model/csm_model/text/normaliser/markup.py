@@ -18,6 +18,9 @@ FIRST_PAUSE = 0xE000
 LONGEST_PAUSE_S = 10.0
 """Seconds of the longest pause that a tag may ask for."""
 PAUSES = re.compile("[\ue000-\ue0fe]")
+_ESCAPED = 0xE100
+"""An escaped sign is the character of this number plus its own until all marks are gone."""
+_UNESCAPED = {_ESCAPED + code: chr(code) for code in range(128)}
 _STRENGTHS = {"none": 0.0, "x-weak": 0.08, "weak": 0.16, "medium": 0.4, "strong": 0.8, "x-strong": 1.2}
 
 _KNOWN = frozenset(
@@ -97,11 +100,13 @@ def _tag(match: re.Match[str], unknown: list[str]) -> str:
     name, rest, text = match["name"].lower().rsplit(":", 1)[-1], match["rest"], match.string
     if name not in _KNOWN:
         before = text[match.start() - 1] if match.start() else " "
-        if before.isalnum() or not _ATTRIBUTES.fullmatch(rest):
+        if (before.isalnum() and not match["close"]) or not _ATTRIBUTES.fullmatch(rest):
             return match[0]
         unknown.append(match[0])
         return " "
     if name == "break":
+        if match["close"]:
+            return ""
         time, strength = _TIME.search(rest), _STRENGTH.search(rest)
         if time:
             return pause(float(time[1]) / (1000 if time[2].lower() == "ms" else 1))
@@ -110,11 +115,13 @@ def _tag(match: re.Match[str], unknown: list[str]) -> str:
         return ", " if match["close"] else " "
     if name in _BLOCKS:
         before = text[: match.start()].rstrip()[-1:]
-        return ". \n" if before.isalnum() or before in ")\"'" else " \n"
+        return ". \n" if before and (before.isalnum() or before in ")\"'") else " \n"
     return ""
 
 
 def _markdown(text: str) -> str:
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda match: chr(_ESCAPED + ord(match[1])), text)
     if "[" in text:
         text = _DEFINITION.sub("", text)
         text = _TASK.sub(r"\1", text)
@@ -135,8 +142,6 @@ def _markdown(text: str) -> str:
         text = _QUOTE.sub("", text)
     text = _BULLET.sub("", text)
     text = _INLINE_BULLET.sub(", ", text)
-    if "\\" in text:
-        text = _ESCAPE.sub(r"\1", text)
     if "`" in text:
         text = _CODE.sub("", _TICK.sub("'", text))
     if "~~" in text:
@@ -145,4 +150,4 @@ def _markdown(text: str) -> str:
         text = _BETWEEN_LETTERS.sub("", _STARS.sub("", text))
     if "_" in text:
         text = _UNDERSCORES.sub("", text)
-    return text
+    return text.translate(_UNESCAPED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from csm_model.text.normaliser.characters import EM_DASH, EN_DASH, FRACTION_SLASH, HARD_SPACE, MINUS
+from csm_model.text.normaliser.dates import MONTHS
 from csm_model.text.normaliser.spelling import (
     cardinal,
     letters,
@@ -54,7 +55,7 @@ _SAYINGS = re.compile(r"(?<![\w./])(24/7/365|24/7|50/50|9/11|20/20|4/20|80/20|60
 _SEASON = re.compile(r"(?<![\w./])((?:19|20)\d\d)/(\d\d)(?![\w/]|\.\d)")
 _FRACTION = re.compile(
     rf"(?<![\w./,])(?:(\d+)(?: |-|{HARD_SPACE}))?(\d{{1,4}})[/{FRACTION_SLASH}](\d{{1,4}})"
-    rf"(?![\w/{FRACTION_SLASH}]|[.,]\d)"
+    rf"(\"|\u2033)?(?![\w/{FRACTION_SLASH}]|[.,]\d)"
 )
 _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?(?:''|\"|\u2033|in\b\.?)")
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
@@ -62,7 +63,10 @@ _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
 _POWER = re.compile(rf"\^ ?\(?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])\)?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
 _BY = re.compile(rf"(?<![\w.,])({NUMBER}) ?(?:x|X|\u00d7|\*) ?(?=\d)")
-_TIMES_AFTER = re.compile(rf"(?<![\w.,])({NUMBER}) ?[xX\u00d7](?![\w])")
+_UNIT_BY = re.compile(
+    r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
+)
+_TIMES_AFTER = re.compile(rf"(?<![\w.,])({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
 _TIMES_BEFORE = re.compile(rf"(?<![\w.])[xX\u00d7] ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
 
@@ -179,6 +183,8 @@ def say_fractions(text: str) -> str:
     text = _FRACTION.sub(_fraction, text)
     text = _INCHES.sub(_inches, text)
     text = _FEET_ALONE.sub(_feet, text)
+    text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
+    text = _UNIT_BY.sub(" by ", text)
     text = _POWER_OF_TEN.sub(
         lambda match: f"{quantity(match[1])} times ten to the power of {_exponent(match[2], match[3])}", text
     )
@@ -190,11 +196,14 @@ def say_products(text: str) -> str:
     """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
     if "^" in text or "**" in text:
         text = _POWER.sub(_power, text)
-    text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
     text = _TIMES_AFTER.sub(lambda match: f"{quantity(match[1])} times", text)
     return _TIMES_BEFORE.sub(
         lambda match: f"{'by' if match[0][0] in 'xX' and match[0][1] == ' ' else 'times'} {quantity(match[1])}", text
     )
+
+
+def _opens_no_quotation(match: re.Match[str]) -> bool:
+    return len(re.findall(r'(?<!\d)"', match.string[: match.start()])) % 2 == 0
 
 
 def _feet(match: re.Match[str]) -> str:
@@ -206,7 +215,7 @@ def _feet(match: re.Match[str]) -> str:
 
 def _inches(match: re.Match[str]) -> str:
     """Inches, unless the sign closes a quotation."""
-    if len(re.findall(r'(?<!\d)"', match.string[: match.start()])) % 2:
+    if not _opens_no_quotation(match):
         return match[0]
     return f"{quantity(match[1])} {'inch' if match[1] == '1' else 'inches'}"
 
@@ -223,11 +232,21 @@ def _power(match: re.Match[str]) -> str:
     return f" to the power of {_exponent(sign, digits)}"
 
 
+def _day(month: str, day: str) -> str | None:
+    """A day of the year, as `12/25`; what may be a fraction is one."""
+    if int(month) < int(day) <= 10 or month == day or not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
+        return None
+    return f"{MONTHS[int(month) - 1]} {ordinal(day)}"
+
+
 def _fraction(match: re.Match[str]) -> str:
     whole, above, below = match[1], match[2], match[3]
     sure = FRACTION_SLASH in match[0] or whole is not None
     if int(below) == 0:
         return f"{match[1] + ' ' if whole else ''}{quantity(above)} over {quantity(below)}"
+    inches = " inches" if match[4] and _opens_no_quotation(match) else match[4] or ""
+    if not sure and not match[4] and "=" not in match.string and (day := _day(above, below)):
+        return day
     if not sure and above == below:
         return f"{quantity(above)} out of {quantity(below)}"
     if not sure and not (
@@ -239,7 +258,8 @@ def _fraction(match: re.Match[str]) -> str:
         said = f"{'an' if one.startswith('eigh') else 'a'} {one}"
     else:
         said = f"{quantity(above)} {one if above == '1' else many}"
-    return f"{quantity(whole)} and {said}" if whole is not None else said
+    said = said.removeprefix("one ") if said.startswith("one one ") else said
+    return (f"{quantity(whole)} and {said}" if whole is not None else said) + inches
 
 
 def say_romans(text: str) -> str:

@@ -188,6 +188,12 @@ _SCALED = re.compile(
     rf"(?<![\w.,/]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
     rf"(?P<gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w)"
 )
+_PLACE_BEFORE = re.compile(
+    r"\b(?:room|gate|apt|apartment|flat|seat|suite|unit|building|bus|track|platform|exhibit|grade|class|section|hall|number"
+    r"|no|level|floor|block|lot|house|row|route|line|appendix|figure|table|plan|step|model|type)\.? $",
+    re.I,
+)
+_NAME_AFTER = re.compile(r" [A-Z][a-z]+")
 _SQUARES = {"2": "square ", "3": "cubic "}
 _SIGN_WORDS = {"+": "plus ", "\u00b1": "plus or minus ", "-": "minus ", MINUS: "minus ", EN_DASH: "minus "}
 
@@ -302,5 +308,13 @@ def _scaled(match: re.Match[str]) -> str:
         return match[0]
     if scale == "K" and a in ("2", "4", "5", "8") and b is None:  # of screens
         return f"{_sign(match)}{quantity(a)} K"
+    if scale in ("B", "M", "T") and _names_a_place(match):
+        return match[0]
     said = quantity(a) + (f" to {quantity(b)}" if b is not None else "")
     return f"{_sign(match)}{said} {_SCALES[scale]}"
+
+
+def _names_a_place(match: re.Match[str]) -> bool:
+    """`221B Baker Street`, `gate 4B`: the letter belongs to a number that counts nothing."""
+    text = match.string
+    return bool(_PLACE_BEFORE.search(text[: match.start()][-20:]) or _NAME_AFTER.match(text, match.end()))

@@ -44,6 +44,7 @@ _GREEK = dict(
         strict=True,
     )
 )
+_OTHER = "\u0370-\u03ff\u0400-\u04ff\u1f00-\u1fff"
 _GREEK |= {"\u03c2": "sigma", "\u03d5": "phi", "\u03d1": "theta", "\u03f5": "epsilon"}
 _DROPPED = {
     "\u2122": "",
@@ -62,12 +63,14 @@ _OPERATOR = re.compile("|".join(re.escape(sign) for sign, _ in sorted(_OPERATORS
 _OPERATOR_WORDS = dict(_OPERATORS)
 _ARROWS = re.compile(r"<?[-=]{2,}>|<[-=]{2,}>?")
 _SIGN = re.compile("|".join(re.escape(sign) for sign in (*_NAMES, *_DROPPED)))
-_GREEK_LETTER = re.compile(f"(?<![^\\W\\d_])([{''.join(_GREEK)}{''.join(_GREEK).upper()}])(?![^\\W\\d_])")
+_GREEK_LETTER = re.compile(f"(?<![{_OTHER}])([{''.join(_GREEK)}{''.join(_GREEK).upper()}])(?![{_OTHER}])")
 
 _EMOTICON = re.compile(
     r"(?<![^\s(])(?:[:;=][-o^']?[)(\[\]DpPOo/\\|*]+|[:;]'[-]?[()]|<\/?3+|[xX]D+|\^_+\^|[oO]_+[oO]|-_+-|>[:;][()]|T_T"
     r"|\u00af\\_\(\u30c4\)_/\u00af|:[a-z][a-z0-9_+-]{1,30}:)(?![^\s.,!?)])"
 )
+_MEANT = frozenset("$\u20ac\u00a3\u00a5%@&")
+_FLAG = re.compile(r"(?<!\S)(--?)(?=[A-Za-z]\b|(?<=--)[a-z])")
 _WITH = re.compile(r"(?<![\w/])([wW])/(?:(o)(?!\w))? ?")
 _COMMON = {"n/a": "N.A", "and/or": "and or", "c/o": "care of", "i/o": "I.O", "a/c": "A.C", "tcp/ip": "T.C.P I.P"}
 _COMMON_SLASH = re.compile(r"(?<![\w/])(?:" + "|".join(map(re.escape, _COMMON)) + r")(?![\w/])", re.I)
@@ -91,11 +94,11 @@ def take_out(text: str) -> tuple[str, str]:
     return _EMOTICON.sub(out, text), "".join(found)
 
 
-def say(text: str) -> str:
-    """The text with the signs that have a name in words."""
-    text = _REPEATED.sub(
-        lambda match: " \u2014 " if match[1] == "-" else "\ufffd" if match[1] in "$\u20ac\u00a3\u00a5%@&" else " ", text
-    )
+def say(text: str) -> tuple[str, str]:
+    """The text with the signs that have a name in words, and those that stand by themselves, which are left out."""
+    alone: list[str] = []
+    text = _FLAG.sub(lambda match: f"{'dash ' * len(match[1])}", text)
+    text = _REPEATED.sub(lambda match: _repeated(match, alone), text)
     text = _ARROWS.sub(lambda match: " to " if match[0].endswith(">") else " from ", text)
     text = _WITH.sub(lambda match: "without " if match[2] else "with ", text)
     text = _COMMON_SLASH.sub(lambda match: _COMMON[match[0].lower()], text)
@@ -104,18 +107,34 @@ def say(text: str) -> str:
     text = _OPERATOR.sub(lambda match: f" {_OPERATOR_WORDS[match[0]]} ", text)
     text = _MULTIPLIED.sub(" times ", text)
     text = _LONE_CURRENCY.sub(" dollar ", text)
-    text = _GREEK_LETTER.sub(lambda match: f" {_GREEK[match[1].lower()]} ", text)
+    text = _GREEK_LETTER.sub(_greek, text)
     text = text.replace(MINUS, " minus ")
     text = _WORD_DASH.sub("-", text)
     text = _HYPHENS.sub(" \u2014 ", text)
-    return _SIGN.sub(_named, text).replace(HARD_SPACE, " ")
+    return _SIGN.sub(lambda match: _named(match, alone), text).replace(HARD_SPACE, " "), "".join(alone)
 
 
-def _named(match: re.Match[str]) -> str:
+def _greek(match: re.Match[str]) -> str:
+    before, after = match.string[: match.start()][-1:], match.string[match.end() : match.end() + 1]
+    name = _GREEK[match[1].lower()]
+    return f"{' ' if before.isalpha() else ''}{name}{' ' if after.isalpha() else ''}"
+
+
+def _repeated(match: re.Match[str], alone: list[str]) -> str:
+    """Three or more of a sign: a rule that is drawn, or signs that count nothing."""
+    if match[1] == "-":
+        return " \u2014 "
+    if match[1] in _MEANT:
+        alone.append(match[0])
+    return " "
+
+
+def _named(match: re.Match[str], alone: list[str]) -> str:
     sign = match[0]
     if sign in _DROPPED:
         return _DROPPED[sign]
     text, start, end = match.string, match.start(), match.end()
     if sign in "#*_^~|\\" and not (text[:start].rstrip()[-1:].isalnum() or text[end:].lstrip()[:1].isalnum()):
-        return "\ufffd"  # a sign by itself, with nothing that it could be about
+        alone.append(sign)  # there is nothing that it could be about
+        return " "
     return f" {_NAMES[sign]} "
