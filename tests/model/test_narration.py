@@ -183,8 +183,7 @@ def test_a_text_that_ends_with_what_cannot_be_said_ends_well(bundle: Bundle) -> 
 @pytest.mark.parametrize("text", ["你好", "👍", "# *", "你好。" * 50, "$$$ ... ?!"])
 def test_a_text_with_nothing_left_is_refused_at_once(bundle: Bundle, text: str) -> None:
     with pytest.raises(InputError, match="nothing to say") as caught:
-        Generator(bundle).narrate(text, 0)
-        next(Generator(bundle).narrate(text, 0))
+        narration_of(text, bundle)
     assert "\n" not in str(caught.value)
 
 

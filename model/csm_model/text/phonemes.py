@@ -31,8 +31,10 @@ SYMBOLS: tuple[str, ...] = (
     *(stress + vowel for stress in _STRESSES for vowel in _VOWELS),
 )
 _TOKEN = re.compile("[ˈˌ]?.")
+_TEXTS_KEPT = 256
 _WORDS_KEPT = 1024
-"""Words whose phonemes are kept: a turn is asked for before it is spoken, and again as context of the next ones."""
+"""Texts and words whose readings and phonemes are kept: a turn is looked at before it is spoken, and is context after
+it."""
 
 
 @functools.cache
@@ -51,6 +53,11 @@ def _known(word: str) -> bool:
     """Whether the dictionary has a word, in lower case."""
     lexicon = _g2p().lexicon  # type: ignore[attr-defined]
     return word in lexicon.golds.d or word in lexicon.silvers.d
+
+
+@functools.lru_cache(maxsize=_TEXTS_KEPT)
+def _reading(text: str) -> Reading:
+    return read_text(text, _known)
 
 
 @functools.lru_cache(maxsize=_WORDS_KEPT)
@@ -103,7 +110,7 @@ class PhonemeTokenizer:
 
     def read(self, text: str) -> Reading:
         """See `Tokenizer`."""
-        return read_text(text, _known)
+        return _reading(text)
 
     def phonemes(self, text: str) -> list[int]:
         """The ids of the phonemes and pauses alone."""

@@ -16,6 +16,7 @@ from csm_model.frames import frames_of
 from csm_model.inference.batch import Frame
 from csm_model.inference.context import ContextTurn, can_be_said, check_codes, turns_that_fit
 from csm_model.inference.narration import Heard, Utterance, room_before
+from csm_model.text.base import nothing_to_say
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.tokens import TurnChain, TurnKey
 from csm_serving.server.voices import VoiceRegistry
@@ -82,10 +83,12 @@ class RequestReader:
             wanted: asked before each piece of work that takes long; nobody waits for the rest where it says no.
 
         Raises:
-            InputError: an unknown voice, or sound that is not allowed.
+            InputError: an unknown voice, sound that is not allowed, or a text in which nothing can be said.
             ArtifactError: the voice's record is damaged.
             UnavailableError: the request is not wanted any more.
         """
+        if not (request.text_more or self._bundle.tokenizer.read(request.text).passages):
+            raise nothing_to_say(request.text)
         if request.voice is not None:
             voice = self._voices.get(request.voice)
             prompt = self._voices.prompt(request.voice, self._bundle.codec)
