@@ -64,6 +64,7 @@ _SAID = re.compile(r"[^\W_]")
 _MOST_PASSES = 3
 _GAPS = re.compile(r"\s+")
 _BEFORE_MARK = re.compile(r" +(?=[,.;:!?])")
+_AFTER_OPEN = re.compile(r"(?<=\() +")
 _MARKS = re.compile(r"(?:[,;:] ?){2,}|(?<=[.?!]) ?,")
 _LEADING = re.compile(r"^[,;:\u2014 ]*(?:\. )?[,;:\u2014 ]*(?=[^.])")
 _LONE_HYPHEN = re.compile(r"(?<![^ ])-+(?![^ ])")
@@ -112,7 +113,7 @@ def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
 
 
 def _in_words(text: str, known: Known) -> tuple[str, str]:
-    if not _PLAIN.fullmatch(text):
+    if not _PLAIN.fullmatch(text) or numbers.counts_one(text):
         text, emoticons = symbols.take_out(text)
         text = dates.say_numeric(numbers.one_way(text))
         text = addresses.say(text)
@@ -135,7 +136,7 @@ def _in_words(text: str, known: Known) -> tuple[str, str]:
 def _tidy(text: str) -> str:
     """Punctuation as it is written between words, where signs between have gone."""
     text = _LONE_HYPHEN.sub(" \u2014 ", _GAPS.sub(" ", text))
-    text = _BEFORE_MARK.sub("", text)
+    text = _AFTER_OPEN.sub("", _BEFORE_MARK.sub("", text))
     return _MARKS.sub(lambda match: f"{match[0][0]} " if match[0][0] in ",;:" else "", text)
 
 

@@ -27,7 +27,7 @@ SPELLED = frozenset(
 """Initials that no ordinary writing means as a word."""
 _ALSO_INITIALS = frozenset(
     "US IT WHO AIDS ID HR IV MD DC UN MP FM MIT LED AC PR PS OS PIN POS RIP AD BC AM PM OR IN ME HI OK MA PA AI ER ED "
-    "ART DOT EPA ACE SAT CAD COP ROM RAM".split()
+    "EST EDT PST PDT CST CDT MST MDT CET BST ART DOT EPA ACE SAT CAD COP ROM RAM".split()
 )
 """Words of the dictionary that are initials where they stand in capitals among ordinary words."""
 _PRONOUNCED = frozenset(

@@ -34,6 +34,8 @@ _DASHED_MONTH = re.compile(rf"(?<![\w-])(\d{{1,2}})[-/ ]({_MONTH})[-/ ](\d{{4}}|
 _MONTH_YEAR = re.compile(rf"\b({_MONTH})(?:, ?| |-)'?(\d{{4}}|(?<=')\d{{2}})\b(?![,.]\d)")
 _MONTH_RANGE = re.compile(rf"\b({_MONTH})( \d{{1,2}}{_TH})?{_TO}(?={_MONTH})")
 _NAMED_TIME = re.compile(rf"\b([Nn]oon|[Mm]idnight){_TO}(?=\d)")
+_TO_NAMED_TIME = re.compile(rf"(?<=[\dmM.]){_TO}(?=(?:noon|midnight)\b)")
+_PART_OF_YEAR = re.compile(r"\b([QH]\d|FY)'(\d\d)\b")
 _SHORT_DAY = re.compile(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?"
     r"(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
@@ -81,6 +83,8 @@ def say(text: str) -> str:
     """The text with other dates and times in words."""
     text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
     text = _NAMED_TIME.sub(r"\1 to ", text)
+    text = _TO_NAMED_TIME.sub(" to ", text)
+    text = _PART_OF_YEAR.sub(r"\1 \2", text)
     text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
     text = _OTHER_DAY.sub(lambda match: f"{match[1]} {match[2]} {_DAYS[match[3][:3].lower()]}", text)
     text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)

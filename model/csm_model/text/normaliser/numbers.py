@@ -52,6 +52,7 @@ _EMERGENCY = re.compile(
 
 # fractions and powers
 _SAYINGS = re.compile(r"(?<![\w./])(24/7/365|24/7|50/50|9/11|20/20|4/20|80/20|60/40|70/30|90/10|1/6)(?![\w/]|\.\d)")
+_METRE = re.compile(r"(?<![\w./])(\d{1,2})/([248]|16)(?= time\b)")
 _SEASON = re.compile(r"(?<![\w./])((?:19|20)\d\d)/(\d\d)(?![\w/]|\.\d)")
 _FRACTION = re.compile(
     rf"(?<![\w./,])(?:(\d+)(?: |-|{HARD_SPACE}))?(\d{{1,4}})[/{FRACTION_SLASH}](\d{{1,4}})"
@@ -61,12 +62,12 @@ _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
 _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
-_POWER = re.compile(rf"\^ ?\(?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])\)?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
+_POWER = re.compile(rf"\^ ?[({{]?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])[)}}]?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
 _BY = re.compile(rf"(?<![\w.,])({NUMBER}) ?(?:x|X|\u00d7|\*) ?(?=\d)")
 _UNIT_BY = re.compile(
     r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
 )
-_TIMES_AFTER = re.compile(rf"(?<![\w.,])({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
+_TIMES_AFTER = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?{DASH} ?)?({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
 _TIMES_BEFORE = re.compile(rf"(?<![\w.])[xX\u00d7] ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
 
@@ -109,6 +110,13 @@ _REGNAL = (
 )
 _REGNAL_ROMAN = re.compile(rf"\b({_REGNAL}) ({_ROMAN})(?![\w'])(?!\.\w)")
 _LONE_ROMAN = re.compile(r"(?<=[A-Za-z] )(?=[IVX]{2,}\b)(X{0,3}(?:IX|IV|V?I{0,3}))(?![\w'])(?!\.\w)")
+_THE_ROMAN = re.compile(rf"(?<=[A-Z][a-z]{{2}} )the (?=[IVX]{{2,}}\b)({_ROMAN})\b(?!['.]\w)")
+_ROMAN_YEAR = re.compile(
+    r"\bM(?=[CDXLVI]{3,}\b)(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
+    r"|\bMM(?=[XLVI]{2,}\b)(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
+)
+_SURE_ROMAN = re.compile(r"\b(?=[IVX]{3,}\b)(?!XXX\b)X{0,3}(?:IX|IV|V?I{0,3})\b(?!['.]\w)")
+_MAY_BE_ONE = re.compile(rf"\b(?:(?i:{_PART_OF})|{_REGNAL}) I\b")
 _CAPITAL_BEFORE = re.compile(r"(?:^|[^\w'])[A-Z][\w'-]* $")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _DENOMINATORS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
@@ -179,6 +187,7 @@ def say_fractions(text: str) -> str:
     """The text with fractions, lengths in feet and inches, powers and products in words."""
     text = _FEET.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _SEASON.sub(lambda match: f"{year(match[1])} {_short_year(match[2])}", text)
+    text = _METRE.sub(lambda match: f"{cardinal(match[1])} {cardinal(match[2])}", text)
     text = _SAYINGS.sub(lambda match: " ".join(map(short_number, match[1].split("/"))), text)
     text = _FRACTION.sub(_fraction, text)
     text = _INCHES.sub(_inches, text)
@@ -196,7 +205,9 @@ def say_products(text: str) -> str:
     """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
     if "^" in text or "**" in text:
         text = _POWER.sub(_power, text)
-    text = _TIMES_AFTER.sub(lambda match: f"{quantity(match[1])} times", text)
+    text = _TIMES_AFTER.sub(
+        lambda match: f"{quantity(match[1]) + ' to ' if match[1] else ''}{quantity(match[2])} times", text
+    )
     return _TIMES_BEFORE.sub(
         lambda match: f"{'by' if match[0][0] in 'xX' and match[0][1] == ' ' else 'times'} {quantity(match[1])}", text
     )
@@ -258,7 +269,7 @@ def _fraction(match: re.Match[str]) -> str:
         said = f"{'an' if one.startswith('eigh') else 'a'} {one}"
     else:
         said = f"{quantity(above)} {one if above == '1' else many}"
-    said = said.removeprefix("one ") if said.startswith("one one ") else said
+    said = said.removeprefix("one ") if said.startswith("one one ") else said.replace(" one hundredths", " hundredths")
     return (f"{quantity(whole)} and {said}" if whole is not None else said) + inches
 
 
@@ -267,7 +278,15 @@ def say_romans(text: str) -> str:
     text = _CENTURY.sub(lambda match: f"{ordinal(_value(match[1]))} ", text)
     text = _REGNAL_ROMAN.sub(_regnal, text)
     text = _PART_ROMAN.sub(_part, text)
+    text = _THE_ROMAN.sub(lambda match: f"the {ordinal(_value(match[1]))}", text)
+    text = _ROMAN_YEAR.sub(lambda match: year(_value(match[0])), text)
+    text = _SURE_ROMAN.sub(lambda match: cardinal(_value(match[0])), text)
     return _LONE_ROMAN.sub(_lone, text)
+
+
+def counts_one(text: str) -> bool:
+    """Whether an `I` in a text may be a number: after a name that is counted, as in `World War I`."""
+    return " I" in text and bool(_MAY_BE_ONE.search(text))
 
 
 def _value(roman: str) -> int:

@@ -169,23 +169,23 @@ _SCALE = rf"(?:(?:{_SPACE}|-)(?P<scale>{_alt(_SCALES)})(?!\w))?"
 _MONEY = re.compile(
     rf"(?<![\w.$€£]){_SIGN}(?P<cur>{_BEFORE}|(?:{_CODE})(?= ?\d))\.?{_SPACE}"
     rf"(?P<sign2>[{MINUS}+-](?=[\d.]))?(?P<a>{NUMBER})"
-    rf"(?:{_SPACE}(?P<scale_a>{_alt(_SCALES)}))?"
+    rf"(?:{_SPACE}(?P<scale_a>{_alt(_SCALES)})(?![A-Za-z]))?"
     rf"(?:{_SPACE}{DASH}{_SPACE}(?P<cur_b>{_BEFORE}|{_CODE})?{_SPACE}(?P<b>{NUMBER})(?![\d-]))?{_SCALE}"
     rf"(?:{_SPACE}(?P<code>USD|CAD|AUD|NZD|SGD|HKD|EUR|GBP)(?!\w))?{_PER}(?![\d])"
 )
 _MONEY_AFTER = re.compile(
-    rf"(?<![\w.]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}(?P<cur_a>[€£$¥₹])?{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?{_SCALE}"
+    rf"(?<![\w.^]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}(?P<cur_a>[€£$¥₹])?{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?{_SCALE}"
     rf"{_SPACE}(?P<cur>(?:{_BEFORE})(?![\d])|(?:{_CODE}))(?![\w]){_PER}"
 )
 _UNIT = _alt(_UNITS)
 _QUANTITY = re.compile(
-    rf"(?<![\w.,/]){_SIGN}(?P<a>{NUMBER})"
+    rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})"
     rf"(?:(?:{_SPACE}(?P<mid>{_UNIT}))?(?:{_SPACE}{DASH}{_SPACE}|\ to\ )(?P<sign_b>[+{MINUS}-])?(?P<b>{NUMBER}))?"
     rf"(?:(?P<scale_gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w))?"
     rf"(?:(?P<gap>{_SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^?[23])?(?![\w^]|\.\w)){_PER}"
 )
 _SCALED = re.compile(
-    rf"(?<![\w.,/]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
+    rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
     rf"(?P<gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w)"
 )
 _PLACE_BEFORE = re.compile(
@@ -283,7 +283,8 @@ def _unit(name: str, power: str | None, *, many: bool) -> str:
 
 def _quantity(match: re.Match[str]) -> str:
     unit, gap, a, b = match["unit"], match["gap"], match["a"], match["b"]
-    if (gap not in ("", "-") and unit in _NEVER_SPACED) or (match["scale"] in _GLUED_SCALES and match["scale_gap"]):
+    spaced = gap not in ("", "-") and unit in _NEVER_SPACED and not _ends(match)
+    if spaced or (match["scale"] in _GLUED_SCALES and match["scale_gap"]):
         return match[0]
     if gap == "-" and not match["per"] and unit in ("in", "h", "s", "t", "d", "m", "g", "l", "a"):
         return match[0]
@@ -300,6 +301,11 @@ def _quantity(match: re.Match[str]) -> str:
     if match["scale"]:
         said += f" {_SCALES[match['scale']]}"
     return f"{_sign(match)}{said} {_unit(unit, match['power'], many=many)}{_per(match)}"
+
+
+def _ends(match: re.Match[str]) -> bool:
+    """Whether inches stand before a full stop or the end: `5 in.`, but not `5 in a row`."""
+    return match["unit"] == "in" and match.string[match.end() : match.end() + 1] in ("", ".", ",", ")", ";")
 
 
 def _scaled(match: re.Match[str]) -> str:
