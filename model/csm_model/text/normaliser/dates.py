@@ -50,13 +50,16 @@ _ISO = re.compile(
     rf"(?:[T ](?=\d{{1,2}}:\d{{2}})(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(?:\.\d+)?)?(Z\b|[+{MINUS}-]\d{{2}}:?\d{{2}}\b)?)?"
 )
 _NUMERIC = re.compile(r"(?<![\w/.-])(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})(?![\w/]|-\d|\.\d)")
+_YEAR_MONTH = re.compile(r"(?<![\w/.-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w/-]|\.\d)")
 _MONTH_OF_YEAR = re.compile(r"(?<![\w/.-])(0?[1-9]|1[0-2])/((?:19|20)\d{2})(?![\w/])")
 
 _HALF = r"(?: ?([AaPp])(?:\.[Mm]\.|\.? ?[Mm]\b\.?(?![A-Za-z])))"
 _CLOCK = r"(\d{1,2})(?:[:.](\d{2}))?"
 _TIME_RANGE = re.compile(rf"(?<![\w:.,$]){_CLOCK}{_HALF}?{_TO}{_CLOCK}{_HALF}(?!\w)")
 _HALF_TIME = re.compile(rf"(?<![\w:.,$]){_CLOCK}(?::(\d{{2}}))?{_HALF}(?!\w)")
-_TIME = re.compile(r"(?<![\w:.,$])(\d{1,2}):([0-5]\d)(?::([0-5]\d)(?:[.,](\d{1,6}))?)?(?!\d|:\d)(?=( ?(?:Z\b)?))")
+_TIME = re.compile(
+    r"(?<![\w:.,$])(\d{1,2}):([0-5]\d)(?::([0-5]\d)(?:[.,](\d{1,6}))?)?(?!\d|:\d)(?: ?h\b)?(?=( ?(?:Z\b)?))"
+)
 _FRENCH = re.compile(r"(?<![\w:.,])([01]?\d|2[0-4])h([0-5]\d)(?!\w)")
 _ZONE = re.compile(rf"\b(UTC|GMT) ?([+{MINUS}-]) ?(\d{{1,2}})(?::?(\d{{2}}))?(?!\d)")
 _DURATION = re.compile(
@@ -76,6 +79,7 @@ def say_numeric(text: str) -> str:
     """The text with dates of digits alone in words: before they look like versions or telephone numbers."""
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
+    text = _YEAR_MONTH.sub(_year_month, text)
     return _MONTH_OF_YEAR.sub(lambda match: f"{MONTHS[int(match[1]) - 1]} {year(match[2])}", text)
 
 
@@ -133,6 +137,13 @@ def _iso(match: re.Match[str]) -> str:
             zone = match[8]
             said += " U.T.C" if zone == "Z" else f" U.T.C {_offset(zone[0], zone[1:3], zone[-2:])}"
     return said
+
+
+def _year_month(match: re.Match[str]) -> str:
+    """`2024-10`; but `2010-12` are years."""
+    if match[2][0] == "1" and int(match[2]) > int(match[1][2:]):
+        return match[0]
+    return f"{MONTHS[int(match[2]) - 1]} {year(match[1])}"
 
 
 def _numeric(match: re.Match[str]) -> str:

@@ -31,6 +31,10 @@ _DOTTED_GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?(?![\w.]
 _DOT_COMMA = re.compile(r"(?<![\w.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d,.]\d|\d)")
 _SPACED_GROUPS = re.compile(rf"(?<![\w.,{HARD_SPACE}])\d{{1,3}}(?:[{HARD_SPACE}'_]\d{{3}})+(?![\w'_]|,\d)")
 _PLAIN_SPACED = re.compile(r"(?<![\d.,)+-])(?<![\d.,)+-] )\d{1,3}(?: \d{3}){2,}(?! ?[\d-]|\w)")
+_SPACED_ONCE = re.compile(
+    r"(?<![\d.,)+-])(?<![\d.,)+-] )[1-9]\d{0,2} (?:000(?! ?\d|\w)"
+    r"|\d{3}(?= ?(?:[$\u20ac\u00a3\u00a5%]|(?:km|kg|m|EUR|USD|GBP)\b)))"
+)
 _INDIAN = re.compile(r"(?<![\w.,])\d{1,2}(?:,\d{2})+,\d{3}(?![\w,])")
 _COMMA_DECIMAL = re.compile(r"(?<![\w.,])(\d+),(\d{1,2})(?![\d,]|\.\d)(?! \d)")
 _COMMA_UNIT = re.compile(r"(?<![\w.,])(\d+),(\d+)(?= ?(?:%|€|[A-Za-z]{1,3}\b))")
@@ -43,7 +47,9 @@ _PHONE = re.compile(
 )
 _LOCAL_PHONE = re.compile(r"(?<![\w.+$€£-])(\d{3})-(\d{4})(?![\w-]|\.\d)")
 _WORD_PHONE = re.compile(r"(?<![\w-])(?:(1)-)?(8\d\d|900)-([A-Z]{3,}(?:-[A-Z]+)*|(?:\d{3}-)?[A-Z]{4})(?![\w-])")
-_ZERO_GROUPS = re.compile(r"(?<![\w.+-])\(?(0\d{1,4})\)?((?:[ -]\d{2,4}){2,4})(?![\w-]|[.,]\d)")
+_ZERO_GROUPS = re.compile(
+    r"(?<![\w.+-])\(?(0\d{1,4})\)?(?:(?:[ -]\d{2,4}){2,4}|(?:[ -]\d{2,4}){0,2}[ -]\d{5,8})(?![\w-]|[.,]\d)"
+)
 _CARD = re.compile(r"(?<![\w-])\d{4}(?:([ -])\d{4})(?:\1\d{4}){2}(?![\w-])")
 _GROUPS = re.compile(r"(?<![\w.-])\d+(?:-\d+){2,}(?:-[xX\d])?(?![\w-]|\.\d)")
 _EMERGENCY = re.compile(
@@ -59,6 +65,7 @@ _FRACTION = re.compile(
     rf"(\"|\u2033)?(?![\w/{FRACTION_SLASH}]|[.,]\d)"
 )
 _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?(?:''|\"|\u2033|in\b\.?)")
+_HEIGHT = re.compile(r"(?<![\w.,'])([1-9])(?:'|\u2032| ?ft) ?(\d|1[01])(?![\w'\"\u2033.,:]\d|[\w'\"\u2033]| ?in)")
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
 _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
@@ -73,13 +80,13 @@ _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(
 
 # the rest
 _ORDINAL = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d+) ?(?:\^)?(st|nd|rd|th|ST|ND|RD|TH)(?!\w)")
-_NUMBER_SIGN = re.compile(r"(?<![\w&])# ?(?=\d)|\bN(?:o|r|\u00b0)\. ?(?=\d)|\bno\. ?(?=\d)|\bNo (?=\d)")
+_NUMBER_SIGN = re.compile(r"(?<![\w&])# ?(?=\d)|\bN(?:o|r|\u00b0)\. *(?=\d)|\bno\. ?(?=\d)|\bNo (?=\d)")
 _NUMBER_SIGNS = re.compile(r"\b[Nn]os\. ?(?=\d)")
 _PAGES = re.compile(r"(?<![\w.])(pp?|vol|ch|fig|eq|sec|art|ed|vs|v|ll?)\. ?(?=\d)", re.I)
 _PAGE_WORDS = {"p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fig": "figure", "eq": "equation",
                "sec": "section", "art": "article", "ed": "edition", "vs": "versus", "v": "versus", "l": "line",
-               "ll": "lines"}  # fmt: skip
-_RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} ?(?={NUMBER})(?!{DASH}(?:\d[\d.,]*)?{DASH})")
+               "ll": "lines", "pt": "part", "bk": "book"}  # fmt: skip
+_RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} *(?={NUMBER}|minus \d)(?!{DASH}(?:\d[\d.,]*)?{DASH})")
 _DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
 _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\u00f7 {MINUS}{EN_DASH}-]*=)")
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
@@ -99,6 +106,7 @@ _PART_OF = (
     "|lesson|verse|canto|psalm|ps|factor|schedule|category|step|rule|amendment|olympiad|xbox|version|number"
 )
 _PART_ROMAN = re.compile(rf"\b((?i:{_PART_OF})) ({_ROMAN}|{_ROMAN_LOW})(?![\w'])(?!\.\w)")
+_SHORT_PART = re.compile(rf"\b((?i:ch|vol|sec|fig|art|pt|bk))\. (?=[IVXLCDM])({_ROMAN})(?![\w'])(?!\.\w)")
 _CENTURY = re.compile(rf"\b({_ROMAN})(?:th|st|nd|rd)? (?=[Cc]entur|[Oo]lympiad|[Cc]ongress|[Dd]ynasty)")
 _REGNAL = (
     "Pope|King|Queen|Emperor|Tsar|Czar|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius"
@@ -128,9 +136,12 @@ def one_way(text: str) -> str:
     text = _DOT_COMMA.sub(_swap, text)
     text = _SPACED_GROUPS.sub(lambda match: re.sub(r"\D", ",", match[0]), text)
     text = _PLAIN_SPACED.sub(lambda match: match[0].replace(" ", ","), text)
+    text = _SPACED_ONCE.sub(lambda match: match[0].replace(" ", ","), text)
     text = _INDIAN.sub(lambda match: f"{int(match[0].replace(',', '')):,}", text)
     text = _COMMA_UNIT.sub(lambda match: match[0] if len(match[2]) == 3 else f"{match[1]}.{match[2]}", text)
-    return _COMMA_DECIMAL.sub(lambda match: match[0] if len(match[2]) == 1 else f"{match[1]}.{match[2]}", text)
+    return _COMMA_DECIMAL.sub(
+        lambda match: match[0] if len(match[2]) == 1 and match[1] != "0" else f"{match[1]}.{match[2]}", text
+    )
 
 
 def _short_year(digits: str) -> str:
@@ -185,6 +196,7 @@ def _word_phone(match: re.Match[str]) -> str:
 
 def say_fractions(text: str) -> str:
     """The text with fractions, lengths in feet and inches, powers and products in words."""
+    text = _HEIGHT.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _FEET.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _SEASON.sub(lambda match: f"{year(match[1])} {_short_year(match[2])}", text)
     text = _METRE.sub(lambda match: f"{cardinal(match[1])} {cardinal(match[2])}", text)
@@ -276,6 +288,7 @@ def _fraction(match: re.Match[str]) -> str:
 def say_romans(text: str) -> str:
     """The text with roman numerals in words, where something says that they are numbers."""
     text = _CENTURY.sub(lambda match: f"{ordinal(_value(match[1]))} ", text)
+    text = _SHORT_PART.sub(lambda match: f"{_PAGE_WORDS[match[1].lower()]} {cardinal(_value(match[2]))}", text)
     text = _REGNAL_ROMAN.sub(_regnal, text)
     text = _PART_ROMAN.sub(_part, text)
     text = _THE_ROMAN.sub(lambda match: f"the {ordinal(_value(match[1]))}", text)
@@ -333,7 +346,7 @@ def say(text: str) -> str:
     text = _RANGE.sub(lambda match: f"{match[1]} to ", text)
     text = _TO_WORD.sub(r"\1 to \2", text)
     text = _MIXED.sub(_mixed, text)
-    text = _PLURAL.sub(lambda match: f"{short_number(match[1])}s", text)
+    text = _PLURAL.sub(lambda match: re.sub("ys$", "ies", f"{short_number(match[1])}s"), text)
     return _ANY.sub(_any, text)
 
 

@@ -63,13 +63,15 @@ _CODES = {
 
 _SCALES = {
     "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "Mn": "million", "mm": "million",
-    "MM": "million", "mil": "million", "Mio": "million", "b": "billion", "B": "billion", "bn": "billion",
+    "MM": "million", "mil": "million", "Mio": "million", "Mio.": "million",
+    "mln": "million", "Mrd": "billion", "Mrd.": "billion", "b": "billion", "B": "billion", "bn": "billion",
     "Bn": "billion", "BN": "billion", "bln": "billion", "t": "trillion", "T": "trillion", "tn": "trillion",
     "trn": "trillion", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
     "hundred": "hundred", "quadrillion": "quadrillion", "lakh": "lakh", "crore": "crore", "dozen": "dozen",
 }  # fmt: skip
 _SURE_SCALES = frozenset(
-    "k K bn Bn BN bln mn Mn tn trn M B T mil Mio thousand million billion trillion hundred quadrillion lakh crore "
+    "k K bn Bn BN bln mln Mrd "
+    "Mio. Mrd. mn Mn tn trn M B T mil Mio thousand million billion trillion hundred quadrillion lakh crore "
     "dozen".split()
 )
 """Scales where no currency says that it is money: `2m` are meters."""
@@ -116,7 +118,8 @@ _UNITS: dict[str, tuple[str, str]] = {
     "KB": _plural("kilobyte"), "kB": _plural("kilobyte"), "MB": _plural("megabyte"),
     "GB": _plural("gigabyte"), "TB": _plural("terabyte"), "PB": _plural("petabyte"), "KiB": _plural("kibibyte"),
     "MiB": _plural("mebibyte"), "GiB": _plural("gibibyte"), "kb": _plural("kilobit"), "Kb": _plural("kilobit"),
-    "Mb": _plural("megabit"), "Gb": _plural("gigabit"), "kbps": ("kilobit per second", "kilobits per second"),
+    "Mb": _plural("megabit"), "Gb": _plural("gigabit"), "kbit": _plural("kilobit"), "Mbit": _plural("megabit"),
+    "Gbit": _plural("gigabit"), "kbps": ("kilobit per second", "kilobits per second"),
     "Kbps": ("kilobit per second", "kilobits per second"), "Mbps": ("megabit per second", "megabits per second"),
     "mbps": ("megabit per second", "megabits per second"), "Gbps": ("gigabit per second", "gigabits per second"),
     "W": _plural("watt"), "mW": _plural("milliwatt"), "kW": _plural("kilowatt"), "MW": _plural("megawatt"),
@@ -182,7 +185,7 @@ _QUANTITY = re.compile(
     rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})"
     rf"(?:(?:{_SPACE}(?P<mid>{_UNIT}))?(?:{_SPACE}{DASH}{_SPACE}|\ to\ )(?P<sign_b>[+{MINUS}-])?(?P<b>{NUMBER}))?"
     rf"(?:(?P<scale_gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w))?"
-    rf"(?:(?P<gap>{_SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^?[23])?(?![\w^]|\.\w)){_PER}"
+    rf"(?:(?P<gap>{_SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^[23]|(?<=m)[23])?(?![\w^]|\.\w)){_PER}"
 )
 _SCALED = re.compile(
     rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
@@ -194,12 +197,14 @@ _PLACE_BEFORE = re.compile(
     re.I,
 )
 _NAME_AFTER = re.compile(r" [A-Z][a-z]+")
+_FUEL = re.compile(r"(?<=\d[ \u00a0][lL])/100 ?km\b|(?<=\d[lL])/100 ?km\b")
 _SQUARES = {"2": "square ", "3": "cubic "}
 _SIGN_WORDS = {"+": "plus ", "\u00b1": "plus or minus ", "-": "minus ", MINUS: "minus ", EN_DASH: "minus "}
 
 
 def say(text: str) -> str:
     """The text with quantities in words."""
+    text = _FUEL.sub(" per 100 km", text)
     text = _MONEY.sub(_money, text)
     text = _MONEY_AFTER.sub(_money_after, text)
     text = _QUANTITY.sub(_quantity, text)
@@ -228,7 +233,7 @@ def _amount(digits: str, words: tuple[str, str, str, str], *, scale: str | None 
         rest = ""
     if rest and (not cent or len(rest) > 2):
         return f"{number(digits)} {many}"
-    said = cardinal(whole.replace(",", "") or "0")
+    said = number(whole) if len(whole) > 1 and whole[0] == "0" else cardinal(whole.replace(",", "") or "0")
     main = f"{said} {one if said == 'one' else many}"
     if not rest:
         return main

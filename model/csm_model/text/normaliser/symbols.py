@@ -72,7 +72,15 @@ _EMOTICON = re.compile(
 _MEANT = frozenset("$\u20ac\u00a3\u00a5%@&")
 _FLAG = re.compile(r"(?<!\S)(--?)(?=[A-Za-z]\b|(?<=--)[a-z])")
 _WITH = re.compile(r"(?<![\w/])([wW])/(?:(o)(?!\w))? ?")
-_COMMON = {"n/a": "N.A", "and/or": "and or", "c/o": "care of", "i/o": "I.O", "a/c": "A.C", "tcp/ip": "T.C.P I.P"}
+_COMMON = {
+    "n/a": "N.A",
+    "and/or": "and or",
+    "c/o": "care of",
+    "b/c": "because",
+    "i/o": "I.O",
+    "a/c": "A.C",
+    "tcp/ip": "T.C.P I.P",
+}
 _COMMON_SLASH = re.compile(r"(?<![\w/])(?:" + "|".join(map(re.escape, _COMMON)) + r")(?![\w/])", re.I)
 _PER = re.compile(r"(?<=[a-z])/(?=(?:day|week|month|year|hour|minute|second|night|person|capita)\b)")
 _REPEATED = re.compile(r"([$\u20ac\u00a3\u00a5=~#*_^+|/\\<>%@&-])\1{2,}")
