@@ -98,8 +98,8 @@ _MIXED_PART = re.compile(r"[A-Za-z]+|\d+", re.A)
 _PLURAL = re.compile(r"(?<![\w.])(\d+)'?s(?!\w)")
 _ANY = re.compile(rf"(?<![\d])(?:{NUMBER})")
 
-_ROMAN = r"(?=[IVXLCDM])M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
-_ROMAN_LOW = r"(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})"
+_ROMAN = r"(?=[IVXLCDM])M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?<=[IVXLCDM])"
+_ROMAN_LOW = r"(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})(?<=[ivx])"
 _PART_OF = (
     "chapter|part|act|scene|section|volume|vol|book|phase|article|type|level|stage|class|grade|title|appendix|figure|table"
     "|episode|round|tier|annex|mark|world war|war|super bowl|apollo|final fantasy|rocky|star wars|saturn|group|unit"
@@ -123,7 +123,7 @@ _ROMAN_YEAR = re.compile(
     r"\bM(?=[CDXLVI]{3,}\b)(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
     r"|\bMM(?=[XLVI]{2,}\b)(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
 )
-_SURE_ROMAN = re.compile(r"\b(?=[IVX]{3,}\b)(?!XXX\b)X{0,3}(?:IX|IV|V?I{0,3})\b(?!['.]\w)")
+_SURE_ROMAN = re.compile(r"\b(?=[IVX]{3,}\b)(?!XXX\b)X{0,3}(?:IX|IV|V?I{0,3})(?<=[IVX])\b(?!['.]\w)")
 _MAY_BE_ONE = re.compile(rf"\b(?:(?i:{_PART_OF})|{_REGNAL}) I\b")
 _CAPITAL_BEFORE = re.compile(r"(?:^|[^\w'])[A-Z][\w'-]* $")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
@@ -304,7 +304,7 @@ def counts_one(text: str) -> bool:
 
 def _value(roman: str) -> int:
     values = [_VALUES[sign] for sign in roman.upper()]
-    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
+    return sum(-one if one < after else one for one, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _regnal(match: re.Match[str]) -> str:
