@@ -287,6 +287,20 @@ def test_a_text_in_parts_is_read_as_when_it_is_whole(seed: int) -> None:
         assert [piece for part in parts for piece in parted.feed(part)] + parted.finish() == pieces
 
 
+def test_a_text_is_read_as_its_sentences_are() -> None:
+    rng = random.Random(5)
+    known = [form for form, _ in forms() if "\n" not in form]
+    for _ in range(200):
+        begins, ends = ["We saw ", "It is ", "Look at "], ["", " there", " today", " and so on"]
+        parts = [f"{rng.choice(begins)}{rng.choice(known)}{rng.choice(ends)}" for _ in range(rng.randint(2, 6))]
+        text = rng.choice([". ", "! ", "; ", ", "]).join(parts)
+        splitter = SentenceSplitter()
+        pieces = splitter.feed(text) + splitter.finish()
+        said = " ".join(words(piece.text) for piece in pieces)
+        whole, apart = ("".join(filter(str.isalpha, one.lower())) for one in (words(text), said))
+        assert whole == apart, text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -61,7 +61,9 @@ _TABLE_RULE = re.compile(r"\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?)?")
 _RULE = re.compile(r"^[ \t]*(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,}|={3,})[ \t]*$", re.M)
 _HEADING = re.compile(r"^\s{0,3}#{1,6}[ \t]+([^\n]*?)[ \t]*#*[ \t]*$", re.M)
 _QUOTE = re.compile(r"^[ \t]*(?:>[ \t]?)+(?![ \t]*[\d=])", re.M)
-_BULLET = re.compile("^[ \t]*[-*+\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u2043\u2013\u00b7][ \t]+(?=\\S)", re.M)
+_BULLET = re.compile(
+    "^[ \t]*(?!\\+[ \t]+\\d)[-*+\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u2043\u2013\u00b7][ \t]+(?=\\S)", re.M
+)
 _INLINE_BULLET = re.compile("\\s[\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u00b7]\\s")
 _ESCAPE = re.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _TICK = re.compile(r"(?<=[A-Za-z])`(?=[A-Za-z])")

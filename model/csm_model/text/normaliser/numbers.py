@@ -75,7 +75,7 @@ _UNIT_BY = re.compile(
     r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
 )
 _TIMES_AFTER = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?{DASH} ?)?({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
-_TIMES_BEFORE = re.compile(rf"(?<![\w.])[xX\u00d7] ?({NUMBER})(?!\w)")
+_TIMES_BEFORE = re.compile(rf"(?<![\w.])(?!x(?:32|64|86)\b)[xX\u00d7] ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
 
 # the rest
@@ -90,7 +90,10 @@ _RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} *(?={NUMBER}|minus 
 _DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
 _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\u00f7 {MINUS}{EN_DASH}-]*=)")
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
-_SIGNED = re.compile(rf"(?<![\w.)\]]) ?([+\u00b1{MINUS}]|(?<![\w){EN_DASH}-])[-{EN_DASH}]) ?(?=\.?\d)")
+_SIGNED = re.compile(
+    rf"(?<![\w.)\]]) ?(?:([+\u00b1{MINUS}]) ?|(?<![\w){EN_DASH}-])[-{EN_DASH}](?:(?=\.?\d)|(?<!\d[ -].) ))(?=\.?\d)"
+)
+"""A sign before a number; a hyphen with a space after it only where no number stands before."""
 _RATIO = re.compile(r"(?<![\w:.])(\d+(?:\.\d+)?)((?: ?: ?\d+(?:\.\d+)?)+)(?![\w:])")
 _TO_WORD = re.compile(r"\b([BCDEFGMOPT])2([BCDEFGMPTS])(?!\w)")
 _MIXED = re.compile(r"(?<![\w.,])(?=[A-Za-z]*\d+[A-Za-z]|[A-Za-z]+\d)[A-Za-z0-9]+(?![\w]|[.,]\d)", re.A)
@@ -358,7 +361,7 @@ def _service(match: re.Match[str]) -> str:
 
 
 def _signed(match: re.Match[str]) -> str:
-    word = {"+": "plus", "\u00b1": "plus or minus"}.get(match[1], "minus")
+    word = {"+": "plus", "\u00b1": "plus or minus"}.get(match[1] or "", "minus")
     return f" {word} "
 
 
