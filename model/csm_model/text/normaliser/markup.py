@@ -43,7 +43,13 @@ _CELLS = frozenset("td th".split())
 _COMMENT = re.compile(r"<!--(?:(?!-->).)*-->|<!\[CDATA\[|\]\]>|<!DOCTYPE[^<>]*>|<\?[^<>]*\?>", re.S | re.I)
 _UNSAID = re.compile(r"<(script|style)\b[^<>]*>(?:(?!</\1).)*</\1\s*>", re.S | re.I)
 _AUTOLINK = re.compile(r"<((?:https?|ftp)://[^<>\s]+|(?:mailto:)?[\w.+-]+@[\w.-]+)>", re.I)
-_TAG = re.compile(r"<(?P<close>/?)(?P<name>[A-Za-z][\w:.-]*)(?P<rest>(?:\s[^<>]*|/)?)>")
+_TAG = re.compile(r"<(?P<close>/?)(?P<name>[A-Za-z][\w:.-]*)(?P<rest>(?:\s(?:\"[^\"]*\"|'[^']*'|[^<>\"'])*|/)?)>")
+_TORN_TAG = re.compile(
+    r"</?(?:speak|break|prosody|voice|audio|say-as|emphasis|phoneme|sub|mark|img|div|span|script|style|lexicon|par|media"
+    r"|iframe|input|button|table)(?:\s[^<>]*)?/?$",
+    re.I,
+)
+"""A tag that the text ends in."""
 _ATTRIBUTES = re.compile(r"(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'=<>`]+))*\s*/?\s*")
 _TIME = re.compile(r"\btime\s*=\s*[\"']?\s*\+?(\d{1,6}(?:\.\d{1,6})?|\.\d{1,6})\s*(ms|s)\b", re.I)
 _STRENGTH = re.compile(r"\bstrength\s*=\s*[\"']?\s*([a-z-]+)", re.I)
@@ -88,6 +94,7 @@ def strip(text: str) -> tuple[str, str]:
         text = _UNSAID.sub(" ", text)
         text = _AUTOLINK.sub(r"\1", text)
         text = _TAG.sub(lambda match: _tag(match, unknown), text)
+        text = _TORN_TAG.sub(lambda match: _unknown(match, unknown), text)
     if "&" in text and ";" in text:
         text = _ENTITY.sub(_character, _ENTITY.sub(_character, text))  # some programs escape twice
     return _markdown(text), "".join(unknown)
@@ -98,14 +105,18 @@ def _character(entity: re.Match[str]) -> str:
     return clean(html.unescape(entity[0]))
 
 
+def _unknown(tag: re.Match[str], unknown: list[str]) -> str:
+    unknown.append(tag[0])
+    return " "
+
+
 def _tag(match: re.Match[str], unknown: list[str]) -> str:
     name, rest, text = match["name"].lower().rsplit(":", 1)[-1], match["rest"], match.string
     if name not in _KNOWN:
         before = text[match.start() - 1] if match.start() else " "
         if (before.isalnum() and not match["close"]) or not _ATTRIBUTES.fullmatch(rest):
             return match[0]
-        unknown.append(match[0])
-        return " "
+        return _unknown(match, unknown)
     if name == "break":
         if match["close"]:
             return ""
