@@ -22,6 +22,7 @@ from typing import Self
 
 from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import read_json
+from csm_serving.launcher import controls
 from csm_serving.launcher.installation import Installation, find_installation, write_search_folders
 from csm_serving.launcher.server_log import ServerLog
 from csm_serving.launcher.swap import STATE_NAME, ServerState, Swapped, swap_bundle
@@ -62,6 +63,7 @@ class LocalTriton:
         self._ready = False
         self._told = False
         self._turn_key = self._settings.turn_key or secrets.token_hex(32)
+        self._secret = controls.draw_secret()
         self.ports: dict[str, int] = {}
 
     @property
@@ -147,7 +149,8 @@ class LocalTriton:
 
     def _state(self) -> ServerState:
         ports = {f"{name}_port": port for name, port in self.ports.items()}
-        return ServerState(pid=self.pid, host=self._settings.host, bundle=str(self._bundle), **ports)
+        host, bundle = self._settings.host, str(self._bundle)
+        return ServerState(pid=self.pid, host=host, bundle=bundle, secret=self._secret, **ports)
 
     def wait(self, timeout_s: float) -> int | None:
         """Triton's exit status, or None where it still runs after `timeout_s` seconds."""
@@ -222,6 +225,7 @@ class LocalTriton:
             "--allow-gpu-metrics=false",
             f"--grpc-keepalive-time={round(settings.keepalive_s * 1000)}",
             f"--grpc-keepalive-timeout={round(settings.keepalive_s * 1000)}",
+            *controls.closing(self._secret),
         ]
         if settings.connection_age_s is not None:
             command.append(f"--grpc-max-connection-age={round(settings.connection_age_s * 1000)}")
@@ -232,9 +236,13 @@ class LocalTriton:
     def _wait_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self._settings.ready_timeout_s
+        hidden = False
         while time.monotonic() < deadline:
             if (status := self._process.poll()) is not None:
                 raise self._death(status)
+            if not hidden and self.log.begun:  # what Triton says first, it says with its options read
+                self._hide_secret()
+                hidden = True
             if self._is_ready():
                 return
             time.sleep(0.05)
@@ -242,6 +250,16 @@ class LocalTriton:
             f"Triton did not answer within {self._settings.ready_timeout_s:g} s (CSM_SERVING_READY_TIMEOUT_S); "
             f"its last words: {self.last_words()}"
         )
+
+    def _hide_secret(self) -> None:
+        try:
+            controls.hide(self._secret, self.pid)
+        except OSError as error:
+            log.warning(
+                "the secret of the server's controls stands in Triton's command line, where all users of this machine "
+                "can read it (%s): let nobody else on this machine",
+                error.strerror or error,
+            )
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self._settings.host, self.ports["http"], timeout=1)
