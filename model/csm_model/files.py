@@ -49,9 +49,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` in one step: readers see the old file or the new one."""
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes `data` to `path` in one step: readers see the old file or the new one; `private`: this user alone may."""
     with atomic_path(path) as partial:
+        if private:
+            partial.touch(0o600, exist_ok=False)
         partial.write_bytes(data)
 
 
@@ -61,9 +63,10 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, in one step."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(), private=private)
 
 
 def read_json(path: Path) -> Any:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
-from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST, address_of
 
 SECRETS: Final = {"turn_key", "watermark_key"}
 """Settings that are handed on in the environment, and never written down."""
@@ -101,7 +101,7 @@ class ServingSettings(BaseSettings):
     @property
     def url(self) -> str:
         """Where the streams are: `host:port`."""
-        return f"{self.host}:{self.grpc_port}"
+        return address_of(self.host, self.grpc_port)
 
     def of_model(self) -> dict[str, Any]:
         """What the model needs to know, as JSON: all that is set, without the client's part and the secrets.

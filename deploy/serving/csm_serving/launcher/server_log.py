@@ -57,6 +57,11 @@ class ServerLog:
                 sys.stderr.write(text)
                 sys.stderr.flush()
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was said."""
+        return bool(self._end) if self.path is None else self.path.stat().st_size > 0
+
     def lines(self) -> list[str]:
         """What was said, or the last `KEPT` lines of it where it was passed on."""
         if self.path is not None:

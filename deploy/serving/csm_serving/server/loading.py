@@ -32,10 +32,12 @@ from csm_serving.settings import ServingSettings
 _READERS: Final = 4
 """Threads at most that encode sound of requests; each takes a core."""
 
+NOBODY: Final = Watchers()
+
 log = logging.getLogger(__name__)
 
 
-def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers | None = None) -> Engine:
+def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers = NOBODY) -> Engine:
     """An engine that has spoken once.
 
     Args:
@@ -86,7 +88,7 @@ def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers 
         reader,
         policy=policy,
         metrics=metrics,
-        watchers=replace(watchers or Watchers(), may_begin=audit.may_begin, over=audit.over),
+        watchers=replace(watchers, may_begin=audit.may_begin, over=audit.over),
         max_characters=settings.max_stream_characters,
         max_wait_s=settings.max_wait_s,
         readers=max(1, min(_READERS, len(os.sched_getaffinity(0)) - torch.get_num_threads())),
