@@ -66,7 +66,21 @@ def copy_file(source: Path, target: Path) -> None:
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(), private=private)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # of a file's name that is no UTF-8
+        data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    write_bytes(path, data, private=private)
+
+
+def written_path(path: Path) -> str:
+    """A path as it stands in JSON: its bytes as UTF-8, whatever this process's locale makes of them."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_written(text: str) -> Path:
+    """What `written_path` wrote, as this process takes it."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
+from csm_model.files import written_path
 from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST, address_of
 
 SECRETS: Final = {"turn_key", "watermark_key"}
@@ -18,6 +19,9 @@ NOT_THE_MODELS: Final = {
     *("ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"),
 }
 """Settings of the program around Triton and of the client."""
+
+PATHS: Final = ("bundle", "codec", "voices", "audit")
+"""Settings of the model that are paths, or may be."""
 
 
 class ServingSettings(BaseSettings):
@@ -109,9 +113,9 @@ class ServingSettings(BaseSettings):
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
         values = self.model_dump(mode="json", exclude=set(NOT_THE_MODELS | SECRETS), exclude_none=True)
-        for name in ("bundle", "codec", "voices", "audit"):
+        for name in PATHS:
             if values.get(name) not in (None, "log", "off"):
-                values[name] = str(Path(values[name]).absolute())
+                values[name] = written_path(Path(values[name]).absolute())
         return values
 
 

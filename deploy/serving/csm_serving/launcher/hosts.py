@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 
 def for_grpc(host: str) -> str:
@@ -11,15 +12,14 @@ def for_grpc(host: str) -> str:
 
 
 def for_http(host: str) -> str:
-    """As Triton's HTTP library (libevhtp) takes it, for health and for metrics."""
-    return f"ipv6:{host}" if ":" in host else host
+    """As Triton's HTTP library (libevhtp) takes it, for health and for metrics: an address; it knows no names."""
+    family, *_, address = _resolved(host, 0)
+    return f"ipv6:{address[0]}" if family is socket.AF_INET6 else str(address[0])
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """A socket that listens on a port of a host, 0 for a free one; raises `OSError` where that cannot be had."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    family, kind, protocol, _, address = _resolved(host, port)
     held = socket.socket(family, kind, protocol)
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -29,3 +29,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
         held.close()
         raise
     return held
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]:
+    """The first address of a host; raises `OSError` where it has none."""
+    return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

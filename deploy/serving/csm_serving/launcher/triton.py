@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from csm_model.errors import InputError, MissingDependencyError
-from csm_model.files import read_json
+from csm_model.files import path_written, read_json, written_path
 from csm_serving.launcher import controls
 from csm_serving.launcher.hosts import for_grpc, for_http, listening_socket
 from csm_serving.launcher.installation import Installation, find_installation, write_search_folders
@@ -147,7 +147,7 @@ class LocalTriton:
     def restart(self) -> None:
         """Starts Triton again, after it has died, on the same ports, with the bundle that was served last."""
         with contextlib.suppress(InputError):  # a start that failed has left none
-            self._bundle = Path(read_json(self.folder / STATE_NAME)["bundle"])
+            self._bundle = path_written(read_json(self.folder / STATE_NAME)["bundle"])
         self._clear()
         self.start()
 
@@ -165,7 +165,7 @@ class LocalTriton:
 
     def _state(self) -> ServerState:
         ports = {f"{name}_port": port for name, port in self.ports.items()}
-        host, bundle = self._settings.host, str(self._bundle)
+        host, bundle = self._settings.host, written_path(self._bundle)
         return ServerState(pid=self.pid, host=host, bundle=bundle, secret=self._secret, **ports)
 
     def wait(self, timeout_s: float) -> int | None:
@@ -231,7 +231,7 @@ class LocalTriton:
         shutil.rmtree(backend, ignore_errors=True)  # of a server that is gone
         shutil.copytree(installation.backend, backend)
         shutil.copy2(installation.stub, backend)
-        served = {"bundle": str(self._bundle), "http_port": self.ports["http"]}
+        served = {"bundle": written_path(self._bundle), "http_port": self.ports["http"]}
         shutil.rmtree(self.folder / "repository", ignore_errors=True)
         write_repository(self.folder / "repository", settings.of_model() | served)
         lib, bin_ = write_search_folders(installation, self.folder)
@@ -241,7 +241,7 @@ class LocalTriton:
         environment = os.environ | {
             "LD_LIBRARY_PATH": joined(str(libraries), str(place.of(lib, "lib")), os.environ.get("LD_LIBRARY_PATH", "")),
             "PATH": joined(str(python), os.environ.get("PATH", "")),
-            "PYTHONUTF8": "1",  # paths that are not ASCII are read as they were written here, whatever the locale
+            "LC_ALL": "C.UTF-8",  # the model reads names of files as they are written, whatever the locale here
             "CSM_SERVING_TURN_KEY": self._turn_key,
         }
         if settings.watermark_key is not None:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from csm_model.errors import CsmError, InputError
-from csm_model.inference.faults import fault_of, words_of
+from csm_model.errors import CsmError, InputError, words_of
+from csm_model.inference.faults import fault_of
 from csm_model.inference.jobs import RefusedError, SchedulerPolicy, Streams
 from csm_model.inference.scheduler import Scheduler
 from csm_serving.server import metrics as names

@@ -10,10 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.faults import words_of
 from csm_model.inference.jobs import Late, StreamJob
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from csm_model.errors import ArtifactError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError, legible
 from csm_model.inference.faults import fault_of
 from csm_serving.server.life import FOLDER, SignOfLife
 from csm_serving.server.metrics import TritonMetrics
@@ -131,7 +131,10 @@ class _TritonLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warn" if record.levelno >= logging.WARNING else "info"
-        getattr(pb_utils.Logger, f"log_{level}")(self.format(record))
+        try:
+            getattr(pb_utils.Logger, f"log_{level}")(legible(self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
 class TritonPythonModel:
