@@ -202,17 +202,20 @@ def test_metrics_count_streams(client: SpeechClient, triton: LocalTriton) -> Non
     assert after["csm_real_time_factor"] > 0
 
 
-def test_sigterm_lets_a_live_stream_end_and_takes_the_rest_of_its_text(bundle: Path, gate: threading.Event) -> None:
+def test_sigterm_lets_live_streams_end_and_takes_the_rest_of_their_text(bundle: Path, gate: threading.Event) -> None:
     settings = load_settings(**FREE_PORTS, exit_timeout_s=HANG_S)
     with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url, retry=NEVER) as client:
-        stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=400)
+        stream = client.stream(LONG, sampling=GREEDY, max_frames=400)
         next(stream)
+        part_by_part = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=400)
+        next(part_by_part)
         triton.terminate()
         eventually(lambda: _refuses(client))
         gate.set()
-        eventually(lambda: _gone(triton.pid))  # though nobody has read the stream on
+        assert sum(1 for _ in part_by_part) == 399
+        eventually(lambda: _gone(triton.pid))  # though nobody has read the other one on
         assert sum(1 for _ in stream) == 399
-        assert stream.end == End(ended=False)
+        assert stream.end == part_by_part.end == End(ended=False)
 
 
 def test_sigterm_sends_those_that_wait_elsewhere_at_once(bundle: Path) -> None:
