@@ -26,10 +26,12 @@ from csm_serving.launcher import controls
 from csm_serving.launcher.installation import Installation, find_installation, write_search_folders
 from csm_serving.launcher.server_log import ServerLog
 from csm_serving.launcher.swap import STATE_NAME, ServerState, Swapped, swap_bundle
+from csm_serving.launcher.tls import RenewalWatch, encrypting
 from csm_serving.server.repository import write_repository
 from csm_serving.settings import ServingSettings
 from csm_serving.wire import messages, tensors
 from csm_serving.wire.errors import ServingError
+from csm_serving.wire.protocol import AUTHORIZATION
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class LocalTriton:
         self._turn_key = self._settings.turn_key or secrets.token_hex(32)
         self._secret = controls.draw_secret()
         self.ports: dict[str, int] = {}
+        self.renewal = RenewalWatch(None)
+        """Of the certificate in use."""
 
     @property
     def _shared_memory(self) -> str:
@@ -226,7 +230,11 @@ class LocalTriton:
             f"--grpc-keepalive-time={round(settings.keepalive_s * 1000)}",
             f"--grpc-keepalive-timeout={round(settings.keepalive_s * 1000)}",
             *controls.closing(self._secret),
+            *encrypting(settings),
         ]
+        self.renewal = RenewalWatch(settings)
+        if settings.token_file is not None:
+            command.append(f"--grpc-header-forward-pattern=(?i)^{AUTHORIZATION}$")
         if settings.connection_age_s is not None:
             command.append(f"--grpc-max-connection-age={round(settings.connection_age_s * 1000)}")
         for name, port in self.ports.items():
@@ -317,6 +325,7 @@ def serve(
                 on_ready(triton)
             deaths: list[float] = []
             while not stopping.is_set():
+                triton.renewal.look()
                 if (status := triton.wait(timeout_s=0.5)) is None or stopping.is_set():
                     continue
                 deaths = [at for at in deaths if time.monotonic() - at < _DEATHS_S] + [time.monotonic()]
