@@ -24,6 +24,7 @@ from csm_model.files import atomic_folder, digest_of, digest_of_file, private_co
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import use_kernels
 from csm_model.manifest import read_manifest as read_manifest
+from csm_model.manifest import speakers_in
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
 from csm_model.text import Tokenizer, load_tokenizer
@@ -55,7 +56,7 @@ class Bundle:
     @property
     def speakers(self) -> dict[int, str]:
         """Names of the speakers that the model has learnt, by number."""
-        return {int(number): name for number, name in self.manifest.get("speakers", {}).items()}
+        return speakers_in(self.manifest)
 
 
 def write_bundle(

@@ -53,6 +53,7 @@ def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """Writes `data` to `path` in one step: readers see the old file or the new one; `private`: this user alone may."""
     with atomic_path(path) as partial:
         if private:
+            partial.unlink(missing_ok=True)
             partial.touch(0o600, exist_ok=False)
         partial.write_bytes(data)
 
@@ -91,6 +92,15 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file; check the path or run the step that writes it") from None
     except ValueError as error:
         raise ArtifactError(f"{path}: not valid JSON ({error}); run the step that writes it again") from None
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written; None where there is none."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def digest_of_file(path: Path) -> str:

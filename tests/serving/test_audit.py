@@ -51,6 +51,7 @@ def account(**changes: object) -> Account:
         waited_s=0.25,
         first_audio_s=0.41234,
         took_s=2.0,
+        caller="shop",
     )
     return replace(made, **changes)
 
@@ -75,6 +76,7 @@ def test_a_line_says_who_spoke_how_much_and_when_but_not_what(tmp_path: Path) ->
     assert first["stream"] != second["stream"]
     assert len(str(first.pop("stream"))) == 32
     assert first == {
+        "caller": "shop",
         "voice": "anna",
         "speaker": 1,
         "identity": "voice:anna/9c1e",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from csm_serving.settings import ServingSettings
 
 
 def serve(
@@ -22,6 +25,17 @@ def serve(
     ] = None,
     voices: Annotated[
         Path | None, typer.Option(help="Registry of voices, each with a record of consent.", show_default=False)
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Who may call, each by a token: csm token.", show_default="anybody")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the server's certificate: encrypt.", show_default="unencrypted")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", show_default=False)] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the authorities that sign clients' certificates.", show_default="none needed"),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="by the model's size")] = None,
     exit_timeout: Annotated[
@@ -60,6 +74,10 @@ def serve(
         weights=weights,
         voices=voices,
         exit_timeout_s=exit_timeout,
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
     )
 
     def ready(triton: LocalTriton) -> None:
@@ -68,6 +86,19 @@ def serve(
         typer.echo(f"  health   {triton.http_url}/v2/health/ready")
         typer.echo(f"  metrics  {triton.metrics_url}")
         typer.echo(f"  log      {triton.log}")
+        typer.echo(f"  callers  {_callers_of(settings)}")
 
     home = serving_folder(folder, runs, settings)
     raise typer.Exit(serve_bundle(found, settings=settings, folder=home, on_ready=ready))
+
+
+def _callers_of(settings: ServingSettings) -> str:
+    """Who may call, in a line that cannot be missed where that is everybody."""
+    from csm_serving.server.safeguards import is_loopback
+
+    sealed = "encrypted" if settings.tls_cert is not None else "NOT encrypted"
+    if settings.token_file is not None:
+        return f"those of {settings.token_file}, {sealed}"
+    if is_loopback(settings.host):
+        return f"anybody on this machine, {sealed} (--token-file)"
+    return f"ANYBODY who reaches {settings.host}, {sealed} (--token-file, --tls-cert)"

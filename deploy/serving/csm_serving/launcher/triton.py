@@ -28,12 +28,14 @@ from csm_serving.launcher.life import LifeWatch
 from csm_serving.launcher.places import PlainPlace, joined
 from csm_serving.launcher.server_log import ServerLog
 from csm_serving.launcher.swap import STATE_NAME, ServerState, Swapped, swap_bundle
+from csm_serving.launcher.tls import RenewalWatch, encrypting
 from csm_serving.server.repository import write_repository
 from csm_serving.server.watch import reachable
 from csm_serving.settings import ServingSettings
 from csm_serving.wire import messages, tensors
 from csm_serving.wire.defaults import address_of
 from csm_serving.wire.errors import ServingError
+from csm_serving.wire.protocol import AUTHORIZATION
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class LocalTriton:
         self._turn_key = self._settings.turn_key or secrets.token_hex(32)
         self._secret = controls.draw_secret()
         self.ports: dict[str, int] = {}
+        self.renewal = RenewalWatch(None)
+        """Of the certificate in use."""
 
     @property
     def _shared_memory(self) -> str:
@@ -259,7 +263,11 @@ class LocalTriton:
             f"--grpc-keepalive-time={round(settings.keepalive_s * 1000)}",
             f"--grpc-keepalive-timeout={round(settings.keepalive_s * 1000)}",
             *controls.closing(self._secret),
+            *encrypting(settings),
         ]
+        self.renewal = RenewalWatch(settings)
+        if settings.token_file is not None:
+            command.append(f"--grpc-header-forward-pattern=(?i)^{AUTHORIZATION}$")
         if settings.connection_age_s is not None:
             command.append(f"--grpc-max-connection-age={round(settings.connection_age_s * 1000)}")
         for name, port in self.ports.items():
@@ -362,6 +370,7 @@ def _watch(triton: LocalTriton, stopping: threading.Event) -> None:
     silent = 0
     failure: str | None = None
     while not stopping.is_set():
+        triton.renewal.look()
         if failure is None:
             status = triton.wait(timeout_s=_POLL_S)
             failure = triton.life.failure() if status is None else f"Triton ended by itself with status {status}"

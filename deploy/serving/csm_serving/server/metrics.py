@@ -78,7 +78,7 @@ REFUSALS = MetricSpec(
     kind="counter",
     help="Requests refused before a stream began, by reason",
     label="reason",
-    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit"),
+    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit", "denied", "quota"),
 )
 STREAM_SECONDS = MetricSpec(
     name="csm_stream_seconds_total", kind="counter", help="Seconds that streams were live, once they are over"

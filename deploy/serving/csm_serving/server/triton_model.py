@@ -30,14 +30,23 @@ from csm_serving.server.threads import set_threads, threads_for
 from csm_serving.server.watch import PortWatch
 from csm_serving.wire import messages, tensors
 from csm_serving.wire.encodings import encoder_of
-from csm_serving.wire.errors import BusyError, DeadlineError, UnavailableError, UnknownStreamError
-from csm_serving.wire.protocol import Chunk, End, SpeechRequest, TextPart
+from csm_serving.wire.errors import (
+    AccessError,
+    BusyError,
+    DeadlineError,
+    QuotaError,
+    UnavailableError,
+    UnknownStreamError,
+)
+from csm_serving.wire.protocol import AUTHORIZATION, Chunk, End, SpeechRequest, TextPart
 
 if TYPE_CHECKING:
+    from csm_serving.server.callers import Caller, Callers, Grant
     from csm_serving.server.engine import Engine
 
 _STATUS = {
     InputError: "INVALID_ARG",
+    AccessError: "INVALID_ARG",
     BusyError: "UNAVAILABLE",
     UnavailableError: "UNAVAILABLE",
     DeadlineError: "CANCELLED",
@@ -73,6 +82,8 @@ class _Answer:
         self._sender = request.get_response_sender()
         self._turn = threading.Lock()
         self._over = False
+        self.grant: Grant | None = None
+        """What its caller was allowed, which ends with it."""
 
     def send(self, outputs: dict[str, tensors.Array]) -> None:
         response = _response_of(outputs)
@@ -95,6 +106,8 @@ class _Answer:
         with self._turn:
             if not self._over:
                 self._over = True
+                if self.grant is not None:
+                    self.grant.end()
                 self._sender.send(*response, flags=_FINAL)
 
 
@@ -145,6 +158,7 @@ class TritonPythonModel:
     _metrics: TritonMetrics | None = None
     _siblings: Siblings | None = None
     _life: SignOfLife | None = None
+    _callers: Callers | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Checks the configuration, loads the bundle, speaks once."""
@@ -158,9 +172,10 @@ class TritonPythonModel:
                 encoder_of("opus")  # imports what it needs: who asks for it first need not wait
             set_threads(settings.threads or threads_for(settings.bundle), os.environ)
             from csm_serving.server.engine import Watchers
-            from csm_serving.server.loading import load_engine
+            from csm_serving.server.loading import load_callers, load_engine
 
             self._settings = settings
+            self._callers = load_callers(settings)
             self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
             folder = Path(args["model_repository"]).parent.parent / FOLDER
             self._life = life = SignOfLife(folder, args["model_version"])
@@ -169,7 +184,7 @@ class TritonPythonModel:
             self._siblings = Siblings(
                 Path(args["model_repository"]),
                 args["model_version"],
-                lambda part: engine.append(part.stream_id, part.text, part.more),
+                lambda part, caller: engine.append(part.stream_id, part.text, part.more, caller=caller),
             )
             self._watch = PortWatch(
                 settings.host,
@@ -200,27 +215,42 @@ class TritonPythonModel:
     def _take(self, request: Any, answer: _Answer) -> None:
         """Takes a request on, or raises why not."""
         assert self._engine is not None
+        caller = None
         try:
+            if self._callers is not None:
+                caller = self._callers.identify(_authorization(request))
             asked = messages.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
             if isinstance(asked, TextPart):
-                self._append(asked)
-        except Exception:
-            self._engine.refuse("invalid_input")
+                self._append(asked, caller)
+            elif self._callers is not None and caller is not None:
+                answer.grant = self._callers.admit(caller, asked)
+        except Exception as error:
+            reason = "quota" if isinstance(error, QuotaError) else "denied" if isinstance(error, AccessError) else ""
+            self._engine.refuse(reason or "invalid_input")
             raise
         if isinstance(asked, TextPart):
             answer.finish()
-        else:
-            self._engine.submit(asked, _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate))
+            return
+        sink = _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate)
+        try:
+            self._engine.submit(asked, sink, caller=None if caller is None else caller.name)
+        except BaseException:
+            if answer.grant is not None:
+                answer.grant.end(unused=True)
+            raise
 
-    def _append(self, part: TextPart) -> None:
+    def _append(self, part: TextPart, caller: Caller | None) -> None:
         """Adds to the text of a stream: of this version, or of one that is being replaced."""
         assert self._engine is not None
+        name = None if caller is None else caller.name
+        if self._callers is not None and caller is not None:
+            self._callers.charge(caller, len(part.text))
         try:
-            self._engine.append(part.stream_id, part.text, part.more)
+            self._engine.append(part.stream_id, part.text, part.more, caller=name)
         except UnknownStreamError:
             if self._siblings is None:
                 raise
-            self._siblings.hand_on(part)
+            self._siblings.hand_on(part, name)
 
     def finalize(self) -> None:
         """Ends the engine. Triton calls this when no stream is left, also where another version took this one's place.
@@ -248,6 +278,12 @@ class TritonPythonModel:
         with contextlib.suppress(ProcessLookupError):
             os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
+
+
+def _authorization(request: Any) -> str | None:
+    """The header of that name, which Triton hands on among a request's parameters."""
+    value = json.loads(request.parameters() or "{}").get(AUTHORIZATION)
+    return value if isinstance(value, str) else None
 
 
 def _check_config(config: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import soundfile
 
 from csm_model.errors import ArtifactError, CsmError, DigestError, InputError
-from csm_model.files import atomic_path
+from csm_model.files import atomic_path, stamp_of
 from csm_serving.server.consent import check_consent, today
 from csm_serving.server.stored_voices import (
     NAME,
@@ -188,10 +188,10 @@ class VoiceRegistry:
         path = self._folder / name / RECORD
         with self._lock:
             known = self._records.get(name)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if stamp is None and known is not None:  # is it gone, or between its old folder and its new one?
             time.sleep(_RENAME_S)
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
         if stamp is None or known is None or known[0] != stamp:
             record = None if stamp is None else read_record(self._folder, name)
             with self._lock:
@@ -229,15 +229,6 @@ class VoiceRegistry:
         return VoicePrompt(
             speaker=voice.speaker, text=voice.text, codes=torch.from_numpy(codes.astype(np.int64)), style=voice.style
         )
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        stat = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def _cached_codes(path: Path, codec: AudioCodec) -> npt.NDArray[Any] | None:
