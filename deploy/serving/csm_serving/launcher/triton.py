@@ -51,6 +51,8 @@ _DEATHS_S = 600.0
 _SHARED_BYTES = 96 * 2**20
 """Of the memory in /dev/shm that Triton shares with each version's stub. The largest request takes 32 MB, so it need
 not grow; servers are reported to die while it does (Triton's issue 8882)."""
+_LONGEST_WORDS = 300
+"""Characters of a line of Triton's log that are said again."""
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
@@ -328,8 +330,8 @@ class LocalTriton:
         )
 
     def last_words(self, lines: int = 5) -> str:
-        """Triton's errors, or the end of its log, in one line."""
-        said = [line.strip() for line in self.log.lines() if line.strip()]
+        """Triton's errors, or the end of its log, in one line; what it says of streams that are over is no reason."""
+        said = [line.strip()[:_LONGEST_WORDS] for line in self.log.lines() if line.strip() and "audit {" not in line]
         errors = [line for line in said if line.startswith("error:")]
         return " / ".join(errors or said[-lines:]) or "(none)"
 
