@@ -1,7 +1,7 @@
 """What a served model must stand, on a real Triton on this machine, with the demo's model.
 
-    python benchmarks/serving.py [all | streams | access | overload | hostile | drain | swap | soak ...] [--quick] [--hours 1]
-                                 [--requests 10000] [--lead SECONDS] [--budget 0]
+    python benchmarks/serving.py [all | streams | access | overload | hostile | drain | swap | soak ...] [--quick]
+                                 [--hours 1] [--requests 10000] [--lead SECONDS] [--budget 0]
 
 Each prints a table and says of each target whether it was met; the exit status is 1 where one was missed.
 
