@@ -1,7 +1,7 @@
 """What a served model must stand, on a real Triton on this machine, with the demo's model.
 
-    python benchmarks/serving.py [all | streams | access | overload | hostile | drain | swap | soak ...] [--quick]
-                                 [--hours 1] [--requests 10000] [--lead SECONDS] [--budget 0]
+    python benchmarks/serving.py [all | streams | access | overload | hostile | cancelled | kills | drain | swap |
+                                  soak ...] [--quick] [--hours 1] [--requests 10000] [--lead SECONDS] [--budget 0]
 
 Each prints a table and says of each target whether it was met; the exit status is 1 where one was missed.
 
@@ -10,6 +10,8 @@ Each prints a table and says of each target whether it was met; the exit status 
 - **overload**: 40 streams offered to 8 slots, by clients that ask again when the server says, and in bursts.
 - **hostile**: 10,000 requests that nobody should send (`served.attacks`), beside listeners that must hear nothing
   of it.
+- **cancelled**: 20 requests with minutes of sound, each of whose callers leaves at once, and the next caller.
+- **kills**: the model of one of two servers killed 20 times under 8 live streams, then that of one server alone.
 - **drain**, **swap**: SIGTERM, and another version, while all slots speak.
 - **soak**: an hour of listening at 6 of 8 slots, as fast as it comes.
 
@@ -23,10 +25,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from served import access, drain, hostile, overload, soak, streams
+from served import access, cancelled, drain, hostile, kills, overload, soak, streams
 from served.server import DEMO, served
 from served.table import Row, print_table
 
@@ -56,6 +60,31 @@ def run_hostile(asked: argparse.Namespace) -> list[Row]:
         return hostile.rows_of(hostile.run(triton, count=600 if asked.quick else asked.requests))
 
 
+def run_cancelled(asked: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
+    speaker, other = streams.SPEAKERS[:2]
+    with served(slots=SLOTS, frame_budget=asked.budget) as triton:
+        for what, seconds in cancelled.CONTEXTS.items():
+            rows += cancelled.rows_of(what, cancelled.run(triton, seconds, speaker=speaker, other=other))
+    return rows
+
+
+def run_kills(asked: argparse.Namespace) -> list[Row]:
+    requests = drain.stories(SLOTS, max_frames=150 if asked.quick else 400)
+    with tempfile.TemporaryDirectory(prefix="csm-kills-") as folder:
+        done = kills.run(
+            DEMO / "base",
+            requests,
+            Path(folder),
+            kills=4 if asked.quick else 20,
+            alone=1 if asked.quick else 3,
+            codec=DEMO / "codec",
+            slots=SLOTS,
+            frame_budget=asked.budget,
+        )
+    return kills.rows_of(done)
+
+
 def run_drain(asked: argparse.Namespace) -> list[Row]:
     with served(slots=SLOTS, frame_budget=asked.budget, exit_timeout_s=GRACE_S) as triton:
         requests = drain.stories(SLOTS, max_frames=150 if asked.quick else 400)
@@ -80,6 +109,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "access": run_access,
     "overload": run_overload,
     "hostile": run_hostile,
+    "cancelled": run_cancelled,
+    "kills": run_kills,
     "drain": run_drain,
     "swap": run_swap,
     "soak": run_soak,

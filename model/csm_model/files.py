@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from csm_model.errors import ArtifactError, InputError
+
+_BLOCK = 16 * 2**20
 
 
 @contextmanager
@@ -64,7 +67,21 @@ def copy_file(source: Path, target: Path) -> None:
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(), private=private)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # of a file's name that is no UTF-8
+        data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    write_bytes(path, data, private=private)
+
+
+def written_path(path: Path) -> str:
+    """A path as it stands in JSON: its bytes as UTF-8, whatever this process's locale makes of them."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_written(text: str) -> Path:
+    """What `written_path` wrote, as this process takes it."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def read_json(path: Path) -> Any:
@@ -90,6 +107,27 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def private_copy(path: Path) -> Iterator[tuple[Path, str]]:
+    """A copy of a file in memory that no other process can change, by a path; and its digest, of the very same bytes.
+
+    What is mapped from that path stays as it is, whatever becomes of the file, and goes with the last map of it. A map
+    of the file itself would follow the file: others may write into it, or cut it short, which kills who reads on. The
+    copy takes as much memory as the file is long, once, and none of it is a page of the disk's cache.
+    """
+    copy = os.memfd_create(path.name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        total = hashlib.sha256()
+        with path.open("rb") as file, os.fdopen(copy, "wb", closefd=False) as memory:
+            while block := file.read(_BLOCK):
+                total.update(block)
+                memory.write(block)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield Path(f"/proc/self/fd/{copy}"), total.hexdigest()
+    finally:
+        os.close(copy)
 
 
 def digest_of(value: Any) -> str:

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
-from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST
+from csm_model.files import written_path
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST, address_of
 
 SECRETS: Final = {"turn_key", "watermark_key", "token"}
 """Settings that are handed on in the environment, and never written down."""
@@ -19,6 +20,9 @@ NOT_THE_MODELS: Final = {
     *("tls_cert", "tls_key", "tls_client_ca", "tls", "ca", "client_cert", "client_key"),
 }
 """Settings of the program around Triton and of the client."""
+
+PATHS: Final = ("bundle", "codec", "voices", "audit", "token_file")
+"""Settings of the model that are paths, or may be."""
 
 
 class ServingSettings(BaseSettings):
@@ -120,7 +124,7 @@ class ServingSettings(BaseSettings):
     @property
     def url(self) -> str:
         """Where the streams are: `host:port`."""
-        return f"{self.host}:{self.grpc_port}"
+        return address_of(self.host, self.grpc_port)
 
     def unguarded(self) -> Self:
         """The same for a server that is started for its starter alone, on loopback: without TLS and tokens."""
@@ -132,9 +136,9 @@ class ServingSettings(BaseSettings):
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
         values = self.model_dump(mode="json", exclude=set(NOT_THE_MODELS | SECRETS), exclude_none=True)
-        for name in ("bundle", "codec", "voices", "audit", "token_file"):
+        for name in PATHS:
             if values.get(name) not in (None, "log", "off"):
-                values[name] = str(Path(values[name]).absolute())
+                values[name] = written_path(Path(values[name]).absolute())
         return values
 
 

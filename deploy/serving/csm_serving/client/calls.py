@@ -40,6 +40,7 @@ _NOT_SERVED = (
     "has no available versions",
     "is not found",
     "version is not available",
+    "is not healthy",  # the model's process has died; who started the server ends it in a moment
 )
 _LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "ipv6:[::1]")
 _LASTING: Final = frozenset(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import read_json, write_json
+from csm_model.files import read_json, write_json, written_path
 from csm_serving.launcher.controls import HEADER
 from csm_serving.server.repository import stored_settings, versions_in, write_version
 from csm_serving.server.watch import reachable
@@ -123,13 +123,13 @@ def swap_bundle(
         number = str(max(versions_in(repository)) + 1)
         settings = stored_settings(repository / MODEL_NAME / served[-1])
         began = time.monotonic()
-        written = write_version(repository, number, settings | {"bundle": str(bundle.absolute())})
+        written = write_version(repository, number, settings | {"bundle": written_path(bundle.absolute())})
         try:
             _load(state, ready_timeout_s)
         except BaseException:
             shutil.rmtree(written, ignore_errors=True)
             raise
-        ServerState(**vars(state) | {"bundle": str(bundle.absolute())}).write(folder)
+        ServerState(**vars(state) | {"bundle": written_path(bundle.absolute())}).write(folder)
         ready = time.monotonic()
         on_ready(number)
         replaced = _drained(state, number, drain_timeout_s)

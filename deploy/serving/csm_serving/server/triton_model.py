@@ -11,14 +11,18 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from csm_model.errors import ArtifactError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError, legible
+from csm_model.inference.faults import fault_of
+from csm_serving.server.life import FOLDER, SignOfLife
 from csm_serving.server.metrics import TritonMetrics
 from csm_serving.server.repository import read_version_settings
 from csm_serving.server.siblings import Siblings
@@ -49,6 +53,8 @@ _STATUS = {
 }
 _LAST_WORDS_S = 3.0
 """Seconds before Triton's exit timeout at which streams still live are broken off, so that their callers hear why."""
+_TO_BE_TOLD_S = 0.5
+"""Seconds that callers' last responses get to leave this process before it ends itself."""
 _FINAL = 1
 """TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
 
@@ -138,7 +144,10 @@ class _TritonLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warn" if record.levelno >= logging.WARNING else "info"
-        getattr(pb_utils.Logger, f"log_{level}")(self.format(record))
+        try:
+            getattr(pb_utils.Logger, f"log_{level}")(legible(self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
 class TritonPythonModel:
@@ -148,6 +157,7 @@ class TritonPythonModel:
     _watch: PortWatch | None = None
     _metrics: TritonMetrics | None = None
     _siblings: Siblings | None = None
+    _life: SignOfLife | None = None
     _callers: Callers | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -161,12 +171,16 @@ class TritonPythonModel:
             with contextlib.suppress(MissingDependencyError):
                 encoder_of("opus")  # imports what it needs: who asks for it first need not wait
             set_threads(settings.threads or threads_for(settings.bundle), os.environ)
+            from csm_serving.server.engine import Watchers
             from csm_serving.server.loading import load_callers, load_engine
 
             self._settings = settings
             self._callers = load_callers(settings)
             self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
-            self._engine = engine = load_engine(settings, self._metrics)
+            folder = Path(args["model_repository"]).parent.parent / FOLDER
+            self._life = life = SignOfLife(folder, args["model_version"])
+            watchers = Watchers(alive=life.beat, broken=self._give_up, spoke=life.spoke)
+            self._engine = engine = load_engine(settings, self._metrics, watchers)
             self._siblings = Siblings(
                 Path(args["model_repository"]),
                 args["model_version"],
@@ -176,8 +190,10 @@ class TritonPythonModel:
                 settings.host,
                 settings.http_port,
                 busy=lambda: engine.live + engine.queued > 0,
-                on_closed=lambda: engine.close(max(0.0, settings.exit_timeout_s - _LAST_WORDS_S)),
+                on_closed=self._end,
+                told=life.is_told_to_stop,
             )
+            life.begin()
         except Exception as error:
             raise pb_utils.TritonModelException(messages.encode_error(error)) from error
 
@@ -193,8 +209,8 @@ class TritonPythonModel:
             answer = _Answer(request)
             try:
                 self._take(request, answer)
-            except Exception as error:
-                answer.fail(error)
+            except BaseException as error:
+                answer.fail(fault_of(error))
 
     def _take(self, request: Any, answer: _Answer) -> None:
         """Takes a request on, or raises why not."""
@@ -218,7 +234,7 @@ class TritonPythonModel:
         sink = _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate)
         try:
             self._engine.submit(asked, sink, caller=None if caller is None else caller.name)
-        except Exception:
+        except BaseException:
             if answer.grant is not None:
                 answer.grant.end(unused=True)
             raise
@@ -245,10 +261,23 @@ class TritonPythonModel:
             self._watch.stop()
         if self._siblings is not None:
             self._siblings.close()
-        if self._engine is not None:
-            self._engine.close(grace_s=max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
+        self._end()
         if self._metrics is not None:
             self._metrics.close()
+
+    def _end(self) -> None:
+        """Takes no more streams; those that are live may end within the exit timeout."""
+        if self._engine is not None:
+            self._engine.close(max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
+        if self._life is not None:
+            self._life.end()
+
+    def _give_up(self, reason: str) -> None:
+        """The engine is broken: this process ends, and Triton with it, which would go on without a model."""
+        time.sleep(_TO_BE_TOLD_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)
 
 
 def _authorization(request: Any) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from csm_model import errors
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SAMPLES
 from csm_serving.wire.encodings import INT16_SCALE, SoundDecoder, SoundEncoder, encode_float32
 from csm_serving.wire.errors import (
@@ -351,7 +351,7 @@ def error_code(error: Exception) -> str:
 
 def encode_error(error: Exception) -> str:
     """An error as it travels: `[csm:<code>] <one line>`, `[csm:busy retry_after=1.3] <one line>`; `quota` too."""
-    line = " ".join(str(error).split())
+    line = " ".join(words_of(error).split())
     if not isinstance(error, CsmError):
         line = f"{type(error).__name__}: {line}"
     after = error.retry_after_s if isinstance(error, BusyError) else None
