@@ -1,11 +1,12 @@
 """What a served model must stand, on a real Triton on this machine, with the demo's model.
 
-    python benchmarks/serving.py [all | streams | overload | hostile | cancelled | kills | drain | swap | soak ...]
-                                 [--quick] [--hours 1] [--requests 10000] [--lead SECONDS] [--budget 0]
+    python benchmarks/serving.py [all | streams | access | overload | hostile | cancelled | kills | drain | swap |
+                                  soak ...] [--quick] [--hours 1] [--requests 10000] [--lead SECONDS] [--budget 0]
 
 Each prints a table and says of each target whether it was met; the exit status is 1 where one was missed.
 
 - **streams**: 8 live streams, no start buffer at the player; first audio at 8 against 1, in phases that take turns.
+- **access**: first audio and steps with TLS, certificates of clients and tokens on, against a server without, in turn.
 - **overload**: 40 streams offered to 8 slots, by clients that ask again when the server says, and in bursts.
 - **hostile**: 10,000 requests that nobody should send (`served.attacks`), beside listeners that must hear nothing
   of it.
@@ -29,7 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from served import cancelled, drain, hostile, kills, overload, soak, streams
+from served import access, cancelled, drain, hostile, kills, overload, soak, streams
 from served.server import DEMO, served
 from served.table import Row, print_table
 
@@ -40,6 +41,12 @@ SLOTS = 8
 def run_streams(asked: argparse.Namespace) -> list[Row]:
     with served(slots=SLOTS, frame_budget=asked.budget, lead_s=asked.lead) as triton:
         return streams.measure(triton, rounds=2 if asked.quick else 6, seconds=5 if asked.quick else 12)
+
+
+def run_access(asked: argparse.Namespace) -> list[Row]:
+    return access.measure(
+        rounds=2 if asked.quick else 6, seconds=5 if asked.quick else 12, slots=SLOTS, frame_budget=asked.budget
+    )
 
 
 def run_overload(asked: argparse.Namespace) -> list[Row]:
@@ -99,6 +106,7 @@ def run_soak(asked: argparse.Namespace) -> list[Row]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "streams": run_streams,
+    "access": run_access,
     "overload": run_overload,
     "hostile": run_hostile,
     "cancelled": run_cancelled,

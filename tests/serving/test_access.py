@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from certificates import Authority, Pair
+from served.certificates import Authority, Pair
 from stand_in import TEXT, Fault, Hear, StandIn, check
 from waiting import HANG_S, eventually, held_back
 

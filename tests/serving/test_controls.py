@@ -15,7 +15,7 @@ from google.protobuf import message_factory
 from tritonclient.grpc import service_pb2
 
 from csm_serving.client import SpeechClient
-from csm_serving.launcher.controls import HEADER
+from csm_serving.launcher.controls import HEADER, closing
 from csm_serving.launcher.installation import find_installation
 from csm_serving.launcher.swap import STATE_NAME, ServerState
 from csm_serving.launcher.triton import LocalTriton
@@ -198,3 +198,18 @@ def test_the_secret_opens_the_controls_and_is_nowhere_that_others_read(
     assert secret.encode() not in command_line
     assert b"--grpc-restricted-protocol=" in command_line
     assert secret not in repr(ServerState.read(triton.folder))
+
+
+def test_the_page_closes_the_same_where_triton_is_started_by_hand() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    closed = re.search(r"^closed=(\S+):csm-control=\$\(openssl rand -hex 32\)$", page, re.M)
+    assert closed is not None
+    by_hand = {
+        "--grpc-restricted-protocol": set(closed[1].split(",")),
+        "--http-restricted-api": {"metadata", "inference", *closed[1].split(",")},
+    }
+    assert "--grpc-restricted-protocol=$closed --http-restricted-api=metadata,inference,$closed" in page
+    ours = [option.partition("=") for option in closing("secret")]
+    groups = {name: set(value.partition(":")[0].split(",")) for name, _, value in ours if "restricted" in name}
+    assert groups == by_hand
+    assert all(f"{name}={value}" in page for name, _, value in ours if "restricted" not in name)

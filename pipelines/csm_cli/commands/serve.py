@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from csm_serving.settings import ServingSettings
 
 
 def serve(
@@ -61,6 +58,7 @@ def serve(
     from csm_cli.released import find_bundle, serving_folder
     from csm_serving.launcher.triton import LocalTriton
     from csm_serving.launcher.triton import serve as serve_bundle
+    from csm_serving.server.safeguards import who_may_call
     from csm_serving.settings import load_settings
 
     found = find_bundle(bundle, runs)
@@ -86,19 +84,7 @@ def serve(
         typer.echo(f"  health   {triton.http_url}/v2/health/ready")
         typer.echo(f"  metrics  {triton.metrics_url}")
         typer.echo(f"  log      {triton.log}")
-        typer.echo(f"  callers  {_callers_of(settings)}")
+        typer.echo(f"  callers  {who_may_call(settings)}")
 
     home = serving_folder(folder, runs, settings)
     raise typer.Exit(serve_bundle(found, settings=settings, folder=home, on_ready=ready))
-
-
-def _callers_of(settings: ServingSettings) -> str:
-    """Who may call, in a line that cannot be missed where that is everybody."""
-    from csm_serving.server.safeguards import is_loopback
-
-    sealed = "encrypted" if settings.tls_cert is not None else "NOT encrypted"
-    if settings.token_file is not None:
-        return f"those of {settings.token_file}, {sealed}"
-    if is_loopback(settings.host):
-        return f"anybody on this machine, {sealed} (--token-file)"
-    return f"ANYBODY who reaches {settings.host}, {sealed} (--token-file, --tls-cert)"

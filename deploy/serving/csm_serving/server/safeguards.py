@@ -36,6 +36,16 @@ def warnings_of(settings: ServingSettings) -> list[str]:
     return warnings
 
 
+def who_may_call(settings: ServingSettings) -> str:
+    """Who may call, in a line that cannot be missed where that is everybody."""
+    sealed = "encrypted" if settings.tls_cert is not None else "NOT encrypted"
+    if settings.token_file is not None:
+        return f"those of {settings.token_file}, {sealed}"
+    if is_loopback(settings.host):
+        return f"anybody on this machine, {sealed} (--token-file)"
+    return f"ANYBODY who reaches {settings.host}, {sealed} (--token-file, --tls-cert)"
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens there."""
     if host == "localhost":

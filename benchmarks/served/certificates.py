@@ -1,4 +1,4 @@
-"""An authority of a test, and the certificates that it signs: real ones, good for a day."""
+"""An authority of one's own, and the certificates that it signs: real ones, good for a day."""
 
 from __future__ import annotations
 
