@@ -131,6 +131,9 @@ class Work:
     def dropped(self, slot: int) -> int:
         return 2
 
+    def left_out(self, slot: int) -> str:
+        return "".join(character for character in self._texts[slot][0] if not character.isascii())
+
     def _length(self, slot: int) -> int:
         most = self._most[slot]
         return len(self._texts[slot][0]) if most is None else most
@@ -206,6 +209,25 @@ def test_a_stream_is_whole_and_says_how_it_ended() -> None:
     assert metrics.values["csm_stream_slots"] == 2
     assert len(metrics.observed["csm_first_audio_seconds"]) == len(metrics.observed["csm_queue_wait_seconds"]) == 2
     assert len(metrics.observed["csm_step_seconds"]) == 8
+
+
+def test_what_was_left_out_is_told_and_counted() -> None:
+    with running() as (engine, metrics, _):
+        end = ask(engine, Caller(), "a 你好 b").wait().answer
+        assert isinstance(end, End)
+        assert (end.left_out, end.left_out_text) == (2, "你好")
+        end = ask(engine, Caller(), "plain").wait().answer
+        assert isinstance(end, End)
+        assert (end.left_out, end.left_out_text) == (0, "")
+        assert metrics.values["csm_left_out_characters_total"] == 2
+
+
+def test_a_text_that_is_too_long_is_refused_before_its_first_sound() -> None:
+    with running() as (engine, metrics, _):
+        with pytest.raises(InputError, match="the text has 21 characters: at most 20 go into a stream; speak the rest"):
+            engine.submit(SpeechRequest(text="a" * 10, stream_id="long-text", text_more=True, text_length=21), Caller())
+        assert metrics.values["csm_refusals_total{invalid_input}"] == 1
+        assert engine.queued == engine.live == 0
 
 
 def test_above_the_slots_a_request_is_refused_and_a_freed_slot_is_taken_again() -> None:
