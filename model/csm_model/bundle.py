@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, DigestError
-from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
+from csm_model.files import atomic_folder, digest_of, digest_of_file, private_copy, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import use_kernels
 from csm_model.manifest import read_manifest as read_manifest
+from csm_model.manifest import speakers_in
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
 from csm_model.text import Tokenizer, load_tokenizer
@@ -34,6 +35,7 @@ Weights = Literal["fp32", "bf16", "int8", "int4"]
 ROUNDED: tuple[Precision, ...] = ("int8", "int4")
 """Precisions that are for speaking only."""
 _STORED_AS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+WEIGHTS = "model.safetensors"
 _CODEC_FILES = ("codec.json", "codec.safetensors")
 
 
@@ -54,7 +56,7 @@ class Bundle:
     @property
     def speakers(self) -> dict[int, str]:
         """Names of the speakers that the model has learnt, by number."""
-        return {int(number): name for number, name in self.manifest.get("speakers", {}).items()}
+        return speakers_in(self.manifest)
 
 
 def write_bundle(
@@ -76,7 +78,7 @@ def write_bundle(
         state = rounded_state(model, precision) if precision in ("int8", "int4") else model.state_dict()
         if dtype := _STORED_AS.get(precision):
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
         if codec_folder is not None:
             (partial / "codec").mkdir()
@@ -96,7 +98,7 @@ def write_bundle(
 def load_bundle(
     folder: Path, *, codec_folder: Path | None = None, weights: Weights | None = None, kernels: bool = True
 ) -> Bundle:
-    """Loads a bundle for speaking, after checking every digest.
+    """Loads a bundle for speaking, after checking every digest. What becomes of its files then is of no matter.
 
     Args:
         folder: the bundle.
@@ -111,7 +113,10 @@ def load_bundle(
         DigestError: a file was changed or damaged, or the codec is another one.
     """
     manifest = read_manifest(folder)
-    model = _speaking(folder, manifest["precision"], weights)
+    with private_copy(folder / WEIGHTS) as (copy, digest):
+        if digest != manifest["files"].get(WEIGHTS, digest):
+            raise DigestError(f"{folder / WEIGHTS}: was changed while it was read; copy the bundle again")
+        model = _speaking(folder, copy, manifest["precision"], weights)
     if kernels:
         use_kernels(model)
     own = folder / "codec"
@@ -149,18 +154,18 @@ def load_weights(model: CsmModel, folder: Path, precision: Precision) -> CsmMode
         raise ArtifactError(
             f"{folder}: its weights are {precision}, made for speaking only; give the bundle of its parent"
         )
-    state = load_file(folder / "model.safetensors")
+    state = load_file(folder / WEIGHTS)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model
 
 
-def _speaking(folder: Path, precision: Precision, weights: Weights | None) -> CsmModel:
-    """The model of a bundle, with the weights that are asked for."""
+def _speaking(folder: Path, stored: Path, precision: Precision, weights: Weights | None) -> CsmModel:
+    """The model of a bundle, with the weights that are asked for, out of those that are `stored`."""
     weights = weights or ("fp32" if precision == "fp16" else precision)
     if precision in ROUNDED and weights != precision:
         raise ArtifactError(f"{folder}: its weights are {precision}, not {weights}; give the bundle of its parent")
     model = meta_model(read_config(folder))
-    state = load_file(folder / "model.safetensors")
+    state = load_file(stored)
     if precision in ROUNDED:
         return with_tables(with_rounded_weights(model, state))
     dtype = torch.bfloat16 if weights == "bf16" else torch.float32

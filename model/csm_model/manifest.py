@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,8 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         if digest_of_file(path) != expected:
             raise DigestError(f"{path}: its digest is not the one in the bundle's manifest; copy the bundle again")
     return manifest
+
+
+def speakers_in(manifest: Mapping[str, Any]) -> dict[int, str]:
+    """Names of the speakers that a bundle's model has learnt, by number."""
+    return {int(number): str(name) for number, name in manifest.get("speakers", {}).items()}

@@ -58,6 +58,9 @@ class Caller:
     def cancelled(self) -> bool:
         return self._leaves_after is not None and len(self.chunks) >= self._leaves_after
 
+    def leave(self) -> None:
+        self._leaves_after = 0
+
     def _final(self, answer: End | Exception | str) -> None:
         assert self.answer is None, "a second final"
         self.answer = answer
@@ -337,6 +340,37 @@ def test_a_request_that_takes_long_to_read_holds_nobody_up() -> None:
         assert slow.answer is None
         reader.gate.set()
         assert slow.wait().answer == End(ended=True, dropped=2)
+
+
+def test_nobody_is_read_for_who_has_gone_and_those_who_wait_are_counted() -> None:
+    with running(frame_budget=0) as (engine, metrics, reader):
+        first = ask(engine, Caller(), voice="anna")
+        eventually(lambda: reader.asked == ["anna"])
+        gone = [ask(engine, Caller(), voice="berta", max_wait_s=HANG_S) for _ in range(5)]
+        stays = ask(engine, Caller(), voice="carla", max_wait_s=HANG_S)
+        eventually(lambda: metrics.values["csm_unread_streams"] == metrics.values["csm_queued_streams"] == 7)
+        with pytest.raises(BusyError):
+            ask(engine, Caller(), voice="dora")
+        for caller in gone:
+            caller.leave()
+        assert [caller.wait().answer for caller in gone] == ["dropped"] * 5
+        reader.gate.set()
+        assert first.wait().answer == stays.wait().answer == End(ended=True, dropped=2)
+        assert reader.asked == ["anna", "carla"]
+        eventually(lambda: metrics.values["csm_unread_streams"] == 0)
+
+
+def test_several_are_read_at_once_where_there_are_readers() -> None:
+    metrics, reader = MemoryMetrics(), Reader()
+    engine = Engine(Work(2), reader, policy=SchedulerPolicy(frame_budget=0), metrics=metrics, readers=2)
+    try:
+        callers = [ask(engine, Caller(), voice=name) for name in ("anna", "berta")]
+        eventually(lambda: sorted(map(str, reader.asked)) == ["anna", "berta"])
+        reader.gate.set()
+        assert [caller.wait().answer for caller in callers] == [End(ended=True, dropped=2)] * 2
+    finally:
+        reader.gate.set()
+        engine.close(grace_s=HANG_S)
 
 
 def test_streams_are_accounted_for_and_none_begins_unaccounted() -> None:

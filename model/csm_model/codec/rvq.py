@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from csm_model.codec.rvq_decoder import RvqSlotDecoder
 from csm_model.codec.rvq_network import Decoder, Encoder, RvqConfig
 from csm_model.codec.slots import SlotStream
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import atomic_path, read_json, write_json
+from csm_model.files import atomic_path, private_copy, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, frames_of
 
 
@@ -108,8 +109,9 @@ class RvqCodec(nn.Module):
         stored = read_json(folder / "codec.json")
         codec = cls(RvqConfig(**stored["config"]))
         try:
-            weights = load_file(folder / "codec.safetensors")
-        except (OSError, ValueError) as error:
+            with private_copy(folder / "codec.safetensors") as (copy, _):
+                weights = load_file(copy)
+        except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(
                 f"{folder / 'codec.safetensors'}: cannot be read ({error}); copy the codec again"
             ) from None

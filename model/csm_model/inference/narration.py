@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import CsmError, InputError
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, unreadable
-from csm_model.inference.faults import fault_of
+from csm_model.errors import InputError
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, reading
 from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
 from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter, cut_to
 from csm_model.text.base import Tokenizer, check_speaker
-from csm_model.text.normaliser import Reading
 
 BETWEEN = -1
 """Number of the sentence that silence between two belongs to."""
@@ -91,8 +89,10 @@ class Utterance:
             return not self.sentences
         if self.more or len(self.text) > self.longest:
             return False
-        passages = tokenizer.read(self.text).passages
-        return not passages or (len(passages) == 1 and tokenizer.sounds_in(passages[0].words) <= self.most(tokenizer))
+        with reading(self.text):
+            passages = tokenizer.read(self.text).passages
+            sounds = tokenizer.sounds_in(passages[0].words) if len(passages) == 1 else 0
+        return not passages or (len(passages) == 1 and sounds <= self.most(tokenizer))
 
     def most(self, tokenizer: Tokenizer) -> int:
         """Sounds of a sentence, at most: as many as in training, where `longest` is what it was there."""
@@ -284,26 +284,24 @@ class Narration:
         """The pieces that are complete with the next part of the text."""
         if self._whole:
             return [Piece(text=text, after=Break.SENTENCE)]
-        try:
+        with reading(text):
             return [*self._splitter.feed(text), *([] if more else self._splitter.finish())]
-        except (CsmError, MemoryError):
-            raise
-        except BaseException as error:
-            raise unreadable(text, fault_of(error)) from error
 
     def _read_on(self) -> bool:
         """Reads on until there is a piece to say; whether there is one."""
         while not self._pieces and self._written:
-            self._pieces += self._said_of(self._written.popleft())
+            written = self._written.popleft()
+            with reading(written.text):
+                self._pieces += self._said_of(written)
         return bool(self._pieces)
 
     def _said_of(self, written: Piece) -> list[Piece]:
         """What is said of a piece: nothing, where all of it is left out."""
         tokenizer = self._bundle.tokenizer
-        reading = self._reading(written.text)
-        self.left_out += reading.left_out
+        read = tokenizer.read(written.text)
+        self.left_out += read.left_out
         pieces: list[Piece] = []
-        for passage in reading.passages:
+        for passage in read.passages:
             self._asked_pause += passage.pause
             sounds = tokenizer.sounds_in(passage.words)
             if not sounds:
@@ -317,18 +315,10 @@ class Narration:
                 if tokenizer.sounds_in(text):
                     pieces.append(Piece(text=text, after=after, before=self._asked_pause))
                     self._asked_pause = 0
-        self._asked_pause += reading.pause
+        self._asked_pause += read.pause
         if pieces:
             pieces[-1] = replace(pieces[-1], after=written.after)
         return pieces
-
-    def _reading(self, text: str) -> Reading:
-        try:
-            return self._bundle.tokenizer.read(text)
-        except (CsmError, MemoryError):
-            raise
-        except BaseException as error:
-            raise unreadable(text, fault_of(error)) from error
 
     def _newest(self) -> list[ContextTurn]:
         """The turns that the next sentence hears; the others are forgotten."""

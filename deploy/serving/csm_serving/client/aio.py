@@ -15,6 +15,7 @@ import grpc.aio
 
 from csm_model.errors import CsmError
 from csm_serving.client import calls
+from csm_serving.client.access import Access
 from csm_serving.client.audio import Listener
 from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
@@ -92,13 +93,18 @@ class AsyncSpeechClient:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
+        tls: bool = False,
+        ca: Path | str | None = None,
+        client_cert: tuple[Path | str, Path | str] | None = None,
+        token: str | None = None,
     ) -> None:
         calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
         self.urls = calls.addresses(url)
+        self._access = Access(tls=tls, ca=ca, client_cert=client_cert, token=token)
         self._retry = retry or Retry()
         self._raw = raw
         self._chunk_timeout_s = chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
+        connect = functools.partial(_connect, access=self._access, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.aio.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     async def __aenter__(self) -> Self:
@@ -163,7 +169,7 @@ class AsyncSpeechClient:
             waits=waits,
             raw=self._raw,
         )
-        speaking = _AsyncSpeaking(self._pool, exchange, parts)
+        speaking = _AsyncSpeaking(self._pool, exchange, parts, self._access)
         return AsyncSpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
 
 
@@ -191,8 +197,11 @@ def _in_turn(opened: Sequence[Callable[[], AsyncSpeechStream]]) -> AsyncSpeechSt
     return AsyncSpeechStream(responses(), cancel=cancel, retries=lambda: sum(stream.retries for stream in streams))
 
 
-def _connect(url: str, connect_timeout_s: float) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(url, options=calls.channel_options(url, connect_timeout_s))
+def _connect(url: str, access: Access, connect_timeout_s: float) -> grpc.aio.Channel:
+    options = calls.channel_options(url, connect_timeout_s)
+    if (credentials := access.credentials()) is not None:
+        return grpc.aio.secure_channel(url, credentials, options=options)
+    return grpc.aio.insecure_channel(url, options=options)
 
 
 class _AsyncSpeaking:
@@ -203,10 +212,12 @@ class _AsyncSpeaking:
         pool: Pool[grpc.aio.Channel],
         exchange: Exchange,
         parts: Iterable[str] | AsyncIterable[str] | None,
+        access: Access,
     ) -> None:
         self._pool = pool
         self._exchange = exchange
         self._parts = parts
+        self._access = access
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
@@ -274,7 +285,8 @@ class _AsyncSpeaking:
         self._send()
         self._changed.set()
         try:
-            call = calls.infer_stream(lease.channel)(_messages(outbox), timeout=exchange.timeout_s)
+            ask = calls.infer_stream(lease.channel)
+            call = ask(_messages(outbox), timeout=exchange.timeout_s, metadata=self._access.metadata)
         except grpc.aio.UsageError:  # grpc's word for a closed channel
             raise UnavailableError("the client is closed; make another one") from None
         self._call, self._ends = call, False
@@ -293,7 +305,7 @@ class _AsyncSpeaking:
                     raise UnavailableError(f"{lease.url} closed the stream before the turn was over; ask again")
                 if isinstance(answer, grpc.RpcError):
                     if not self._closed:
-                        raise calls.error_of(answer, lease.url)
+                        raise calls.error_of(answer, lease.url, encrypted=self._access.encrypted)
                 elif answer is not _WAKE:
                     item = exchange.take(answer, lease.url)
                     self._send()

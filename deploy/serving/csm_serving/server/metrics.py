@@ -78,7 +78,7 @@ REFUSALS = MetricSpec(
     kind="counter",
     help="Requests refused before a stream began, by reason",
     label="reason",
-    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit"),
+    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit", "denied", "quota"),
 )
 LEFT_OUT = MetricSpec(
     name="csm_left_out_characters_total",

@@ -10,10 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.faults import words_of
 from csm_model.inference.jobs import Late, StreamJob
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names
@@ -68,6 +67,8 @@ class Account:
     took_s: float
     error: str = ""
     """The kind of what broke it."""
+    caller: str | None = None
+    """Who asked for it, where the server knows."""
 
 
 class LiveStream:
@@ -76,6 +77,7 @@ class LiveStream:
     Args:
         request: what was asked.
         sink: where it goes.
+        caller: who asks for it, where the server knows.
         metrics: where measurements go; None for a stream that nobody hears.
         over: is told when it is over, before the sink is.
         clock: seconds.
@@ -86,11 +88,13 @@ class LiveStream:
         request: SpeechRequest,
         sink: Sink,
         *,
+        caller: str | None,
         metrics: Metrics | None,
         over: Callable[[LiveStream, Account], None],
         clock: Callable[[], float],
     ) -> None:
         self.request = request
+        self.caller = caller
         self.job = StreamJob(listener=self, priority=request.priority, deadline_s=request.deadline_s)
         self.measured = metrics is not None
         self._sink = sink
@@ -221,6 +225,7 @@ class LiveStream:
             first_audio_s=None if self._first is None else self._first - self._came,
             took_s=took,
             error="" if error is None else type(error).__name__,
+            caller=self.caller,
         )
         if self._metrics is not None and (self._frames or not isinstance(error, InputError | BusyError)):
             sound = seconds_of(self._frames)

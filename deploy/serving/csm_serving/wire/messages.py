@@ -14,10 +14,17 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from csm_model import errors
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SAMPLES
 from csm_serving.wire.encodings import INT16_SCALE, SoundDecoder, SoundEncoder, encode_float32
-from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.errors import (
+    AccessError,
+    BusyError,
+    DeadlineError,
+    QuotaError,
+    ServingError,
+    UnavailableError,
+)
 from csm_serving.wire.protocol import (
     ENCODINGS,
     MAX_CODEBOOKS,
@@ -331,7 +338,9 @@ ERROR_CODES: Final[dict[str, type[CsmError]]] = {
     "artifact": errors.ArtifactError,
     "digest": errors.DigestError,
     "missing_dependency": errors.MissingDependencyError,
+    "denied": AccessError,
     "busy": BusyError,
+    "quota": QuotaError,
     "deadline": DeadlineError,
     "unavailable": UnavailableError,
     "internal": ServingError,
@@ -348,8 +357,8 @@ def error_code(error: Exception) -> str:
 
 
 def encode_error(error: Exception) -> str:
-    """An error as it travels: `[csm:<code>] <one line>`, `[csm:busy retry_after=1.3] <one line>`."""
-    line = " ".join(str(error).split())
+    """An error as it travels: `[csm:<code>] <one line>`, `[csm:busy retry_after=1.3] <one line>`; `quota` too."""
+    line = " ".join(words_of(error).split())
     if not isinstance(error, CsmError):
         line = f"{type(error).__name__}: {line}"
     after = error.retry_after_s if isinstance(error, BusyError) else None
@@ -364,6 +373,7 @@ def find_error(message: str) -> CsmError | None:
     line = (
         found["text"].partition("\\n")[0].strip() or found["code"]
     )  # a log writes the end of a line as two characters
-    if found["code"] == "busy":
-        return BusyError(line, retry_after_s=float(found["after"]) if found["after"] else None)
-    return ERROR_CODES[found["code"]](line)
+    kind = ERROR_CODES[found["code"]]
+    if issubclass(kind, BusyError):
+        return kind(line, retry_after_s=float(found["after"]) if found["after"] else None)
+    return kind(line)

@@ -42,6 +42,8 @@ MAX_TEMPERATURE: Final = 5.0
 MAX_GUIDANCE: Final = 10.0
 MAX_PRIORITY: Final = 9
 MAX_SECONDS: Final = MAX_INT32 / 1_000
+AUTHORIZATION: Final = "authorization"
+"""The metadata of a call in which a client says who it is: `Bearer <token>`."""
 
 Encoding = Literal["float32", "int16", "opus"]
 """How sound travels."""
