@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,14 +26,26 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from csm_model.errors import CheckpointError, CsmError, DigestError
-from csm_model.files import digest_of_file, read_json, write_json
+from csm_model.errors import CheckpointError, CsmError, DigestError, shown
+from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.training.parallel import World
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 
 
+_METADATA = {
+    "torch": ("Size", "device"),
+    "torch.serialization": ("_get_layout",),
+    "torch.distributed.checkpoint.metadata": (
+        "_MEM_FORMAT_ENCODING", "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex",
+        "StorageMeta", "TensorProperties", "TensorStorageMetadata",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "collections": ("OrderedDict",),
+    "pathlib": ("PosixPath",),
+}  # fmt: skip
+"""What the metadata of a checkpoint is made of, beside dtypes: names by modules."""
 _NO_MEMORY = "DefaultCPUAllocator"
 """Names torch's allocator where a RuntimeError is about memory; on a GPU that is an exception of its own."""
 
@@ -161,8 +174,9 @@ class Checkpoints:
             return
         folder = self.root / _name(step)
         try:
+            _check_metadata(folder / ".metadata")
             load(tensors, checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
-        except (CheckpointException, RuntimeError, ValueError, OSError, MemoryError) as error:
+        except (CheckpointException, Exception) as error:  # what is stored decides what torch raises
             raise not_loaded(folder, error) from None
 
     def _commit(
@@ -172,7 +186,8 @@ class Checkpoints:
         if not self.world.leads:
             return
         files = {path.name: digest_of_file(path) for path in sorted(partial.iterdir())}
-        write_json(partial / _STATE, {**facts, "step": step, "validation": validation, "files": files})
+        whole = {**facts, "step": step, "validation": validation, "files": files}
+        write_json(partial / _STATE, {**whole, "digest": digest_of(whole)})
         folder = self.root / _name(step)
         if folder.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(folder)
@@ -337,12 +352,32 @@ def _whole(folder: Path) -> dict[str, Any] | None:
         facts: dict[str, Any] = read_json(folder / _STATE)
         files: dict[str, str] = facts["files"]
         damaged = next((name for name, digest in files.items() if digest_of_file(folder / name) != digest), None)
-    except (CsmError, OSError, KeyError, TypeError, AttributeError) as error:
-        damaged = str(error)
+        stated = {name: value for name, value in facts.items() if name != "digest"}
+        if facts.get("digest", digest_of(stated)) != digest_of(stated) or _name(facts["step"]) != folder.name:
+            damaged = _STATE  # those of earlier versions have no digest
+    except (CsmError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        damaged = shown(error)
     if damaged is None:
         return facts
     _log.warning("%s is damaged (%s); using the checkpoint before it", folder, damaged)
     return None
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads what torch writes of a checkpoint, and nothing that calls anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _METADATA.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is in it, which no checkpoint needs")
+
+
+def _check_metadata(path: Path) -> None:
+    """Raises what is wrong with the pickle that torch will read without looking: it may come from a mirror."""
+    with path.open("rb") as file:
+        _Metadata(file).load()
 
 
 def _sync(folder: Path) -> None:
