@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
-from csm_model.errors import ArtifactError, CsmError, DigestError, quoted, shown
+from csm_model.errors import ArtifactError, CsmError, DigestError, InputError, quoted, shown
 from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import use_kernels
@@ -138,6 +138,9 @@ def load_bundle(
     check_fit(model.config, bundle.tokenizer, codec, where=str(folder))
     try:
         _ = bundle.sampling, bundle.speakers
+        for name, value in manifest.get("sampling", {}).items():
+            if isinstance(value, bool) or (name in ("top_k", "seed") and not isinstance(value, int)):
+                raise InputError(f"{name} is {quoted(value)}")
     except (CsmError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST}: its sampling or its speakers are none ({shown(error)}); copy the bundle again"
@@ -160,11 +163,11 @@ def check_fit(sizes: ModelConfig, tokenizer: Tokenizer, codec: AudioCodec, *, wh
     ):
         if has != needs:
             raise ArtifactError(
-                f"{where}: its codec has {has} {name}, the model needs {needs}; give the codec of its codes"
+                f"{where}: the codec has {has} {name}, the model needs {needs}; give the codec of its codes"
             )
     if tokenizer.vocab_size > sizes.text_vocab_size:
         raise ArtifactError(
-            f"{where}: its tokenizer has {tokenizer.vocab_size} ids, the model knows {sizes.text_vocab_size}; "
+            f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model knows {sizes.text_vocab_size}; "
             "give the model's own"
         )
 
@@ -196,7 +199,7 @@ def _state(folder: Path, sizes: ModelConfig, precision: Precision) -> dict[str, 
         ArtifactError: they are not.
     """
     path = folder / "model.safetensors"
-    state = load_tensors(path)
+    state = load_tensors(path, zeros=False)
     form = rounded_form(sizes, precision) if precision in ("int8", "int4") else {}
     floating = (torch.float32, torch.float16, torch.bfloat16)
     wanted: dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]]

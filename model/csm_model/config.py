@@ -137,8 +137,8 @@ class ModelConfig:
         for name in ("backbone", "depth"):
             part = stored.get(name) if isinstance(stored, dict) else None
             if isinstance(part, dict) and part.get("rope_scaling") is not None:
-                scaling = built(RopeScaling, part["rope_scaling"], f"{where}: rope_scaling of {name}")
-                part = {**part, "rope_scaling": scaling}
+                label = f"{where}: rope_scaling of {name}"
+                part = {**part, "rope_scaling": built(RopeScaling, part["rope_scaling"] or None, label)}
             if isinstance(stored, dict) and name in stored:
                 parts[name] = built(TransformerConfig, part, f"{where}: {name}")
         return built(cls, {**stored, **parts} if isinstance(stored, dict) else stored, where)

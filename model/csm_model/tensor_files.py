@@ -123,18 +123,24 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     return _stored_safetensors(path) if path.suffix == ".safetensors" else _stored_pickle(path)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file; floating ones are finite.
+def load_tensors(path: Path, *, zeros: bool = True) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, all of their numbers finite.
+
+    Args:
+        path: the file.
+        zeros: whether a tensor may be nothing but zeros; no weight of the model is.
 
     Raises:
-        ArtifactError: the file is damaged, missing, or holds a number that is none.
+        ArtifactError: the file is damaged or missing, or holds a number that is none.
     """
     from safetensors.torch import load_file
 
     _stored_safetensors(path)
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
-        check_finite(tensor, f"{path}: {shown(name)}")
+        where = f"{path}: {shown(name)}"
+        for _ in finite_blocks([tensor], where) if zeros else checked_weight([tensor], where):
+            pass
     return tensors
 
 
@@ -299,9 +305,9 @@ def _records(archive: zipfile.ZipFile, path: Path) -> dict[int, _Record]:
     with path.open("rb") as file:
         for info in archive.infolist():
             name = shown(info.filename)
-            file.seek(info.header_offset)
+            file.seek(max(0, info.header_offset))
             local = file.read(30)
-            if len(local) < 30 or local[:4] != b"PK\x03\x04":
+            if info.header_offset < 0 or len(local) < 30 or local[:4] != b"PK\x03\x04":
                 raise ArtifactError(f"{path}: record {name} does not begin where the archive says; {_AGAIN}")
             offset = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30]))
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:

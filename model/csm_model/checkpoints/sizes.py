@@ -158,13 +158,16 @@ def _from_hf(name: str, stored: Mapping[str, Any], where: str, rope: Rope | None
             raise ArtifactError(
                 f"{where}: {key} of the {name} is {quoted(stored[key])}; this model knows {only!r} only"
             )
-    head = stored.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
+    head = stored.get("head_dim")
+    if head is None:
+        head = values["hidden_size"] // values["num_attention_heads"]
     if not isinstance(head, int) or head * values["num_attention_heads"] != values["hidden_size"]:
         raise ArtifactError(
             f"{where}: head_dim {quoted(head)} times {values['num_attention_heads']} heads of the {name} is not its "
             f"hidden_size {values['hidden_size']}, as this model has it"
         )
-    turns = _part(stored.get("rope_parameters") or {}, "rope_parameters", where)  # of transformers 5: both keys in one
+    turns = stored.get("rope_parameters")  # of transformers 5: both keys in one
+    turns = {} if turns is None else _part(turns, "rope_parameters", where)
     scaling = turns or stored.get("rope_scaling")
     base = {"rope_theta": turns.get("rope_theta", stored.get("rope_theta", 500_000.0))}
     if scaling is None and rope is None:
