@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import damage
 import pytest
 import torch
+from damage import Way
 from safetensors.torch import save_file
-from tests.support import damage
-from tests.support.damage import Way
 
 from csm_model.bundle import Bundle, load_bundle, load_weights, read_config, write_bundle
 from csm_model.codec import RvqCodec, load_codec

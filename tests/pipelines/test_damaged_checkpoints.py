@@ -10,12 +10,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import damage
 import pytest
 import torch
+from damage import Way
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tests.support import damage
-from tests.support.damage import Way
 
 from csm_model.checkpoints import convert
 from csm_model.config import CONFIGS, ModelConfig, RopeScaling, TransformerConfig

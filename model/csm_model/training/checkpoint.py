@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _STATE = "state.json"
 
 
+_DAMAGE = (CsmError, OSError, KeyError, TypeError, ValueError, AttributeError)
+"""What is raised where `state.json`, or what it names, is not what was written."""
 _METADATA = {
     "torch": ("Size", "device"),
     "torch.serialization": ("_get_layout",),
@@ -164,8 +166,10 @@ class Checkpoints:
         return self.world.agree(found)  # type: ignore[no-any-return]
 
     def best(self) -> int | None:
-        """Step of the checkpoint that has the lowest validation loss; None where none has one."""
-        step = self.world.agree(_best(self._newest_first()) if self.world.leads else None)
+        """Step of the checkpoint that has the lowest validation loss and is whole; None where none has one."""
+        ranked = _best_first(self._newest_first()) if self.world.leads else []
+        whole = (step for step in ranked if _whole(self.root / _name(step)) is not None)
+        step = self.world.agree(next(whole, None))
         return None if step is None else int(step)
 
     def load(self, step: int, tensors: dict[str, Any]) -> None:
@@ -335,27 +339,40 @@ def not_loaded(folder: Path, error: BaseException) -> CsmError:
 
 def _best(folders: list[Path]) -> int | None:
     """The step whose validation loss is the lowest, the earliest of equals; None where none was validated."""
+    return next(iter(_best_first(folders)), None)
+
+
+def _best_first(folders: list[Path]) -> list[int]:
+    """Steps that were validated, by their loss and then by themselves; of what is damaged, `newest` speaks."""
     found = []
     for folder in folders:
         try:
-            facts = read_json(folder / _STATE)
+            facts = _stated(folder)
             if facts["validation"] is not None:
                 found.append((float(facts["validation"]), int(facts["step"])))
-        except (CsmError, KeyError, TypeError, ValueError):  # damaged: `newest` says so
+        except _DAMAGE:
             continue
-    return min(found)[1] if found else None
+    return [step for _, step in sorted(found)]
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; raises one of `_DAMAGE` where that was changed since it was written."""
+    facts: dict[str, Any] = read_json(folder / _STATE)
+    stated = {name: value for name, value in facts.items() if name != "digest"}
+    if facts.get("digest", digest_of(stated)) != digest_of(stated):  # those of earlier versions have none
+        raise DigestError(f"{_STATE} does not have its digest")
+    if _name(facts["step"]) != folder.name:
+        raise DigestError(f"{_STATE} is of step {shown(facts['step'])}")
+    return facts
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
     """The facts of a checkpoint all of whose files have their digests; None, and a warning, for another."""
     try:
-        facts: dict[str, Any] = read_json(folder / _STATE)
+        facts = _stated(folder)
         files: dict[str, str] = facts["files"]
         damaged = next((name for name, digest in files.items() if digest_of_file(folder / name) != digest), None)
-        stated = {name: value for name, value in facts.items() if name != "digest"}
-        if facts.get("digest", digest_of(stated)) != digest_of(stated) or _name(facts["step"]) != folder.name:
-            damaged = _STATE  # those of earlier versions have no digest
-    except (CsmError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGE as error:
         damaged = shown(error)
     if damaged is None:
         return facts
