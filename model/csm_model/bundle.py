@@ -21,7 +21,7 @@ from torch import Tensor
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.config import ModelConfig
 from csm_model.errors import ArtifactError, CsmError, DigestError, InputError, quoted, shown
-from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
+from csm_model.files import atomic_folder, digest_of, digest_of_file, private_copy, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import use_kernels
 from csm_model.manifest import MANIFEST, Precision, precision_of
@@ -36,6 +36,7 @@ Weights = Literal["fp32", "bf16", "int8", "int4"]
 ROUNDED: tuple[Precision, ...] = ("int8", "int4")
 """Precisions that are for speaking only."""
 _STORED_AS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+WEIGHTS = "model.safetensors"
 _CODEC_FILES = ("codec.json", "codec.safetensors")
 
 
@@ -78,7 +79,7 @@ def write_bundle(
         state = rounded_state(model, precision) if precision in ("int8", "int4") else model.state_dict()
         if dtype := _STORED_AS.get(precision):
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
         if codec_folder is not None:
             (partial / "codec").mkdir()
@@ -98,7 +99,7 @@ def write_bundle(
 def load_bundle(
     folder: Path, *, codec_folder: Path | None = None, weights: Weights | None = None, kernels: bool = True
 ) -> Bundle:
-    """Loads a bundle for speaking, after checking every digest.
+    """Loads a bundle for speaking, after checking every digest. What becomes of its files then is of no matter.
 
     Args:
         folder: the bundle.
@@ -113,7 +114,13 @@ def load_bundle(
         DigestError: a file was changed or damaged, or the codec is another one.
     """
     manifest = read_manifest(folder)
-    model = _speaking(folder, precision_of(manifest, folder), weights)
+    precision = precision_of(manifest, folder)
+    if unnamed := {"config.json", "tokenizer.json", WEIGHTS} - manifest["files"].keys():
+        raise ArtifactError(f"{folder / MANIFEST}: names no {min(unnamed)}; copy the bundle again")
+    with private_copy(folder / WEIGHTS) as (copy, digest):
+        if digest != manifest["files"][WEIGHTS]:
+            raise DigestError(f"{folder / WEIGHTS}: was changed while it was read; copy the bundle again")
+        model = _speaking(folder, copy, precision, weights)
     if kernels:
         use_kernels(model)
     _check_speaks(model, folder)
@@ -187,19 +194,19 @@ def load_weights(model: CsmModel, folder: Path, precision: Precision) -> CsmMode
         raise ArtifactError(
             f"{folder}: its weights are {precision}, made for speaking only; give the bundle of its parent"
         )
-    state = _state(folder, model.config, precision)
+    state = _state(folder, folder / WEIGHTS, model.config, precision)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model
 
 
-def _state(folder: Path, sizes: ModelConfig, precision: Precision) -> dict[str, Tensor]:
-    """The stored weights: all that a model of these sizes has, each of its shape and of numbers.
+def _state(folder: Path, stored: Path, sizes: ModelConfig, precision: Precision) -> dict[str, Tensor]:
+    """The weights that are `stored`: all that a model of these sizes has, each of its shape and of numbers.
 
     Raises:
         ArtifactError: they are not.
     """
-    path = folder / "model.safetensors"
-    state = load_tensors(path, zeros=False)
+    path = folder / WEIGHTS
+    state = load_tensors(stored, called=path, zeros=False)
     form = rounded_form(sizes, precision) if precision in ("int8", "int4") else {}
     floating = (torch.float32, torch.float16, torch.bfloat16)
     wanted: dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]]
@@ -234,13 +241,13 @@ def _check_speaks(model: CsmModel, folder: Path) -> None:
         raise ArtifactError(f"{folder}: its weights give no numbers for a first frame; the model cannot speak")
 
 
-def _speaking(folder: Path, precision: Precision, weights: Weights | None) -> CsmModel:
-    """The model of a bundle, with the weights that are asked for."""
+def _speaking(folder: Path, stored: Path, precision: Precision, weights: Weights | None) -> CsmModel:
+    """The model of a bundle, with the weights that are asked for, out of those that are `stored`."""
     weights = weights or ("fp32" if precision == "fp16" else precision)
     if precision in ROUNDED and weights != precision:
         raise ArtifactError(f"{folder}: its weights are {precision}, not {weights}; give the bundle of its parent")
     model = meta_model(read_config(folder))
-    state = _state(folder, model.config, precision)
+    state = _state(folder, stored, model.config, precision)
     if precision in ROUNDED:
         return with_tables(with_rounded_weights(model, state))
     dtype = torch.bfloat16 if weights == "bf16" else torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from csm_model.errors import ArtifactError, InputError, shown
+
+_BLOCK = 16 * 2**20
 
 
 @contextmanager
@@ -79,6 +82,27 @@ def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def private_copy(path: Path) -> Iterator[tuple[Path, str]]:
+    """A copy of a file in memory that no other process can change, by a path; and its digest, of the very same bytes.
+
+    What is mapped from that path stays as it is, whatever becomes of the file, and goes with the last map of it. A map
+    of the file itself would follow the file: others may write into it, or cut it short, which kills who reads on. The
+    copy takes as much memory as the file is long, once, and none of it is a page of the disk's cache.
+    """
+    copy = os.memfd_create(path.name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        total = hashlib.sha256()
+        with path.open("rb") as file, os.fdopen(copy, "wb", closefd=False) as memory:
+            while block := file.read(_BLOCK):
+                total.update(block)
+                memory.write(block)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield Path(f"/proc/self/fd/{copy}"), total.hexdigest()
+    finally:
+        os.close(copy)
 
 
 def digest_of(value: Any) -> str:

@@ -120,14 +120,15 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     Raises:
         ArtifactError: the file is damaged, or of another kind.
     """
-    return _stored_safetensors(path) if path.suffix == ".safetensors" else _stored_pickle(path)
+    return _stored_safetensors(path, path) if path.suffix == ".safetensors" else _stored_pickle(path)
 
 
-def load_tensors(path: Path, *, zeros: bool = True) -> dict[str, Tensor]:
+def load_tensors(path: Path, *, called: Path | None = None, zeros: bool = True) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, all of their numbers finite.
 
     Args:
         path: the file.
+        called: what errors call it, where it is the copy of another.
         zeros: whether a tensor may be nothing but zeros; no weight of the model is.
 
     Raises:
@@ -135,10 +136,11 @@ def load_tensors(path: Path, *, zeros: bool = True) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    _stored_safetensors(path)
+    called = called or path
+    _stored_safetensors(path, called)
     tensors: dict[str, Tensor] = load_file(path)
     for name, tensor in tensors.items():
-        where = f"{path}: {shown(name)}"
+        where = f"{called}: {shown(name)}"
         for _ in finite_blocks([tensor], where) if zeros else checked_weight([tensor], where):
             pass
     return tensors
@@ -172,7 +174,7 @@ def check_records(path: Path) -> None:
                 )
 
 
-def _stored_safetensors(path: Path) -> dict[str, Stored]:
+def _stored_safetensors(path: Path, called: Path) -> dict[str, Stored]:
     """By the library's own judgement, and where each tensor begins; a name that stands twice is refused too."""
     try:
         with safe_open(path, framework="numpy"), path.open("rb") as file:  # type: ignore[no-untyped-call]
@@ -180,13 +182,13 @@ def _stored_safetensors(path: Path) -> dict[str, Stored]:
             header = json.loads(file.read(length), object_pairs_hook=_once)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(
-            f"{path}: not a safetensors file, damaged or cut short ({shown(error)}); {_AGAIN}"
+            f"{called}: not a safetensors file, damaged or cut short ({shown(error)}); {_AGAIN}"
         ) from None
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in DTYPES:
-            raise ArtifactError(f"{path}: {shown(name)} is of dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+            raise ArtifactError(f"{called}: {shown(name)} is of dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
         start, end = entry["data_offsets"]
         stored = Stored(path=path, offset=8 + length + start, dtype=DTYPES[entry["dtype"]], shape=tuple(entry["shape"]))
         assert stored.nbytes == end - start  # the library has looked

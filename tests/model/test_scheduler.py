@@ -403,16 +403,18 @@ def test_all_may_be_broken_off() -> None:
     assert not desk.scheduler.round()
 
 
-def test_a_request_that_is_still_being_read_keeps_its_place_but_gets_no_slot() -> None:
+def test_a_request_that_is_still_being_read_gets_no_slot_and_takes_none() -> None:
     desk = Desk(slots=1)
     ear = Ear()
     job = StreamJob(listener=ear)
     desk.scheduler.admit(job)
-    desk.clock.now += 1.0
+    assert desk.scheduler.take_unread() is job
+    desk.clock.now += 1000.0
     desk.rounds()
     assert ear.heard == []
-    with pytest.raises(RefusedError):
-        desk.ask()
+    _, quick = desk.ask()
+    desk.rounds()
+    assert quick.heard[-1] == "ended 3"
     job.asked = Utterance(text="ab", speaker=0)
     desk.rounds()
     assert ear.heard[-1] == "ended 3"
@@ -422,6 +424,43 @@ def test_a_request_that_is_still_being_read_keeps_its_place_but_gets_no_slot() -
     desk.scheduler.fail(job, InputError("no such voice"))
     assert ear.heard == ["fail no such voice"]
     assert desk.scheduler.queued == 0
+
+
+def test_what_nobody_waits_for_any_more_is_not_read() -> None:
+    desk = Desk(slots=2, queue=3, reading_s=5.0)
+    ears = [Ear() for _ in range(8)]
+    jobs = [StreamJob(listener=ear, priority=n == 4, max_wait_s=7.0 * (n == 6)) for n, ear in enumerate(ears)]
+    refused = []
+    for n, job in enumerate(jobs):
+        try:
+            desk.scheduler.admit(job)
+        except RefusedError:
+            refused.append(n)
+    assert refused == [2, 3, 4, 5, 7], "no more than the slots, and who may wait"
+    assert (desk.scheduler.unread, desk.scheduler.queued) == (3, 3)
+    ears[0].leaves = True
+    desk.rounds()
+    assert ears[0].heard == ["drop"]
+    desk.clock.now += 5.5
+    desk.rounds()
+    assert ears[1].heard == ["late wait"]
+    assert desk.scheduler.take_unread() is jobs[6]
+    assert desk.scheduler.take_unread() is None
+    desk.clock.now += 5.5
+    desk.rounds()
+    assert ears[6].heard == [], "somebody is at it"
+    jobs[6].asked = Utterance(text="ab", speaker=0)
+    desk.rounds()
+    assert ears[6].heard[-1] == "ended 3"
+    assert desk.scheduler.unread == 0
+
+
+def test_they_are_read_by_priority_and_then_by_arrival() -> None:
+    desk = Desk(slots=3)
+    jobs = [StreamJob(listener=Ear(), priority=priority) for priority in (0, 5, 0)]
+    for job in jobs:
+        desk.scheduler.admit(job)
+    assert [desk.scheduler.take_unread() for _ in range(4)] == [jobs[1], jobs[0], jobs[2], None]
 
 
 def test_times_of_steps_that_were_not_seen_follow_from_those_that_were() -> None:

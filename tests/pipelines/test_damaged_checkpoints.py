@@ -42,7 +42,7 @@ HF_SIZES = [
     *((*part, name) for part in ((), (DEPTH,)) for name in OF_PART),
     *((*part, "rope_scaling", name) for part in ((), (DEPTH,)) for name in OF_SCALING),
     *((name,) for name in ("num_codebooks", "vocab_size", "text_vocab_size", "max_position_embeddings", DEPTH)),
-    ("codebook_eos_token_id",),
+    *((DEPTH, name) for name in ("num_codebooks", "vocab_size", "backbone_hidden_size")), ("codebook_eos_token_id",),
 ]  # fmt: skip
 
 

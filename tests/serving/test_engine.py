@@ -139,8 +139,10 @@ class Reader:
     def __init__(self) -> None:
         self.key = TurnKey()
         self.gate = threading.Event()
+        self.asked: list[str | None] = []
 
-    def read(self, request: SpeechRequest) -> ResolvedRequest:
+    def read(self, request: SpeechRequest, *, wanted: Callable[[], bool] = lambda: True) -> ResolvedRequest:
+        self.asked.append(request.voice)
         if request.speaker == 9 or request.voice == "nobody":
             raise InputError("unknown speaker 9: the bundle has 0")
         if request.voice == "broken":

@@ -133,6 +133,14 @@ def from_hf(stored: Mapping[str, Any], where: str, *, rope: Rope | None = None) 
             a file that does not say is not trusted, unless `rope` says it. Or it has something that this model has not.
     """
     depth = _part(_value(stored, "depth_decoder_config", where), "depth_decoder_config", where)
+    for key, above in (
+        ("num_codebooks", "num_codebooks"), ("vocab_size", "vocab_size"), ("backbone_hidden_size", "hidden_size"),
+    ):  # fmt: skip
+        if key in depth and depth[key] != stored.get(above):
+            raise ArtifactError(
+                f"{where}: {key} of the depth decoder is {quoted(depth[key])}, {above} of the backbone is "
+                f"{quoted(stored.get(above))}; they must be one"
+            )
     if OWN_KEY in stored:
         own = from_own(stored[OWN_KEY], where)
         if _same(to_hf(own), stored):

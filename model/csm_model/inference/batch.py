@@ -3,15 +3,17 @@
 A step draws a frame of every slot that speaks, adds the silence of those that pause, turns all of it into sound by one
 batched step of the codec, marks it, and has the backbone read what was drawn. So the weights are read once a step,
 however many streams there are. What a stream says depends on what it was asked and on its seed, not on its neighbours,
-its slot, or when it came (`FrameDecoder`). Whose turn it is to be read or stepped is the scheduler's business
-(`csm_model.inference.scheduler`).
+its slot, or when it came (`FrameDecoder`). What a stream's own work raises (its text, its watches, who takes its
+frames) ends that stream alone; what `step` raises is a failure of the model, with which nobody can go on. Whose turn it
+is to be read or stepped is the scheduler's business (`csm_model.inference.scheduler`).
 
 Shapes: M slots stepped, K codebooks, F frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from csm_model.bundle import Bundle
 from csm_model.codec.base import AudioCodec
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.context import check_codes
 from csm_model.inference.decoding import FrameDecoder, Prompt
+from csm_model.inference.faults import fault_of
 from csm_model.inference.narration import Heard, Narration, Utterance
 from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.prompt import audio_rows
@@ -62,7 +65,7 @@ class _Stream:
     narration: Narration
     prompt: Prompt | None = None  # of the turn that is being spoken, or of the last one
     unread: Prompt | None = None  # what of it is still to be read
-    error: CsmError | None = None  # why it cannot go on
+    error: Exception | None = None  # why it cannot go on
     heard: Heard | None = None  # what it is still to be led through
     again: int = 0  # frames of that which it has been led through
 
@@ -125,13 +128,13 @@ class SpeechBatch:
 
     def close(self, slot: int) -> None:
         """Frees a slot; what it held is forgotten."""
-        del self._streams[slot]
+        self._streams.pop(slot, None)
 
     def narration(self, slot: int) -> Narration:
         """What the stream in a slot says."""
         return self._streams[slot].narration
 
-    def over(self, slot: int) -> Reason | CsmError | None:
+    def over(self, slot: int) -> Reason | Exception | None:
         """Why a stream is over, or cannot go on; None while it is not over."""
         stream = self._streams[slot]
         return stream.error or (stream.narration.reason if stream.heard is None else None)
@@ -155,7 +158,7 @@ class SpeechBatch:
                 stream.error = error
             raise
         if stream.heard is None:
-            self._take_up(slot, stream)
+            self._take_up(slot)
 
     def reads(self, slot: int) -> bool:
         """Whether a stream has rows to read, or frames to be led through, before it can speak."""
@@ -165,7 +168,7 @@ class SpeechBatch:
     def sounds(self, slot: int) -> bool:
         """Whether a stream's next frame can be made."""
         stream = self._streams[slot]
-        if stream.heard is not None:
+        if stream.heard is not None or stream.error is not None:
             return False
         return stream.narration.speaking is not None and (stream.narration.pause > 0 or stream.unread is None)
 
@@ -195,15 +198,21 @@ class SpeechBatch:
     def step(self, slots: Sequence[int], emit: Emit) -> None:
         """Makes the next frame of some slots that sound; the frame of one whose sentence ends is left out.
 
-        `over` then says which streams are over.
+        `over` then says which streams are over. What is raised is a failure of the model: of all slots, whose state is
+        not to be gone on from.
         """
-        speaking = [slot for slot in slots if not self.narration(slot).pause]
-        codes: dict[int, Tensor] = {
-            slot: self._silent(self.narration(slot).paused) for slot in slots if slot not in speaking
-        }
+        codes: dict[int, Tensor] = {}
+        speaking: dict[int, bool] = {}  # and whether it may end
+        for slot in slots:
+            with self._own(slot):
+                narration = self.narration(slot)
+                if narration.pause:
+                    codes[slot] = self._silent(narration.paused)
+                else:
+                    speaking[slot] = narration.may_end
         drawn: list[int] = []
         if speaking:
-            frame = self._decoder.draw(speaking, [self.narration(slot).may_end for slot in speaking])
+            frame = self._decoder.draw(list(speaking), list(speaking.values()))
             each, ended = frame.codes.cpu(), frame.ended.tolist()
             drawn = [slot for slot, over in zip(speaking, ended, strict=True) if not over]
             codes |= {slot: one for slot, one, over in zip(speaking, each, ended, strict=True) if not over}
@@ -212,14 +221,18 @@ class SpeechBatch:
             plain = self._codec.step(torch.stack(list(codes.values()))[..., None].to(self._device), sounding)[:, 0]
             marked = plain if self._marker is None else self._marker.step(plain, sounding)
             for slot, heard, sound in zip(sounding, plain.cpu().numpy(), marked.cpu().numpy(), strict=True):
-                self._tell(slot, codes[slot], heard, sound, emit, paused=slot not in drawn)
-        going_on = [slot for slot in drawn if self.narration(slot).speaking is not None]
+                with self._own(slot):
+                    self._tell(slot, codes[slot], heard, sound, emit, paused=slot not in drawn)
+        going_on = [slot for slot in drawn if self._goes_on(slot)]
         if going_on:
             self._decoder.feed(going_on, torch.stack([codes[slot] for slot in going_on]).to(self._device))
         for slot in speaking:
-            if slot not in drawn:
-                self.narration(slot).finish(Reason.ENDED)
-            self._take_up(slot, self._streams[slot])
+            if self._streams[slot].error is not None:
+                continue
+            with self._own(slot):
+                if slot not in drawn:
+                    self.narration(slot).finish(Reason.ENDED)
+            self._take_up(slot)
 
     @property
     def _device(self) -> torch.device:
@@ -234,13 +247,25 @@ class SpeechBatch:
             narration.see(codes, heard)
         emit(slot, frame)
 
-    def _take_up(self, slot: int, stream: _Stream) -> None:
-        """Goes on to the stream's next turn, where there is one."""
+    @contextmanager
+    def _own(self, slot: int) -> Iterator[None]:
+        """A stream's own work: whatever it raises ends that stream, and no other one."""
         try:
-            if stream.narration.advance():
+            yield
+        except BaseException as error:
+            self._streams[slot].error = fault_of(error)
+
+    def _goes_on(self, slot: int) -> bool:
+        """Whether the sentence of a slot goes on after the frame that it was just told of."""
+        stream = self._streams[slot]
+        return stream.error is None and stream.narration.speaking is not None
+
+    def _take_up(self, slot: int) -> None:
+        """Goes on to the stream's next turn, where there is one."""
+        stream = self._streams[slot]
+        with self._own(slot):
+            if stream.error is None and stream.narration.advance():
                 self._enter(slot, stream)
-        except CsmError as error:
-            stream.error = error
 
     def _enter(self, slot: int, stream: _Stream) -> None:
         """Makes the slot ready for the turn: what it holds of the prompt stays, or a voice read before comes in."""

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import CsmError
 from csm_model.inference.batch import Frame, SpeechBatch
 from csm_model.inference.context import ContextTurn, VoicePrompt
 from csm_model.inference.narration import SpokenSentence, Utterance
@@ -86,7 +85,7 @@ class SpokenFrames(Iterator[Frame]):
         self._made = None
         while self._made is None:
             over = batch.over(0)
-            if isinstance(over, CsmError):
+            if isinstance(over, Exception):
                 raise over
             if over is not None:
                 raise StopIteration

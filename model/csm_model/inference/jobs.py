@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import InputError
 from csm_model.frames import FRAME_SECONDS
 from csm_model.inference.batch import Frame
 from csm_model.inference.narration import Utterance
@@ -30,6 +30,8 @@ class SchedulerPolicy:
     for. What is made further ahead delays others' first sound, and is thrown away when its listener interrupts."""
     text_timeout_s: float = 30.0
     """Seconds that a stream waits for more of its text."""
+    reading_s: float = 10.0
+    """Seconds that a request may wait until somebody begins to read it, where it asks for no longer wait."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -37,6 +39,7 @@ class SchedulerPolicy:
             ("frame_budget", self.frame_budget, 0.0 <= self.frame_budget <= 10.0, "from 0 (no bound) to 10"),
             ("lead_s", self.lead_s, self.lead_s is None or self.lead_s > 0, "more than 0, or None"),
             ("text_timeout_s", self.text_timeout_s, self.text_timeout_s > 0, "more than 0"),
+            ("reading_s", self.reading_s, self.reading_s > 0, "more than 0"),
         )
         for name, value, holds, rule in rules:
             if not holds:
@@ -44,7 +47,7 @@ class SchedulerPolicy:
 
 
 class Streams(Protocol):
-    """What does the work: `SpeechBatch`."""
+    """What does the work: `SpeechBatch`. What `step` raises is a failure of the model, not of a stream."""
 
     slots: int
 
@@ -80,8 +83,8 @@ class Streams(Protocol):
         """Makes the next frame of some slots."""
         ...
 
-    def over(self, slot: int) -> Reason | CsmError | None:
-        """Why a stream is over; None while it is not."""
+    def over(self, slot: int) -> Reason | Exception | None:
+        """Why a stream is over, or what its own work broke on; None while it is not."""
         ...
 
     def dropped(self, slot: int) -> int:
@@ -182,6 +185,8 @@ class StreamJob:
     """Seconds it may wait for a slot."""
     deadline_s: float | None = None
     """Seconds after its arrival at which it must be over."""
+    reading: bool = False
+    """Whether somebody reads the request now."""
     number: int = 0
     arrived: float = 0.0
     slot: int | None = None

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import InputError
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out
+from csm_model.errors import CsmError, InputError
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, unreadable
+from csm_model.inference.faults import fault_of
 from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
 from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter
@@ -58,6 +59,8 @@ class Utterance:
     """Whether more text follows."""
     context: tuple[ContextTurn, ...] = ()
     """Turns said before, oldest first."""
+    dropped: int = 0
+    """Older turns that were left out of it already, for want of room."""
     voice: VoicePrompt | None = None
     """Whose voice is taken up by every sentence."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -79,6 +82,12 @@ class Utterance:
             raise InputError(f"turns {self.turns}: must be 0 (none) or more")
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"max_frames {self.max_frames}: must be at least 1")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text is one turn."""
+        many = self.more or len(self.text) > self.longest
+        return not (many if self.sentences is None else self.sentences)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +122,7 @@ class Narration:
 
     def __init__(self, asked: Utterance, *, bundle: Bundle, bounds: Bounds) -> None:
         self._asked, self._bundle, self._bounds = asked, bundle, bounds
-        many = asked.more or len(asked.text) > asked.longest
-        self._whole = not (many if asked.sentences is None else asked.sentences)
+        self._whole = asked.whole
         self._splitter = SentenceSplitter(longest=asked.longest)
         self._pieces: deque[Piece] = deque()
         self._open = True
@@ -172,20 +180,16 @@ class Narration:
     def dropped(self) -> int:
         """Turns said before that the first sentence had no room for."""
         if self.sentences:
-            return self.sentences[0].dropped
-        return self.speaking.layout.dropped if self.speaking is not None else 0
+            return self._asked.dropped + self.sentences[0].dropped
+        return self._asked.dropped + (self.speaking.layout.dropped if self.speaking is not None else 0)
 
     def add(self, text: str, *, more: bool) -> None:
         """Takes the next part of the text; raises `InputError` where the text has ended before."""
         if not self._open:
             raise InputError("the text has ended: a stream takes no more after its last part")
-        if self._whole:
-            self._pieces.append(Piece(text=text, after=Break.SENTENCE))
-        else:
-            self._pieces += self._splitter.feed(text)
+        self._pieces += self._cut(text, more=more)
         if not more:
             self._open = False
-            self._pieces += [] if self._whole else self._splitter.finish()
             if not self._pieces and not self.sentences and self.speaking is None:
                 raise InputError("the text has nothing to say: give at least one letter or digit")
 
@@ -257,11 +261,45 @@ class Narration:
             self._open = False
             self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
 
+    def _cut(self, text: str, *, more: bool) -> list[Piece]:
+        """The pieces that are complete with the next part of the text."""
+        if self._whole:
+            return [Piece(text=text, after=Break.SENTENCE)]
+        try:
+            return [*self._splitter.feed(text), *([] if more else self._splitter.finish())]
+        except (CsmError, MemoryError):
+            raise
+        except BaseException as error:
+            raise unreadable(text, fault_of(error)) from error
+
     def _newest(self) -> list[ContextTurn]:
         """The turns that the next sentence hears; the others are forgotten."""
         if self._turns is not None:
             self._context = self._context[len(self._context) - min(self._turns, len(self._context)) :]
         return self._context
+
+
+def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
+    """The most rows that are left for turns said before, and the most turns that are heard; None: all that fit.
+
+    Of a text that is one turn, to the row. Of one that comes sentence by sentence its first sentence takes some more.
+
+    Raises:
+        InputError: a text of one turn that cannot be said.
+    """
+    config = bundle.model.config
+    if not asked.whole:
+        voice = 0 if asked.voice is None else asked.voice.codes.shape[1]
+        return config.max_rows - voice, trained_turns(bundle.manifest) if asked.turns is None else asked.turns
+    layout = lay_out(
+        asked.text,
+        asked.speaker,
+        tokenizer=bundle.tokenizer,
+        config=config,
+        voice=asked.voice,
+        max_frames=asked.max_frames,
+    )
+    return config.max_rows - len(layout.prompt.rows) - layout.limit, None
 
 
 def trained_turns(manifest: dict[str, Any]) -> int | None:

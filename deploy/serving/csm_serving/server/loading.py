@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
+import torch
 from torch import Tensor
 
 from csm_model.bundle import load_bundle
@@ -25,11 +29,19 @@ from csm_serving.server.tokens import TurnKey
 from csm_serving.server.voices import VoiceRegistry
 from csm_serving.settings import ServingSettings
 
+_READERS: Final = 4
+"""Threads at most that encode sound of requests; each takes a core."""
+
 log = logging.getLogger(__name__)
 
 
-def load_engine(settings: ServingSettings, metrics: Metrics) -> Engine:
+def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers | None = None) -> Engine:
     """An engine that has spoken once.
+
+    Args:
+        settings: what to serve, and how.
+        metrics: where measurements go.
+        watchers: who looks on; the audit does in any case.
 
     Raises:
         CsmError: a setting, the bundle, its codec, the registry of voices or the watermark is not to be used.
@@ -74,9 +86,10 @@ def load_engine(settings: ServingSettings, metrics: Metrics) -> Engine:
         reader,
         policy=policy,
         metrics=metrics,
-        watchers=Watchers(may_begin=audit.may_begin, over=audit.over),
+        watchers=replace(watchers or Watchers(), may_begin=audit.may_begin, over=audit.over),
         max_characters=settings.max_stream_characters,
         max_wait_s=settings.max_wait_s,
+        readers=max(1, min(_READERS, len(os.sched_getaffinity(0)) - torch.get_num_threads())),
     )
     engine.warm_up()
     log.info("serving %s in %d slots; %s", settings.bundle, settings.slots, engine.times)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
+from csm_model.inference.faults import words_of
 from csm_model.inference.jobs import Late, StreamJob
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names
@@ -18,6 +21,7 @@ from csm_serving.server.metrics import Metrics
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.wire.errors import BusyError, DeadlineError, ServingError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
+from csm_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +106,14 @@ class LiveStream:
         self._frames = 0
 
     def read(self, asked: ResolvedRequest) -> None:
-        """The request was read: it may get a slot."""
+        """The request was read: it may get a slot. What sound it brought is needed no more."""
+        self.request = _with_sound(self.request, lambda sound: None)
         self._asked = asked
         self.job.asked = asked.utterance
+
+    def keep(self) -> None:
+        """The request is read later: its sound is kept in memory of its own, not of the connection that it came by."""
+        self.request = _with_sound(self.request, np.array)
 
     def check_part(self, text: str, most: int) -> None:
         """Raises `InputError` where a part of the text is too much, or comes after the last."""
@@ -120,6 +129,10 @@ class LiveStream:
         """Counts a part of the text."""
         self._characters += len(text)
         self._more = more
+
+    def wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self._sink.cancelled()
 
     # What the scheduler tells.
 
@@ -154,7 +167,7 @@ class LiveStream:
         """See `Listener`."""
         if not isinstance(error, CsmError):
             log.error("a stream broke", exc_info=error)
-            error = ServingError(f"the model failed with {type(error).__name__}: {error}")
+            error = ServingError(f"the model failed with {type(error).__name__}: {words_of(error)}")
         if isinstance(error, InputError) and not self._frames:
             self._refused("invalid_input")
         self._finish("failed", lambda: self._sink.fail(error), error)
@@ -212,6 +225,14 @@ class LiveStream:
                 tell()
             except Exception:
                 log.exception("the caller could not be told how the stream ended: %s", error or outcome)
+
+
+def _with_sound(request: SpeechRequest, change: Callable[[Array], Array | None]) -> SpeechRequest:
+    """The request with its context's sound changed."""
+    if all(turn.audio is None for turn in request.context):
+        return request
+    turns = (turn if turn.audio is None else replace(turn, audio=change(turn.audio)) for turn in request.context)
+    return replace(request, context=tuple(turns))
 
 
 class Nobody:

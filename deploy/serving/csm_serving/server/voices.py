@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from csm_model.errors import ArtifactError, DigestError, InputError
+from csm_model.errors import ArtifactError, CsmError, DigestError, InputError
 from csm_model.files import atomic_path
 from csm_serving.server.consent import check_consent, today
 from csm_serving.server.stored_voices import (
@@ -152,6 +152,17 @@ class VoiceRegistry:
             with self._lock:
                 self._prompts[voice.identity, codec.digest] = prompt
         return prompt
+
+    def is_at_hand(self, name: str, codec: AudioCodec) -> bool:
+        """Whether `prompt` has nothing to encode: a speaker of the bundle, or a voice whose codes are in memory.
+
+        So it is for a name that it refuses.
+        """
+        try:
+            voice = self.get(name)
+        except CsmError:
+            return True
+        return voice.trained or (voice.identity, codec.digest) in self._prompts
 
     def prepare(self, codec: AudioCodec) -> list[str]:
         """Makes the prompts of all voices that may be used; returns a line for each stored voice that may not."""
