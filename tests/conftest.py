@@ -16,8 +16,10 @@ OF_A_LANE = ("CSM_CPU_ISA",)
 """What a lane sets for all its tests (`tools/lanes.py`)."""
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
+if WORKERS > 1:  # the process that started them has all cores, and has set this already
+    os.environ["OMP_NUM_THREADS"] = str(max(1, min(CORES, 2) // WORKERS))
 for name, value in {
-    "OMP_NUM_THREADS": str(max(1, min(CORES, 2) // WORKERS)),
+    "OMP_NUM_THREADS": str(min(CORES, 2)),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import lanes
 import pytest
 import starts
 import test_costs
+import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -206,3 +208,9 @@ def test_a_quick_run_takes_the_nearest_that_fit_and_names_the_others() -> None:
     taken, left = affected.within(tests, {"own.py": 1.0, "a.py": 100.0, "b.py": 50.0})
     assert [each.file for each in taken] == ["tests/own.py", "tests/a.py"]
     assert [each.file for each in left] == ["tests/b.py"]
+
+
+def test_tests_side_by_side_share_the_cores() -> None:
+    """Threads that wait for each other on cores that other tests use made products ten times slower."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    assert torch.get_num_threads() <= max(1, len(os.sched_getaffinity(0)) // workers)

@@ -42,7 +42,7 @@ class Lane:
     """A flag of the processor without which the lane says nothing new."""
 
 
-APART: Final = ("containers", "cluster", "kills")
+APART: Final = ("containers", "cluster", "kills", "company")
 """Marks of what takes long or needs root: it has lanes of its own."""
 AVX2: Final = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -65,6 +65,11 @@ LANES: Final[Mapping[str, Lane]] = {
         workers=2,
     ),
     "kills": Lane(what="trainings that are killed again and again", marks="kills", minutes=8),
+    "company": Lane(
+        what="each number of streams from 1 to 64, by either set of instructions",
+        marks="company",
+        minutes=10,
+    ),
     "avx2": Lane(
         what="what is promised to the bit, as a processor without AVX-512 computes it",
         marks="bits and not kills",

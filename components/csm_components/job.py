@@ -15,7 +15,7 @@ from csm_model.errors import InputError
 if TYPE_CHECKING:
     from csm_components.tracking import Tracker
 
-Settings = TypeVar("Settings", bound=StepSettings)
+S = TypeVar("S", bound=StepSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class StepJob:
     status: Mapping[str, Any] = field(default_factory=dict)
     """How the run ended, for what closes it."""
 
-    def of(self, settings: type[Settings]) -> Settings:
+    def of(self, settings: type[S]) -> S:
         """The settings of a class."""
         found = self.settings.get(settings)
         assert isinstance(found, settings), f"{self.spec.name} has no {settings.__name__} in its table"
