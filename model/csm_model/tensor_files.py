@@ -198,11 +198,11 @@ def _stored_safetensors(path: Path, called: Path) -> dict[str, Stored]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose names stand once; `ValueError` for one that has a name twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} stands twice in its header")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} stands twice in its header")
+        found[name] = value
     return found
 
 
