@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,12 +14,9 @@ import pytest
 import torch
 from damage import Way
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from csm_model.checkpoints import convert
-from csm_model.config import CONFIGS, ModelConfig, RopeScaling, TransformerConfig
-from csm_model.files import read_json, write_json
-from csm_model.model import CsmModel
+from csm_model.files import read_json
 
 Csm = Callable[..., Any]
 
@@ -46,24 +42,11 @@ HF_SIZES = [
 ]  # fmt: skip
 
 
-def small() -> ModelConfig:
-    llama = {"rope_base": 500_000.0, "rope_scaling": RopeScaling()}
-    return replace(
-        CONFIGS["csm-1b"](text_vocab_size=20, num_codebooks=3, codebook_size=8),
-        backbone=TransformerConfig(layers=2, dim=32, heads=4, kv_heads=2, ffn_dim=24, **llama),
-        depth=TransformerConfig(layers=1, dim=16, heads=2, kv_heads=1, ffn_dim=16, **llama),
-    )
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model: this program's, Hugging Face's in one file and in shards, and Sesame's as `torch.save` writes it."""
     root = tmp_path_factory.mktemp("good")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = CsmModel(small()).state_dict()
-    write_json(root / "own" / "config.json", asdict(small()))
-    save_file(state, root / "own" / "model.safetensors")
+    damage.write_small(root / "own")
     convert(root / "own", root / "hf", to="hf")
     convert(root / "own", root / "shards", to="hf", shard_bytes=10_000)
     convert(root / "own", root / "pt", to="sesame")

@@ -14,6 +14,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from csm_model.config import CONFIGS, ModelConfig, RopeScaling, TransformerConfig
+from csm_model.files import write_json
+from csm_model.model import CsmModel
 
 Way = Callable[[Path, Random], str]
 State = dict[str, Tensor]
@@ -56,6 +61,26 @@ def speaks(found: State | None, good: State, *, exact: bool) -> bool:
         if not bool(other.any()) or (exact and not torch.equal(other, tensor)):
             return False
     return True
+
+
+def small() -> ModelConfig:
+    """The released structure in 15,000 weights."""
+    llama = {"rope_base": 500_000.0, "rope_scaling": RopeScaling()}
+    return replace(
+        CONFIGS["csm-1b"](text_vocab_size=20, num_codebooks=3, codebook_size=8),
+        backbone=TransformerConfig(layers=2, dim=32, heads=4, kv_heads=2, ffn_dim=24, **llama),
+        depth=TransformerConfig(layers=1, dim=16, heads=2, kv_heads=1, ffn_dim=16, **llama),
+    )
+
+
+def write_small(folder: Path) -> Path:
+    """A whole checkpoint of these sizes in this program's layout."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = CsmModel(small()).state_dict()
+    write_json(folder / "config.json", asdict(small()))
+    save_file(state, folder / WEIGHTS)
+    return folder
 
 
 # -- bytes --------------------------------------------------------------------------------------
