@@ -24,7 +24,7 @@ from csm_model.errors import ArtifactError, CsmError, DigestError, InputError, q
 from csm_model.files import atomic_folder, digest_of, digest_of_file, private_copy, read_json, write_json
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import use_kernels
-from csm_model.manifest import MANIFEST, Precision, precision_of
+from csm_model.manifest import MANIFEST, Precision, precision_of, speakers_in
 from csm_model.manifest import read_manifest as read_manifest
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_form, rounded_state, with_rounded_weights
@@ -57,7 +57,7 @@ class Bundle:
     @property
     def speakers(self) -> dict[int, str]:
         """Names of the speakers that the model has learnt, by number."""
-        return {int(number): name for number, name in self.manifest.get("speakers", {}).items()}
+        return speakers_in(self.manifest)
 
 
 def write_bundle(

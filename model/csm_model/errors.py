@@ -67,3 +67,16 @@ def quoted(value: object) -> str:
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; nothing where it cannot even say that."""
+    try:
+        return legible(str(error))
+    except Exception:
+        return ""
+
+
+def legible(text: str) -> str:
+    """A text that may name files, whose names may be no UTF-8 or were not taken for it, as it can be written."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -49,9 +49,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` in one step: readers see the old file or the new one."""
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes `data` to `path` in one step: readers see the old file or the new one; `private`: this user alone may."""
     with atomic_path(path) as partial:
+        if private:
+            partial.unlink(missing_ok=True)
+            partial.touch(0o600, exist_ok=False)
         partial.write_bytes(data)
 
 
@@ -61,9 +64,24 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, in one step."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # of a file's name that is no UTF-8
+        data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    write_bytes(path, data, private=private)
+
+
+def written_path(path: Path) -> str:
+    """A path as it stands in JSON: its bytes as UTF-8, whatever this process's locale makes of them."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_written(text: str) -> Path:
+    """What `written_path` wrote, as this process takes it."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def read_json(path: Path) -> Any:
@@ -76,6 +94,15 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not valid JSON ({shown(error)}); run the step that writes it again") from None
     except (IsADirectoryError, PermissionError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); see to it, or write it again") from None
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written; None where there is none."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def digest_of_file(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -56,3 +57,12 @@ def _check(manifest: Any, path: Path) -> None:
             raise ArtifactError(
                 f"{path}: {shown(name)} is no file of the bundle with its digest; copy the bundle again"
             )
+
+
+def speakers_in(manifest: Mapping[str, Any]) -> dict[int, str]:
+    """Names of the speakers that a bundle's model has learnt, by number; `ArtifactError` where they are none."""
+    try:
+        return {int(number): str(name) for number, name in manifest.get("speakers", {}).items()}
+    except (TypeError, ValueError, AttributeError):
+        its = quoted(manifest.get("speakers"))
+        raise ArtifactError(f"{MANIFEST}: speakers are {its}, not names by number; copy the bundle again") from None

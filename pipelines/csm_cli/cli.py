@@ -32,6 +32,7 @@ from csm_cli.commands import (
     storage,
     submit,
     swap,
+    token,
     verify_audio,
     voice,
 )
@@ -84,6 +85,12 @@ voice_app.command(name="add")(voice.add)
 voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
 app.add_typer(voice_app, name="voice", rich_help_panel=HERE)
+
+token_app = typer.Typer(help="Say who may call a server, each by a token.", no_args_is_help=True)
+token_app.command(name="add")(token.add)
+token_app.command(name="list")(token.list_)
+token_app.command(name="remove")(token.remove)
+app.add_typer(token_app, name="token", rich_help_panel=HERE)
 
 runs_app = typer.Typer(help="List, show, terminate and retry runs on a cluster.", no_args_is_help=True)
 runs_app.command(name="list")(runs.list_)

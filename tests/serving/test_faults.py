@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.narration import Narration
 from csm_model.inference.safety import Bounds
 from csm_model.inference.sentences import SentenceSplitter
-from csm_model.watermark import open_watermark
+from csm_model.watermark import SlotMarker, open_watermark
 from csm_serving.server.engine import Engine, Watchers
 from csm_serving.server.failures import MOST, WITHIN_S, FailureBudget
 from csm_serving.server.metrics import MemoryMetrics
@@ -124,6 +124,24 @@ class Tokenizer:
         return ids
 
 
+class Marker:
+    """A watermark that cannot be set into one stream's sound."""
+
+    def __init__(self, real: SlotMarker, faults: Faults) -> None:
+        self._real = real
+        self._faults = faults
+        self.of: SpeechBatch | None = None
+
+    def reset(self, slot: int) -> None:
+        self._real.reset(slot)
+
+    def step(self, audio: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+        assert self.of is not None
+        talk = self.of.narration(slots[0])
+        self._faults.at("mark", talk._asked.text == MARKED and talk.made == 4)
+        return self._real.step(audio, slots)
+
+
 class Chain(TurnChain):
     """Tokens of a stream that cannot be made."""
 
@@ -173,7 +191,7 @@ class Reader(RequestReader):
 OF_THE_NARRATION = ("add", "advance", "see", "finish", "passed", "waiting", "dropped")
 OF_THE_LISTENER = ("chunk", "end", "fail", "drop", "cancelled")
 PLACES = (
-    *("tokenizer", "read", "is_quick", "token", "feed", "lay_out", "watch", "enter", "over"),
+    *("tokenizer", "read", "is_quick", "token", "feed", "lay_out", "watch", "mark", "enter", "over"),
     *OF_THE_NARRATION,
     *OF_THE_LISTENER,
 )
@@ -238,7 +256,9 @@ def engine(loaded: Bundle, faults: Faults) -> Iterator[Engine]:
     bundle = replace(loaded, tokenizer=Tokenizer(loaded.tokenizer, faults))
     mark = open_watermark("perth")
     assert mark is not None
-    batch = SpeechBatch(bundle, slots=SLOTS, bounds=Bounds(silent_frames=0), marker=mark.slot_marker(SLOTS))
+    marker = Marker(mark.slot_marker(SLOTS), faults)
+    batch = SpeechBatch(bundle, slots=SLOTS, bounds=Bounds(silent_frames=0), marker=marker)
+    marker.of = batch
 
     def over(account: Any) -> None:
         faults.at("over", account.request.text == MARKED)

@@ -24,8 +24,8 @@ from csm_model.codec.rvq_decoder import RvqSlotDecoder
 from csm_model.codec.rvq_network import Decoder, Encoder, RvqConfig
 from csm_model.codec.slots import SlotStream
 from csm_model.config import built
-from csm_model.errors import ArtifactError, InputError
-from csm_model.files import atomic_path, read_json, write_json
+from csm_model.errors import ArtifactError, InputError, shown
+from csm_model.files import atomic_path, private_copy, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, frames_of
 from csm_model.tensor_files import load_tensors
 
@@ -111,7 +111,12 @@ class RvqCodec(nn.Module):
         if not isinstance(stored, dict) or not isinstance(stored.get("digest"), str):
             raise ArtifactError(f"{folder / 'codec.json'}: does not name the digest of its codec; copy the codec again")
         config = built(RvqConfig, stored.get("config"), f"{folder / 'codec.json'}: config")
-        weights = load_tensors(folder / "codec.safetensors")
+        path = folder / "codec.safetensors"
+        try:
+            with private_copy(path) as (copy, _):
+                weights = load_tensors(copy, called=path)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({shown(error)}); copy the codec again") from None
         another = ArtifactError(
             f"{folder}: the weights are not those of this version's RvqCodec; train the codec again"
         )

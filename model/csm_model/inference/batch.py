@@ -143,6 +143,10 @@ class SpeechBatch:
         """Turns said before that a stream had no room for."""
         return self._streams[slot].narration.dropped
 
+    def left_out(self, slot: int) -> str:
+        """Signs of a stream's text that could not be said."""
+        return self._streams[slot].narration.left_out
+
     def waits(self, slot: int) -> bool:
         """Whether a stream can do nothing before more text is there."""
         stream = self._streams[slot]
@@ -219,10 +223,13 @@ class SpeechBatch:
         sounding = list(codes)
         if sounding:
             plain = self._codec.step(torch.stack(list(codes.values()))[..., None].to(self._device), sounding)[:, 0]
-            marked = plain if self._marker is None else self._marker.step(plain, sounding)
-            for slot, heard, sound in zip(sounding, plain.cpu().numpy(), marked.cpu().numpy(), strict=True):
+            for row, slot in enumerate(sounding):
                 with self._own(slot):
-                    self._tell(slot, codes[slot], heard, sound, emit, paused=slot not in drawn)
+                    heard = plain[row]
+                    marked = heard if self._marker is None else self._marker.step(heard[None], [slot])[0]
+                    self._tell(
+                        slot, codes[slot], heard.cpu().numpy(), marked.cpu().numpy(), emit, paused=slot not in drawn
+                    )
         going_on = [slot for slot in drawn if self._goes_on(slot)]
         if going_on:
             self._decoder.feed(going_on, torch.stack([codes[slot] for slot in going_on]).to(self._device))

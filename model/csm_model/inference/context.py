@@ -199,6 +199,11 @@ def text_ids(text: str, speaker: int, tokenizer: Tokenizer) -> list[int]:
         raise unreadable(text, fault_of(error)) from error
 
 
+def can_be_said(text: str, tokenizer: Tokenizer) -> bool:
+    """Whether there is anything in a text that can be said."""
+    return any(tokenizer.sounds_in(passage.words) for passage in tokenizer.read(text).passages)
+
+
 def unreadable(text: str, error: Exception) -> InputError:
     """A text that what reads it broke on."""
     return InputError(f"text {text[:40]!r} cannot be read ({type(error).__name__}): say it in other words")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from csm_model.errors import words_of
+
 
 def fault_of(error: BaseException) -> Exception:
     """What was raised as a stream's fault, to be kept or told; raises on what tells this process to end.
@@ -16,11 +18,3 @@ def fault_of(error: BaseException) -> Exception:
     if threading.current_thread() is threading.main_thread() and isinstance(error, KeyboardInterrupt | SystemExit):
         raise error
     return RuntimeError(f"{type(error).__name__}: {words_of(error)}")
-
-
-def words_of(error: BaseException) -> str:
-    """What an error says; nothing where it cannot even say that."""
-    try:
-        return str(error)
-    except Exception:
-        return ""

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from csm_model.errors import CsmError, InputError
-from csm_model.inference.faults import fault_of, words_of
+from csm_model.errors import CsmError, InputError, words_of
+from csm_model.inference.faults import fault_of
 from csm_model.inference.jobs import RefusedError, SchedulerPolicy, Streams
 from csm_model.inference.scheduler import Scheduler
 from csm_serving.server import metrics as names
@@ -29,7 +29,7 @@ from csm_serving.server.metrics import Metrics
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stream import Account, LiveStream, Nobody, Sink
 from csm_serving.wire.errors import BusyError, UnavailableError, UnknownStreamError
-from csm_serving.wire.protocol import SpeechRequest
+from csm_serving.wire.protocol import MAX_STREAM_CHARACTERS, SpeechRequest
 
 _IDLE_S = 0.01
 """Seconds between looks at streams that wait for text, for a slot, or for their player to catch up."""
@@ -66,6 +66,8 @@ class Watchers:
     """Hears of every stream that is over."""
     broken: Callable[[str], None] = lambda reason: None
     """Hears why the engine cannot go on, when its callers were told."""
+    spoke: Callable[[], None] = lambda: None
+    """Is called after every step."""
     alive: Callable[[], None] = lambda: None
     """Is called by the engine's own thread, at least every second unless the model is at work for longer."""
 
@@ -93,7 +95,7 @@ class Engine:
         policy: SchedulerPolicy,
         metrics: Metrics,
         watchers: Watchers | None = None,
-        max_characters: int = 10_000,
+        max_characters: int = MAX_STREAM_CHARACTERS,
         max_wait_s: float = 30.0,
         readers: int = 1,
         clock: Callable[[], float] = time.perf_counter,
@@ -146,21 +148,23 @@ class Engine:
         """Whether streams are taken on."""
         return self._thread.is_alive() and not self._closing and self.broken is None
 
-    def submit(self, request: SpeechRequest, sink: Sink) -> None:
-        """Takes a stream on.
+    def submit(self, request: SpeechRequest, sink: Sink, *, caller: str | None = None) -> None:
+        """Takes a stream on; `caller` is who asks for it, where the server knows.
 
         Raises:
             BusyError: there is no room for it, and it may not wait, or too many wait.
             UnavailableError: the server is stopping.
             InputError: it cannot be said, or may not be. What is found out later, the sink hears of.
         """
-        self._admit(request, sink, measured=True)
+        self._admit(request, sink, measured=True, caller=caller)
 
-    def append(self, stream_id: str, text: str, more: bool) -> None:
-        """More text; raises `UnknownStreamError` for a stream that is not live, `InputError` where it takes no more."""
+    def append(self, stream_id: str, text: str, more: bool, *, caller: str | None = None) -> None:
+        """More text; raises `UnknownStreamError` for a stream that is not live, or another caller's, and `InputError`
+        where it takes no more.
+        """
         with self._changed:
             stream = self._named.get(stream_id)
-            if stream is None:
+            if stream is None or stream.caller != caller:
                 raise UnknownStreamError(stream_id)
             stream.check_part(text, self._max_characters)
             stream.take_part(text, more=more)
@@ -216,7 +220,7 @@ class Engine:
             thread.join()
         return drained
 
-    def _admit(self, request: SpeechRequest, sink: Sink, *, measured: bool) -> None:
+    def _admit(self, request: SpeechRequest, sink: Sink, *, measured: bool, caller: str | None = None) -> None:
         self._check_open()
         try:
             self._watchers.may_begin()
@@ -224,10 +228,16 @@ class Engine:
             self.refuse("audit")
             raise
         stream = LiveStream(
-            request, sink, metrics=self._metrics if measured else None, over=self._leave, clock=self._clock
+            request,
+            sink,
+            caller=caller,
+            metrics=self._metrics if measured else None,
+            over=self._leave,
+            clock=self._clock,
         )
         stream.job.max_wait_s = min(request.max_wait_s, self._max_wait_s)
         try:
+            stream.check_length(self._max_characters)
             stream.check_part(request.text, self._max_characters)
             if self._reader.is_quick(request):
                 stream.read(self._reader.read(request))
@@ -359,5 +369,6 @@ class Engine:
 
     def _seen(self, streams: int, seconds: float) -> None:
         self._failures.worked()
+        self._watchers.spoke()
         self._metrics.observe(names.STEP_SECONDS, seconds)
         self._metrics.observe(names.STEP_STREAMS, streams)

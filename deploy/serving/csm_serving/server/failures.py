@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from csm_model.inference.faults import words_of
+from csm_model.errors import words_of
 
 MOST: Final = 5
 """So many failures in a row, or so many broken steps within `WITHIN_S`, are no accident."""

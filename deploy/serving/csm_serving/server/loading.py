@@ -13,14 +13,17 @@ from torch import Tensor
 
 from csm_model.bundle import load_bundle
 from csm_model.errors import InputError
+from csm_model.files import read_json
 from csm_model.inference.batch import PREFIX_BYTES, SpeechBatch
 from csm_model.inference.decoding import KeptRows, Prompt
 from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.prefixes import PrefixCache
+from csm_model.manifest import speakers_in
 from csm_model.verdict import check_int4
 from csm_model.watermark import SlotMarker, open_watermark
 from csm_serving.server import metrics as names
 from csm_serving.server.audit import open_audit
+from csm_serving.server.callers import Callers
 from csm_serving.server.engine import Engine, Watchers
 from csm_serving.server.metrics import Metrics
 from csm_serving.server.safeguards import warnings_of
@@ -32,10 +35,12 @@ from csm_serving.settings import ServingSettings
 _READERS: Final = 4
 """Threads at most that encode sound of requests; each takes a core."""
 
+NOBODY: Final = Watchers()
+
 log = logging.getLogger(__name__)
 
 
-def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers | None = None) -> Engine:
+def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers = NOBODY) -> Engine:
     """An engine that has spoken once.
 
     Args:
@@ -86,7 +91,7 @@ def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers 
         reader,
         policy=policy,
         metrics=metrics,
-        watchers=replace(watchers or Watchers(), may_begin=audit.may_begin, over=audit.over),
+        watchers=replace(watchers, may_begin=audit.may_begin, over=audit.over),
         max_characters=settings.max_stream_characters,
         max_wait_s=settings.max_wait_s,
         readers=max(1, min(_READERS, len(os.sched_getaffinity(0)) - torch.get_num_threads())),
@@ -94,6 +99,18 @@ def load_engine(settings: ServingSettings, metrics: Metrics, watchers: Watchers 
     engine.warm_up()
     log.info("serving %s in %d slots; %s", settings.bundle, settings.slots, engine.times)
     return engine
+
+
+def load_callers(settings: ServingSettings) -> Callers | None:
+    """Who may call; None where anybody may.
+
+    Raises:
+        InputError: there is no such file.
+        ArtifactError: it is damaged.
+    """
+    if settings.token_file is None or settings.bundle is None:
+        return None
+    return Callers(settings.token_file, speakers=speakers_in(read_json(settings.bundle / "manifest.json")))
 
 
 class _Counted:
