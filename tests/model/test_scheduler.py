@@ -93,6 +93,9 @@ class Work:
     def dropped(self, slot: int) -> int:
         return 3
 
+    def left_out(self, slot: int) -> str:
+        return "好"
+
 
 @dataclass
 class Ear:
@@ -108,7 +111,8 @@ class Ear:
             raise OSError("the line is cut")
         self.heard.append("frame")
 
-    def end(self, reason: Reason, dropped: int) -> None:
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
+        assert left_out == "好"
         self._last(f"{reason} {dropped}")
 
     def fail(self, error: Exception) -> None:

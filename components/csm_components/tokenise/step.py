@@ -186,7 +186,7 @@ def plan_work(
         mine = [item for item in conversations if item.split == split]
         for number, first in enumerate(range(0, len(mine), shard_conversations)):
             chosen = tuple(mine[first : first + shard_conversations])
-            key = shard_key(chosen, the_codec.digest, tokenizer.digest)
+            key = shard_key(chosen, the_codec.digest, tokenizer)
             tasks.append(ShardTask(name=f"{split}-{number:05}", key=key, conversations=chosen, out=out))
     return Work(
         dataset=read_manifest(folder),
@@ -340,6 +340,7 @@ def _manifest(
         "format": FORMAT,
         "codec_digest": codec.digest,
         "tokenizer_digest": tokenizer.digest,
+        "text_rules": tokenizer.rules,
         "dataset_digest": dataset["digest"],
         "splits": splits,
     }

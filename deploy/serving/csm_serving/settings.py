@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from csm_model.errors import InputError
 from csm_model.files import written_path
 from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST, address_of
+from csm_serving.wire.protocol import MAX_STREAM_CHARACTERS
 
 SECRETS: Final = {"turn_key", "watermark_key", "token"}
 """Settings that are handed on in the environment, and never written down."""
@@ -52,7 +53,7 @@ class ServingSettings(BaseSettings):
     """Seconds that a stream may be ahead of its player where it is not alone; 0: as far as there is time for."""
     text_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for more of its text before it ends."""
-    max_stream_characters: int = Field(default=10_000, ge=1)
+    max_stream_characters: int = Field(default=MAX_STREAM_CHARACTERS, ge=1)
     """Longest text of a stream, all its parts together."""
     max_frames: int | None = Field(default=None, ge=1)
     """Longest turn in frames of 80 ms, whatever a request asks for; None: the model's own."""

@@ -143,6 +143,10 @@ class SpeechBatch:
         """Turns said before that a stream had no room for."""
         return self._streams[slot].narration.dropped
 
+    def left_out(self, slot: int) -> str:
+        """Signs of a stream's text that could not be said."""
+        return self._streams[slot].narration.left_out
+
     def waits(self, slot: int) -> bool:
         """Whether a stream can do nothing before more text is there."""
         stream = self._streams[slot]

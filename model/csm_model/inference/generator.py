@@ -37,6 +37,8 @@ class Speech:
     """Why it stopped."""
     dropped: int = 0
     """Turns said before that there was no room for: so many of the oldest."""
+    left_out: str = ""
+    """Signs of the text that could not be said."""
 
     @property
     def ended(self) -> bool:
@@ -74,6 +76,11 @@ class SpokenFrames(Iterator[Frame]):
     def dropped(self) -> int:
         """Turns said before that there was no room for: so many of the oldest."""
         return self._narration.dropped
+
+    @property
+    def left_out(self) -> str:
+        """Signs of the text so far that could not be said."""
+        return self._narration.left_out
 
     @property
     def sentences(self) -> list[SpokenSentence]:
@@ -227,4 +234,5 @@ def speech_of(stream: SpokenFrames) -> Speech:
         codes=torch.stack([frame.codes for frame in frames], dim=1),
         reason=stream.reason,
         dropped=stream.dropped,
+        left_out=stream.left_out,
     )

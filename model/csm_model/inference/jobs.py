@@ -91,6 +91,10 @@ class Streams(Protocol):
         """Turns said before that a stream had no room for."""
         ...
 
+    def left_out(self, slot: int) -> str:
+        """Signs of a stream's text that could not be said."""
+        ...
+
 
 class Listener(Protocol):
     """Who asked for a stream. Exactly one of `end`, `fail`, `expire` and `drop` is called, last."""
@@ -103,8 +107,8 @@ class Listener(Protocol):
         """Takes a frame."""
         ...
 
-    def end(self, reason: Reason, dropped: int) -> None:
-        """The stream is over."""
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
+        """The stream is over; so many turns and signs were left out."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -131,10 +135,12 @@ class StreamEnded:
     reason: Reason
     dropped: int
     """Turns said before that it had no room for."""
+    left_out: str = ""
+    """Signs of its text that could not be said."""
 
     def tell(self, listener: Listener) -> None:
         """Says so."""
-        listener.end(self.reason, self.dropped)
+        listener.end(self.reason, self.dropped, self.left_out)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import CsmError, InputError
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, unreadable
-from csm_model.inference.faults import fault_of
+from csm_model.errors import InputError
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, reading
 from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
-from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter
+from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter, cut_to
+from csm_model.text.base import Tokenizer, check_speaker
 
 BETWEEN = -1
 """Number of the sentence that silence between two belongs to."""
@@ -83,11 +84,22 @@ class Utterance:
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"max_frames {self.max_frames}: must be at least 1")
 
-    @property
-    def whole(self) -> bool:
-        """Whether the text is one turn."""
-        many = self.more or len(self.text) > self.longest
-        return not (many if self.sentences is None else self.sentences)
+    def is_whole(self, tokenizer: Tokenizer) -> bool:
+        """Whether the text is one turn: it is all there, short enough, and asks for no pause within."""
+        if self.sentences is not None:
+            return not self.sentences
+        if self.more or len(self.text) > self.longest:
+            return False
+        with reading(self.text):
+            passages = tokenizer.read(self.text).passages
+            if len(passages) != 1:
+                return not passages
+            words, most = passages[0].words, self.most(tokenizer)
+            return len(words) <= 2 * most and tokenizer.sounds_in(words) <= most
+
+    def most(self, tokenizer: Tokenizer) -> int:
+        """Sounds of a sentence, at most: as many as in training, where `longest` is what it was there."""
+        return tokenizer.longest_turn * self.longest // LONGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +134,17 @@ class Narration:
 
     def __init__(self, asked: Utterance, *, bundle: Bundle, bounds: Bounds) -> None:
         self._asked, self._bundle, self._bounds = asked, bundle, bounds
-        self._whole = asked.whole
+        check_speaker(asked.speaker, bundle.tokenizer.num_speakers)
+        self._whole = asked.is_whole(bundle.tokenizer)
+        self._most = asked.most(bundle.tokenizer)
         self._splitter = SentenceSplitter(longest=asked.longest)
-        self._pieces: deque[Piece] = deque()
+        self._written: deque[Piece] = deque()  # as they were written
+        self._saying: Iterator[Piece] | None = None  # what is said of the one that was read last
+        self._saying_text = ""
+        self._piece_to_come: Piece | None = None
+        self._asked_pause = 0  # before the next one
+        self.left_out = ""
+        """Signs of the text so far that are not said, in order."""
         self._open = True
         self._context = list(asked.context)
         self._turns = trained_turns(bundle.manifest) if asked.turns is None else asked.turns
@@ -167,12 +187,17 @@ class Narration:
     @property
     def waiting(self) -> bool:
         """Whether nothing can be said before more text is there."""
-        return self.speaking is None and not self._pieces and self._open
+        return self.speaking is None and not self._more_to_read and self._open
+
+    @property
+    def _more_to_read(self) -> bool:
+        """Whether there is text that was not taken up yet; there may be nothing to say in it."""
+        return self._piece_to_come is not None or self._saying is not None or bool(self._written)
 
     @property
     def reason(self) -> Reason | None:
         """Why the stream is over: that of the first sentence that the model did not end; None while it is not over."""
-        if self.speaking is not None or self._pieces or self._open:
+        if self.speaking is not None or self._more_to_read or self._open:
             return None
         return next((s.reason for s in self.sentences if s.reason is not Reason.ENDED), Reason.ENDED)
 
@@ -187,11 +212,12 @@ class Narration:
         """Takes the next part of the text; raises `InputError` where the text has ended before."""
         if not self._open:
             raise InputError("the text has ended: a stream takes no more after its last part")
-        self._pieces += self._cut(text, more=more)
+        self._written += self._cut(text, more=more)
         if not more:
             self._open = False
-            if not self._pieces and not self.sentences and self.speaking is None:
-                raise InputError("the text has nothing to say: give at least one letter or digit")
+            if self.speaking is None and not self.sentences and not self._read_on():
+                told = f"; {self.left_out[:40]!r} cannot be said" if self.left_out else ""
+                raise InputError(f"the text has nothing to say{told}: give at least one word or number")
 
     def advance(self) -> bool:
         """Takes up the next turn, where there is one and none is being spoken; whether it did.
@@ -199,10 +225,12 @@ class Narration:
         Raises:
             InputError: the turn cannot be said; see `lay_out`.
         """
-        if self.speaking is not None or not self._pieces:
+        if self.speaking is not None or not self._read_on():
             return False
         asked = self._asked
-        piece = self._pieces.popleft()
+        piece, self._piece_to_come = self._piece_to_come, None
+        assert piece is not None
+        self.pause = max(self.pause, piece.before)
         index = len(self.sentences)
         layout = lay_out(
             piece.text,
@@ -256,8 +284,10 @@ class Narration:
         self.speaking, self._piece, self._said = None, None, []
         self.paused = 0
         self.pause = 0 if reason is Reason.SILENCE else piece.pause  # there was silence enough
-        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and (self._pieces or self._open):
-            self._pieces.clear()  # there is no room for another word
+        more = self._more_to_read or self._open
+        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and more:
+            self._saying = self._piece_to_come = None  # there is no room for another word
+            self._written.clear()
             self._open = False
             self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
 
@@ -265,12 +295,49 @@ class Narration:
         """The pieces that are complete with the next part of the text."""
         if self._whole:
             return [Piece(text=text, after=Break.SENTENCE)]
-        try:
+        with reading(text):
             return [*self._splitter.feed(text), *([] if more else self._splitter.finish())]
-        except (CsmError, MemoryError):
-            raise
-        except BaseException as error:
-            raise unreadable(text, fault_of(error)) from error
+
+    def _read_on(self) -> bool:
+        """Reads on until there is a piece to say; whether there is one."""
+        while self._piece_to_come is None:
+            if self._saying is not None:
+                with reading(self._saying_text):
+                    self._piece_to_come = next(self._saying, None)
+                if self._piece_to_come is None:
+                    self._saying = None
+            elif self._written:
+                written = self._written.popleft()
+                self._saying, self._saying_text = self._said_of(written), written.text
+            else:
+                return False
+        return True
+
+    def _said_of(self, written: Piece) -> Iterator[Piece]:
+        """What is said of a piece: nothing, where all of it is left out."""
+        read = self._bundle.tokenizer.read(written.text)
+        self.left_out += read.left_out
+        last: Piece | None = None
+        for passage in read.passages:
+            self._asked_pause += passage.pause
+            for text, after in self._parts(passage.words):
+                if not self._bundle.tokenizer.sounds_in(text):
+                    self.left_out += text
+                    continue
+                if last is not None:
+                    yield last
+                last = Piece(text=text, after=after, before=self._asked_pause)
+                self._asked_pause = 0
+            if last is not None and passage is not read.passages[-1]:
+                last = replace(last, after=Break.SPACE)  # what comes next is not said at once for another reason
+        self._asked_pause += read.pause
+        if last is not None:
+            yield replace(last, after=written.after)
+
+    def _parts(self, words: str) -> Iterable[tuple[str, Break]]:
+        if self._whole:
+            return [(words, Break.SENTENCE)]
+        return cut_to(words, most=self._most, sounds=self._bundle.tokenizer.sounds_in)
 
     def _newest(self) -> list[ContextTurn]:
         """The turns that the next sentence hears; the others are forgotten."""
@@ -288,7 +355,7 @@ def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
         InputError: a text of one turn that cannot be said.
     """
     config = bundle.model.config
-    if not asked.whole:
+    if not asked.is_whole(bundle.tokenizer):
         voice = 0 if asked.voice is None else asked.voice.codes.shape[1]
         return config.max_rows - voice, trained_turns(bundle.manifest) if asked.turns is None else asked.turns
     layout = lay_out(

@@ -317,12 +317,12 @@ class Scheduler:
             return
         try:
             over = job.broken or self._streams.over(job.slot)
-            dropped = self._streams.dropped(job.slot)
+            dropped, left_out = self._streams.dropped(job.slot), self._streams.left_out(job.slot)
             waits = self._streams.waits(job.slot)
         except BaseException as error:
-            over, dropped, waits = fault_of(error), 0, False
+            over, dropped, left_out, waits = fault_of(error), 0, "", False
         if isinstance(over, Reason):
-            self._leave(job, StreamEnded(over, dropped))
+            self._leave(job, StreamEnded(over, dropped, left_out))
         elif over is not None:
             self._leave(job, StreamFailed(over))
         elif waits and not job.text:

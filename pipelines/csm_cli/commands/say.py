@@ -41,6 +41,10 @@ def say(
             show_default=False,
         ),
     ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option("--go-on", help="Speak a text that is too long for one stream in several, one after another."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same speech.")] = 0,
     local: Annotated[bool, typer.Option("--local", help="Speak in this process, without a server.")] = False,
     bundle: Annotated[Path | None, typer.Option(help="Bundle for --local.", show_default="that of runs/latest")] = None,
@@ -93,6 +97,8 @@ def say(
 
     if (text is None) == (text_from is None):
         raise InputError("give either what to say or --text-from")
+    if text_from is not None and text_from != "-" and Path(text_from).is_file():
+        text = "".join(_parts(text_from))  # all of it is there: what is wrong with it is said before a sound
     known = next((name for name in ENCODINGS if name == encoding), None)
     if known is None:
         raise InputError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
@@ -115,7 +121,8 @@ def say(
         else:
             service = stack.enter_context(_served(url, retry, runs, settings, access))
         listener = stack.enter_context(_told(loudspeaker))
-        stream = service.stream(_parts(text_from or "-") if text is None else text, speaker, **asked)
+        said = _parts(text_from or "-") if text is None else text
+        stream = service.stream(said, speaker, go_on=go_on, **asked)
         spoken = receive(stream, path, listener)
     end = "" if spoken.ended else f", {_ENDS[spoken.reason]}"
     again = f"; asked again {spoken.retries} times" if spoken.retries else ""
@@ -123,6 +130,10 @@ def say(
         f"{spoken.seconds:.2f} s of speech{end}; first audio {spoken.first_audio_ms:.0f} ms, "
         f"real-time factor {spoken.real_time_factor:.2f}{again}" + (f"; {spoken.path}" if spoken.path else "")
     )
+    if spoken.left_out:
+        shown = repr(spoken.left_out_text) + ("..." if spoken.left_out > len(spoken.left_out_text) else "")
+        many = "1 character" if spoken.left_out == 1 else f"{spoken.left_out} characters"
+        typer.echo(f"left out: {many} of the text that cannot be said: {shown}", err=True)
 
 
 _ENDS = {"cut": "cut at its longest length", "silence": "stopped as silence", "repeat": "stopped as it repeated itself"}

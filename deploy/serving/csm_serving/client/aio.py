@@ -20,7 +20,7 @@ from csm_serving.client.audio import Listener
 from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
-from csm_serving.client.speech import SpeechOptions, Spoken, Taking, cut_text, request_of
+from csm_serving.client.speech import Joined, SpeechOptions, Spoken, Taking, request_of, texts_of_streams, whole_request
 from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
@@ -126,14 +126,18 @@ class AsyncSpeechClient:
         """The stream that answers `request`, whose text `parts` continue as they come; see `SpeechClient.open`."""
         return self._open(request, parts, waits=False)
 
-    def stream(self, text: Text, speaker: int | None = None, **asked: Unpack[SpeechOptions]) -> AsyncSpeechStream:
+    def stream(
+        self, text: Text, speaker: int | None = None, *, go_on: bool = False, **asked: Unpack[SpeechOptions]
+    ) -> AsyncSpeechStream:
         """Speaks `text`, whole or in parts as they come; arguments as `SpeechService.stream` has them.
 
         A plain iterable is asked in a thread, so that one that waits holds up nothing else.
         """
         if isinstance(text, str):
-            first, rest = cut_text(text)
-            return self._open(request_of(first, speaker, asked), rest or None, waits=False)
+            texts = texts_of_streams(text) if go_on else [text]
+            requests = [whole_request(one, speaker, asked) for one in texts]
+            opened = [functools.partial(self._open, request, rest or None, waits=False) for request, rest in requests]
+            return opened[0]() if len(opened) == 1 else _in_turn(opened)
         return self._open(request_of("later", speaker, asked), text, waits=True)
 
     async def say(
@@ -143,10 +147,11 @@ class AsyncSpeechClient:
         *,
         path: Path | None = None,
         listener: Listener | None = None,
+        go_on: bool = False,
         **asked: Unpack[SpeechOptions],
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path`, which is there only when complete."""
-        async with self.stream(text, speaker, **asked) as stream:
+        async with self.stream(text, speaker, go_on=go_on, **asked) as stream:
             with Taking(path, listener) as taking:
                 async for chunk in stream:
                     taking.chunk(chunk)
@@ -166,6 +171,30 @@ class AsyncSpeechClient:
         )
         speaking = _AsyncSpeaking(self._pool, exchange, parts, self._access)
         return AsyncSpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
+
+
+def _in_turn(opened: Sequence[Callable[[], AsyncSpeechStream]]) -> AsyncSpeechStream:
+    """Streams one after another as one; see `csm_serving.client.speech.in_turn`."""
+    streams: list[AsyncSpeechStream] = []
+    joined = Joined()
+
+    async def responses() -> AsyncGenerator[Chunk | End, None]:
+        for open_next in opened:
+            streams.append(open_next())
+            async with streams[-1] as stream:
+                async for chunk in stream:
+                    yield joined.chunk(chunk)
+            joined.over(stream.end)
+            if stream.end is None:
+                return
+        assert joined.end is not None
+        yield joined.end
+
+    def cancel() -> None:
+        for stream in streams[-1:]:
+            stream.close()
+
+    return AsyncSpeechStream(responses(), cancel=cancel, retries=lambda: sum(stream.retries for stream in streams))
 
 
 def _connect(url: str, access: Access, connect_timeout_s: float) -> grpc.aio.Channel:

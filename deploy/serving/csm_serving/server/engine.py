@@ -29,7 +29,7 @@ from csm_serving.server.metrics import Metrics
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stream import Account, LiveStream, Nobody, Sink
 from csm_serving.wire.errors import BusyError, UnavailableError, UnknownStreamError
-from csm_serving.wire.protocol import SpeechRequest
+from csm_serving.wire.protocol import MAX_STREAM_CHARACTERS, SpeechRequest
 
 _IDLE_S = 0.01
 """Seconds between looks at streams that wait for text, for a slot, or for their player to catch up."""
@@ -95,7 +95,7 @@ class Engine:
         policy: SchedulerPolicy,
         metrics: Metrics,
         watchers: Watchers | None = None,
-        max_characters: int = 10_000,
+        max_characters: int = MAX_STREAM_CHARACTERS,
         max_wait_s: float = 30.0,
         readers: int = 1,
         clock: Callable[[], float] = time.perf_counter,
@@ -237,6 +237,7 @@ class Engine:
         )
         stream.job.max_wait_s = min(request.max_wait_s, self._max_wait_s)
         try:
+            stream.check_length(self._max_characters)
             stream.check_part(request.text, self._max_characters)
             if self._reader.is_quick(request):
                 stream.read(self._reader.read(request))

@@ -12,6 +12,7 @@ from csm_model.inference.generator import SpokenFrames
 from csm_model.inference.prefixes import PrefixCache
 from csm_serving.client.speech import SpeechService, SpeechStream
 from csm_serving.server.source import RequestReader
+from csm_serving.server.stream import end_of
 from csm_serving.server.voices import VoiceRegistry
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -48,4 +49,4 @@ class LocalSpeech(SpeechService):
         for frame in stream:
             yield asked.chunk(frame)
         assert stream.reason is not None
-        yield End(ended=stream.ended, reason=stream.reason.value, dropped=stream.dropped)
+        yield end_of(stream.reason, ended=stream.ended, dropped=stream.dropped, left_out=stream.left_out)

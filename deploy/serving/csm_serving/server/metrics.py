@@ -80,6 +80,11 @@ REFUSALS = MetricSpec(
     label="reason",
     values=("busy", "budget", "wait", "invalid_input", "stopping", "audit", "denied", "quota"),
 )
+LEFT_OUT = MetricSpec(
+    name="csm_left_out_characters_total",
+    kind="counter",
+    help="Characters of texts that could not be said: of another script, emoji, signs without a name",
+)
 STREAM_SECONDS = MetricSpec(
     name="csm_stream_seconds_total", kind="counter", help="Seconds that streams were live, once they are over"
 )
@@ -112,6 +117,7 @@ ALL: Final = (
     UNDERRUNS,
     STREAMS,
     REFUSALS,
+    LEFT_OUT,
     STREAM_SECONDS,
     AUDIO_SECONDS,
     REAL_TIME_FACTOR,

@@ -19,7 +19,7 @@ from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.wire.errors import BusyError, DeadlineError, ServingError
-from csm_serving.wire.protocol import Chunk, End, SpeechRequest
+from csm_serving.wire.protocol import MAX_LEFT_OUT_TEXT, Chunk, End, SpeechRequest
 from csm_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,15 @@ class LiveStream:
         """The request is read later: its sound is kept in memory of its own, not of the connection that it came by."""
         self.request = _with_sound(self.request, np.array)
 
+    def check_length(self, most: int) -> None:
+        """Raises `InputError` where the text with all that follows is too much, as far as the request says."""
+        length = self.request.text_length or 0
+        if length > most:
+            raise InputError(
+                f"the text has {length} characters: at most {most} go into a stream; "
+                "speak the rest in a second one (go_on=True, csm say --go-on)"
+            )
+
     def check_part(self, text: str, most: int) -> None:
         """Raises `InputError` where a part of the text is too much, or comes after the last."""
         if not self._more:
@@ -162,9 +171,11 @@ class LiveStream:
             self._metrics.add(names.UNDERRUNS)
         self._metrics.add(names.FRAMES)
 
-    def end(self, reason: Reason, dropped: int) -> None:
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
         """See `Listener`."""
-        end = End(ended=reason is Reason.ENDED, reason=reason.value, dropped=dropped)
+        end = end_of(reason, ended=reason is Reason.ENDED, dropped=dropped, left_out=left_out)
+        if self._metrics is not None and end.left_out:
+            self._metrics.add(names.LEFT_OUT, end.left_out)
         self._finish(reason.value, lambda: self._sink.end(end))
 
     def fail(self, error: Exception) -> None:
@@ -238,6 +249,12 @@ def _with_sound(request: SpeechRequest, change: Callable[[Array], Array | None])
         return request
     turns = (turn if turn.audio is None else replace(turn, audio=change(turn.audio)) for turn in request.context)
     return replace(request, context=tuple(turns))
+
+
+def end_of(reason: Reason, *, ended: bool, dropped: int, left_out: str) -> End:
+    """The last response of a stream, with what was left out of it."""
+    shown = left_out[:MAX_LEFT_OUT_TEXT]
+    return End(ended=ended, reason=reason.value, dropped=dropped, left_out=len(left_out), left_out_text=shown)
 
 
 class Nobody:

@@ -30,6 +30,7 @@ from csm_serving.wire.protocol import (
     MAX_CODEBOOKS,
     MAX_CONTEXT_FRAMES,
     MAX_CONTEXT_TURNS,
+    MAX_LEFT_OUT_TEXT,
     MAX_RESUME_FRAMES,
     MAX_TEXT_CHARACTERS,
     MAX_TOKEN_BYTES,
@@ -65,6 +66,7 @@ def encode_request(request: SpeechRequest | TextPart) -> dict[str, Array]:
     numbers = {
         "SPEAKER": request.speaker,
         "TEXT_MORE": request.text_more or None,
+        "TEXT_LENGTH": request.text_length,
         "TEMPERATURE": sampling.temperature,
         "DEPTH_TEMPERATURE": sampling.depth_temperature,
         "TOP_K": sampling.top_k,
@@ -150,6 +152,7 @@ def decode_request(tensors: Mapping[str, Array]) -> SpeechRequest | TextPart:
         max_frames=_int(tensors, "MAX_FRAMES"),
         stream_id=stream_id,
         text_more=more,
+        text_length=_int(tensors, "TEXT_LENGTH"),
         resume=_resume(tensors),
         deadline_s=None if deadline_ms is None else deadline_ms / 1_000,
         max_wait_s=(_int(tensors, "MAX_WAIT_MS") or 0) / 1_000,
@@ -280,6 +283,8 @@ def encode_end(end: End, encode: SoundEncoder = encode_float32) -> dict[str, Arr
         "ENDED": np.array([end.ended], np.bool_),
         "REASON": _bytes(end.reason.encode()),
         "DROPPED": np.array([end.dropped], np.int32),
+        "LEFT_OUT": np.array([end.left_out], np.int32),
+        "LEFT_OUT_TEXT": _bytes(end.left_out_text.encode()),
     }
 
 
@@ -295,6 +300,8 @@ def decode_response(tensors: Mapping[str, Array], decode: SoundDecoder | None = 
                 ended=bool(tensors["ENDED"][0]),
                 reason=_one_of(_decoded(tensors["REASON"][0], "REASON", 40), REASONS, "REASON"),
                 dropped=int(tensors["DROPPED"][0]),
+                left_out=_int(tensors, "LEFT_OUT") or 0,  # a server of before tells of neither
+                left_out_text=_text(tensors, "LEFT_OUT_TEXT", MAX_LEFT_OUT_TEXT) or "",
                 audio=audio,
                 encoded=encoded,
             )
