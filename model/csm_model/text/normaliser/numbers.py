@@ -109,7 +109,7 @@ _PART_OF = (
     "|lesson|verse|canto|psalm|ps|factor|schedule|category|step|rule|amendment|olympiad|xbox|version|number"
 )
 _PART_ROMAN = re.compile(rf"\b((?i:{_PART_OF})) ({_ROMAN}|{_ROMAN_LOW})(?![\w'])(?!\.\w)")
-_SHORT_PART = re.compile(rf"\b((?i:ch|vol|sec|fig|art|pt|bk))\. (?=[IVXLCDM])({_ROMAN})(?![\w'])(?!\.\w)")
+_SHORT_PART = re.compile(rf"\b((?i:ch|vol))\. (?=[IVXLCDM])(?!I\b(?![,.;:!?)]|$))({_ROMAN})(?![\w'])(?!\.\w)")
 _CENTURY = re.compile(rf"\b({_ROMAN})(?:th|st|nd|rd)? (?=[Cc]entur|[Oo]lympiad|[Cc]ongress|[Dd]ynasty)")
 _REGNAL = (
     "Pope|King|Queen|Emperor|Tsar|Czar|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius"
