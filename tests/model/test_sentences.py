@@ -46,6 +46,8 @@ def texts(text: str, **settings: int) -> list[str]:
         ("What?! You... I see.", ["What?!", "You...", "I see."]),
         ("Buy this:\n- eggs\n- milk\nand bread", ["Buy this:", "- eggs", "- milk and bread"]),
         ("1. Eggs\n2. Milk\n\nThanks", ["1. Eggs", "2. Milk", "Thanks"]),
+        ("# Title\nSome text\n## More\n> quoted\nthen", ["# Title", "Some text", "## More", "> quoted then"]),
+        ("| a | b |\n| 1 | 2 |", ["| a | b |", "| 1 | 2 |"]),
         ("A line\nthat was wrapped in\n1990 by hand.", ["A line that was wrapped in 1990 by hand."]),
         ("これは文です。次の文です\uff01", ["これは文です。", "次の文です\uff01"]),
         ("... Hello. ... (yes) ...", ["... Hello.", "... (yes) ..."]),

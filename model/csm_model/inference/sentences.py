@@ -62,9 +62,11 @@ _MOST_OVER = 4
 """Times `longest` that a piece may be rather than be cut within a form; one that is too long to say is cut as words."""
 _LONGEST_MARK = 300
 _NEAR = 40
+_UNREAD = 4
+"""Characters in which a number has not begun yet, perhaps."""
 _MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
 _JOINED_BEFORE = re.compile(
-    rf"(?:\d[.)%'\"]?|[$\u20ac\u00a3\u00a5+\u2212-]|\d,|\b(?:{_MONTHS})[a-z]*\.?|\b(?:[Nn]os?|pp?|[Vv]ol|[Cc]h|[Ff]ig)\."
+    rf"(?:\d[.)%'\"]?|[$\u20ac\u00a3\u00a5+\u2212\u2013-]|\d,|\b(?:{_MONTHS})[a-z]*\.?|\b(?:[Nn]os?|pp?|[Vv]ol|[Cc]h|[Ff]ig)\."
     r"|[A-Z]{2,3})$"
 )
 """What belongs to a number that follows, or to a unit; a comma only to a year."""
@@ -76,6 +78,9 @@ _JOINED_AFTER = re.compile(
 _SIGNS = frozenset("$+<=>%&@#")
 _CLAUSE_MARKS = ";:\u2014\u2013"
 _BULLETS = "-*\u2022\u00b7"
+_LINE_MARKS = "#>|"
+"""What a line of Markdown begins with: a heading, a quotation, the row of a table."""
+_HEADING = re.compile(r"#{1,6} ")
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
 _LIST_ITEM = re.compile(rf"(\(?\d{{1,3}}[.)]|[{re.escape(_BULLETS)}]) ")
 _ACRONYM = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\.")
@@ -89,6 +94,8 @@ _BEFORE_NUMBERS = frozenset(
     "no nos fig figs vol p pp art sec ch eq jan feb mar apr jun jul aug sep sept oct nov dec tel ext".split()
 )
 """Abbreviations only where a number follows; words of their own, or ends, elsewhere."""
+_BEFORE_ROMANS = frozenset("ch vol".split())
+"""Abbreviations that a roman numeral may follow."""
 _SOMETIMES_LAST = frozenset("etc inc ltd co corp bros jr sr a.m p.m am pm ph.d m.d b.a m.a d.c esq".split())
 """Abbreviations that may end a sentence: they do where a capital follows."""
 _JOINS = frozenset(
@@ -172,6 +179,8 @@ class SentenceSplitter:
             return Break.PARAGRAPH
         if self._lines and body.endswith((";", ":")):
             return Break.CLAUSE
+        if self._lines and (character in _LINE_MARKS or _HEADING.match(text)):
+            return Break.SENTENCE
         if self._lines and (character in _BULLETS or (_LIST_ITEM.match(text) and character.isdigit())):
             return Break.SENTENCE
         if not body.endswith((*_ENDS, ".", "\u2026")):
@@ -258,6 +267,8 @@ def _stops(body: str, character: str) -> bool:
     bare = word[:-1].lower()
     if bare in _NEVER_LAST or (bare in _BEFORE_NUMBERS and character.isdigit()):
         return False
+    if bare in _BEFORE_ROMANS and character in "IVXLC":
+        return False
     if bare in _SOMETIMES_LAST:
         return not (character.islower() or character.isdigit())
     return word == "I." or not _ACRONYM.fullmatch(word)  # initials and acronyms: J. Smith, the U.S. coast
@@ -273,7 +284,7 @@ def _best_cut(text: str, longest: int, *, whole: bool = False) -> tuple[int, Bre
     places: dict[str, list[tuple[int, Break]]] = {"clause": [], "comma": [], "join": [], "space": []}
     for place in range(1, longest + 1):
         before, here = text[place - 1], text[place]
-        if whole and (here == " " or before == "\u2014") and _is_within(text, place):
+        if whole and (here == " " or before == "\u2014") and (_is_within(text, place) or _is_joined(text, place)):
             continue
         if before == "\u2014" and here != " ":
             places["clause"].append((place, Break.CLAUSE))
@@ -308,7 +319,7 @@ def _best_cut(text: str, longest: int, *, whole: bool = False) -> tuple[int, Bre
 
 
 def _is_within(text: str, place: int) -> bool:
-    """Whether a place is inside a tag or a link, or between a number and what belongs to it."""
+    """Whether a place is inside a tag or a link."""
     tag = text.rfind("<", max(0, place - _LONGEST_MARK), place)
     if tag >= 0 and text[tag + 1 : tag + 2].isalpha() and text.find(">", tag, place) < 0:
         return True
@@ -317,4 +328,11 @@ def _is_within(text: str, place: int) -> bool:
         close = text.find("]", link, place)
         if close < 0 or (text[close + 1 : close + 2] == "(" and text.find(")", close, place) < 0):
             return True
-    return bool(_JOINED_BEFORE.search(text[max(0, place - _NEAR) : place]) and _JOINED_AFTER.match(text, place))
+    return False
+
+
+def _is_joined(text: str, place: int) -> bool:
+    """Whether a place is between a number and what belongs to it, as far as that is read."""
+    if not _JOINED_BEFORE.search(text[max(0, place - _NEAR) : place]):
+        return False
+    return len(text) - place < _UNREAD or _JOINED_AFTER.match(text, place) is not None

@@ -115,7 +115,7 @@ def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
 def _in_words(text: str, known: Known) -> tuple[str, str]:
     if not _PLAIN.fullmatch(text) or numbers.counts_one(text):
         text, emoticons = symbols.take_out(text)
-        text = dates.say_numeric(numbers.one_way(text))
+        text = dates.say_first(numbers.one_way(text))
         text = addresses.say(text)
         if any(map(str.isdigit, text)):
             text = numbers.say_phones(text)

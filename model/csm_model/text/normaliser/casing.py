@@ -30,6 +30,8 @@ _ALSO_INITIALS = frozenset(
     "EST EDT PST PDT CST CDT MST MDT CET BST ART DOT EPA ACE SAT CAD COP ROM RAM".split()
 )
 """Words of the dictionary that are initials where they stand in capitals among ordinary words."""
+_SHORTENED = frozenset("blvd dr ft hwy jr ln lt mr mrs ms mt pkwy rd sgt sr st vs".split())
+"""Words that are shortened, with a full stop or without."""
 _PRONOUNCED = frozenset(
     "NASA NATO UNESCO UNICEF OPEC ASAP COVID LASER RADAR SCUBA FIFA UEFA GIF JPEG YOLO SWAT NAFTA FEMA IKEA POTUS "
     "SCOTUS NASDAQ SIM RAM ROM PIN JSON BIOS SATA YAML ASCII README".split()
@@ -81,7 +83,7 @@ def _said(word: str, known: Known, *, loud: bool, short: bool) -> str:
             return word
         return f"{one.upper()}{'s' if one != stem else ''}{quote}{ending}"
     if len(stem) > 1 and not _VOWELS.search(stem):  # initials, or a noise: tsk, hmm
-        if quote or known(lower) or short or len(stem) >= _LONG or len(set(stem)) < len(stem):
+        if quote or known(lower) or short or lower in _SHORTENED or len(stem) >= _LONG or len(set(stem)) < len(stem):
             return word
         return word if word.isupper() else letters(stem)
     if not _is_odd(word):

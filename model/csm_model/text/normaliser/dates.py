@@ -75,8 +75,15 @@ _YEAR_RANGE = re.compile(rf"(?<![\w.,/$€£-])(1[1-9]\d\d|20\d\d){_TO}(1[1-9]\d
 _ERA = re.compile(r"\b(\d{1,4}) ?(AD|BC|BCE|CE|A\.D\.|B\.C\.)(?!\w)|\b(AD|A\.D\.) (\d{1,4})\b")
 
 
-def say_numeric(text: str) -> str:
-    """The text with dates of digits alone in words: before they look like versions or telephone numbers."""
+def say_first(text: str) -> str:
+    """The text with names of days and months in full, and dates of digits alone in words.
+
+    That is before these look like versions or telephone numbers.
+    """
+    text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
+    text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
+    text = _OTHER_DAY.sub(lambda match: f"{match[1]} {match[2]} {_DAYS[match[3][:3].lower()]}", text)
+    text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
     text = _YEAR_MONTH.sub(_year_month, text)
@@ -85,13 +92,9 @@ def say_numeric(text: str) -> str:
 
 def say(text: str) -> str:
     """The text with other dates and times in words."""
-    text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
     text = _NAMED_TIME.sub(r"\1 to ", text)
     text = _TO_NAMED_TIME.sub(" to ", text)
     text = _PART_OF_YEAR.sub(r"\1 \2", text)
-    text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
-    text = _OTHER_DAY.sub(lambda match: f"{match[1]} {match[2]} {_DAYS[match[3][:3].lower()]}", text)
-    text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
     text = _DASHED_MONTH.sub(_dashed, text)
     text = _MONTH_DAY.sub(_month_day, text)
     text = _DAY_MONTH.sub(_day_month, text)

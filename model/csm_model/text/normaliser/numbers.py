@@ -66,6 +66,7 @@ _FRACTION = re.compile(
 )
 _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?(?:''|\"|\u2033|in\b\.?)")
 _HEIGHT = re.compile(r"(?<![\w.,'])([1-9])(?:'|\u2032| ?ft) ?(\d|1[01])(?![\w'\"\u2033.,:]\d|[\w'\"\u2033]| ?in)")
+_HEIGHTS = re.compile(rf"(\d ?(?:\"|\u2033)) ?{DASH} ?(?=\d{{1,2}} ?(?:'|\u2032))")
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
 _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
@@ -87,6 +88,7 @@ _PAGE_WORDS = {"p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fi
                "sec": "section", "art": "article", "ed": "edition", "vs": "versus", "v": "versus", "l": "line",
                "ll": "lines", "pt": "part", "bk": "book"}  # fmt: skip
 _RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} *(?={NUMBER}|minus \d)(?!{DASH}(?:\d[\d.,]*)?{DASH})")
+_LETTER_DOT = re.compile(r"(?<=\b[A-Z])\.(?=\d)")
 _DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
 _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\u00f7 {MINUS}{EN_DASH}-]*=)")
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
@@ -109,7 +111,7 @@ _PART_OF = (
     "|lesson|verse|canto|psalm|ps|factor|schedule|category|step|rule|amendment|olympiad|xbox|version|number"
 )
 _PART_ROMAN = re.compile(rf"\b((?i:{_PART_OF})) ({_ROMAN}|{_ROMAN_LOW})(?![\w'])(?!\.\w)")
-_SHORT_PART = re.compile(rf"\b((?i:ch|vol|sec|fig|art|pt|bk))\. (?=[IVXLCDM])({_ROMAN})(?![\w'])(?!\.\w)")
+_SHORT_PART = re.compile(rf"\b((?i:ch|vol))\. (?=[IVXLCDM])(?!I\b(?![,.;:!?)]|$))({_ROMAN})(?![\w'])(?!\.\w)")
 _CENTURY = re.compile(rf"\b({_ROMAN})(?:th|st|nd|rd)? (?=[Cc]entur|[Oo]lympiad|[Cc]ongress|[Dd]ynasty)")
 _REGNAL = (
     "Pope|King|Queen|Emperor|Tsar|Czar|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius"
@@ -199,6 +201,7 @@ def _word_phone(match: re.Match[str]) -> str:
 
 def say_fractions(text: str) -> str:
     """The text with fractions, lengths in feet and inches, powers and products in words."""
+    text = _HEIGHTS.sub(r"\1 to ", text)
     text = _HEIGHT.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _FEET.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _SEASON.sub(lambda match: f"{year(match[1])} {_short_year(match[2])}", text)
@@ -218,14 +221,15 @@ def say_fractions(text: str) -> str:
 
 def say_products(text: str) -> str:
     """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
-    if "^" in text or "**" in text:
-        text = _POWER.sub(_power, text)
     text = _TIMES_AFTER.sub(
         lambda match: f"{quantity(match[1]) + ' to ' if match[1] else ''}{quantity(match[2])} times", text
     )
-    return _TIMES_BEFORE.sub(
+    text = _TIMES_BEFORE.sub(
         lambda match: f"{'by' if match[0][0] in 'xX' and match[0][1] == ' ' else 'times'} {quantity(match[1])}", text
     )
+    if "^" in text or "**" in text:
+        text = _POWER.sub(_power, text)
+    return text
 
 
 def _opens_no_quotation(match: re.Match[str]) -> bool:
@@ -338,6 +342,7 @@ def _lone(match: re.Match[str]) -> str:
 def say(text: str) -> str:
     """The text without digits."""
     text = _DOTS.sub(" to ", text)
+    text = _LETTER_DOT.sub(" dot ", text)
     text = _NUMBER_SIGN.sub(lambda match: " Number " if match[0][0] == "N" else " number ", text)
     text = _NUMBER_SIGNS.sub("numbers ", text)
     text = _PAGES.sub(lambda match: f"{_PAGE_WORDS[match[1].lower()]} ", text)

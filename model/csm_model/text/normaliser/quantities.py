@@ -182,13 +182,13 @@ _MONEY_AFTER = re.compile(
 )
 _UNIT = _alt(_UNITS)
 _QUANTITY = re.compile(
-    rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})"
+    rf"(?<![\w.,^])(?<!\d/){_SIGN}(?P<a>{NUMBER})"
     rf"(?:(?:{_SPACE}(?P<mid>{_UNIT}))?(?:{_SPACE}{DASH}{_SPACE}|\ to\ )(?P<sign_b>[+{MINUS}-])?(?P<b>{NUMBER}))?"
     rf"(?:(?P<scale_gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w))?"
     rf"(?:(?P<gap>{_SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^[23]|(?<=m)[23])?(?![\w^]|\.\w)){_PER}"
 )
 _SCALED = re.compile(
-    rf"(?<![\w.,/^]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
+    rf"(?<![\w.,^])(?<!\d/){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
     rf"(?P<gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w)"
 )
 _PLACE_BEFORE = re.compile(
