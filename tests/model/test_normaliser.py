@@ -90,6 +90,9 @@ def test_characters_are_those_that_one_would_type(written: str, clean: str) -> N
         ("a < b and c > d", "a < b and c > d"),
         ("x <y and z> w", "x <y and z> w"),
         ("List<String>", "List<String>"),
+        ("<a title='1 > 2' href=\"x\">y</a>", "y"),
+        ("Hi <break time='1s'", "Hi  "),
+        ("</say-as", " "),
         ("<script>alert(1)</script>Hi", " Hi"),
         ("<!-- no -->Hi", " Hi"),
         ("Tom &amp; Jerry &lt;3 &#65;&#x42;", "Tom & Jerry <3 AB"),
@@ -285,6 +288,20 @@ def test_a_text_in_parts_is_read_as_when_it_is_whole(seed: int) -> None:
         pieces = whole.feed(text) + whole.finish()
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert [piece for part in parts for piece in parted.feed(part)] + parted.finish() == pieces
+
+
+def test_a_text_is_read_as_its_sentences_are() -> None:
+    rng = random.Random(5)
+    known = [form for form, _ in forms() if "\n" not in form]
+    for _ in range(200):
+        begins, ends = ["We saw ", "It is ", "Look at "], ["", " there", " today", " and so on"]
+        parts = [f"{rng.choice(begins)}{rng.choice(known)}{rng.choice(ends)}" for _ in range(rng.randint(2, 6))]
+        text = rng.choice([". ", "! ", "; ", ", "]).join(parts)
+        splitter = SentenceSplitter()
+        pieces = splitter.feed(text) + splitter.finish()
+        said = " ".join(words(piece.text) for piece in pieces)
+        whole, apart = ("".join(filter(str.isalpha, one.lower())) for one in (words(text), said))
+        assert whole == apart, text
 
 
 @pytest.mark.parametrize(

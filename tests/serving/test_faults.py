@@ -118,6 +118,15 @@ class Tokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
+    def read(self, text: str) -> Any:
+        self._faults.at("read text", "zebras" in text)
+        return self._real.read(text)
+
+    def sounds_in(self, words: str) -> int:
+        self._faults.at("sounds", "zebras" in words)
+        sounds: int = self._real.sounds_in(words)
+        return sounds
+
     def encode(self, text: str, speaker: int) -> list[int]:
         self._faults.at("tokenizer", "zebras" in text)
         ids: list[int] = self._real.encode(text, speaker)
@@ -188,10 +197,24 @@ class Reader(RequestReader):
         return super().is_quick(request) and not (request.text == MARKED and self._faults.place == "read")
 
 
+OF_THE_TEXT = ("tokenizer", "read text", "sounds", "feed")
 OF_THE_NARRATION = ("add", "advance", "see", "finish", "passed", "waiting", "dropped")
 OF_THE_LISTENER = ("chunk", "end", "fail", "drop", "cancelled")
 PLACES = (
-    *("tokenizer", "read", "is_quick", "token", "feed", "lay_out", "watch", "mark", "enter", "over"),
+    *(
+        "tokenizer",
+        "read text",
+        "sounds",
+        "read",
+        "is_quick",
+        "token",
+        "feed",
+        "lay_out",
+        "watch",
+        "mark",
+        "enter",
+        "over",
+    ),
     *OF_THE_NARRATION,
     *OF_THE_LISTENER,
 )
@@ -315,7 +338,7 @@ def test_whatever_breaks_in_a_streams_own_work_ends_that_stream_alone(engine: En
         faults.place = ""
         if place not in ("end", "drop", "over", "fail") and error is None:
             wrong.append(f"{place}: {type(fault()).__name__}: {ear.answer}")
-        of_the_text = isinstance(fault(), LookupError | ArithmeticError | Panic) and place in ("tokenizer", "feed")
+        of_the_text = isinstance(fault(), LookupError | ArithmeticError | Panic) and place in OF_THE_TEXT
         if of_the_text and not isinstance(error, InputError):
             wrong.append(f"{place}: {type(fault()).__name__}: the text is its caller's, and the error is {error!r}")
         if place not in ("is_quick",) and error is not None and not isinstance(error, CsmError):
@@ -422,7 +445,7 @@ def test_the_context_that_fits_is_known_before_any_of_it_is_encoded(loaded: Bund
         assert other.speaking is not None
         assert torch.equal(one.speaking.layout.prompt.rows, other.speaking.layout.prompt.rows), n
         assert one.dropped == other.dropped, n
-        if asked.whole:
+        if asked.is_whole(bundle.tokenizer):
             assert one.speaking.layout.dropped == 0, "what was encoded was laid out"
 
 

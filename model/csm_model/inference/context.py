@@ -19,7 +19,8 @@ Shapes: T rows, K codebooks, F frames, L text ids. A row is `[K + 1]` ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -191,22 +192,31 @@ def text_ids(text: str, speaker: int, tokenizer: Tokenizer) -> list[int]:
         InputError: the text cannot be said, or not be read.
         MemoryError, OSError: which no text is to blame for.
     """
-    try:
+    with reading(text):
         return tokenizer.encode(text, speaker)
+
+
+@contextmanager
+def reading(text: str) -> Iterator[None]:
+    """Around all that reads a text: whatever that raises, it is the text that could not be read, its caller's error.
+
+    Raises:
+        InputError: what was raised, as one line.
+        MemoryError, OSError: which no text is to blame for.
+    """
+    try:
+        yield
     except (CsmError, MemoryError, OSError):
         raise
     except BaseException as error:
-        raise unreadable(text, fault_of(error)) from error
+        kind = type(fault_of(error)).__name__
+        raise InputError(f"text {text[:40]!r} cannot be read ({kind}): say it in other words") from error
 
 
-def can_be_said(text: str, tokenizer: Tokenizer) -> bool:
-    """Whether there is anything in a text that can be said."""
-    return any(tokenizer.sounds_in(passage.words) for passage in tokenizer.read(text).passages)
-
-
-def unreadable(text: str, error: Exception) -> InputError:
-    """A text that what reads it broke on."""
-    return InputError(f"text {text[:40]!r} cannot be read ({type(error).__name__}): say it in other words")
+def sounds_in(text: str, tokenizer: Tokenizer) -> int:
+    """How many phonemes and pauses of a text are said; raises `InputError` where it cannot be read."""
+    with reading(text):
+        return sum(tokenizer.sounds_in(passage.words) for passage in tokenizer.read(text).passages)
 
 
 def check_codes(codes: Tensor, config: ModelConfig, what: str) -> None:

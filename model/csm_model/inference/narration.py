@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,14 +21,12 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import CsmError, InputError
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, unreadable
-from csm_model.inference.faults import fault_of
+from csm_model.errors import InputError
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, reading
 from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
 from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter, cut_to
 from csm_model.text.base import Tokenizer, check_speaker
-from csm_model.text.normaliser import Reading
 
 BETWEEN = -1
 """Number of the sentence that silence between two belongs to."""
@@ -91,8 +90,12 @@ class Utterance:
             return not self.sentences
         if self.more or len(self.text) > self.longest:
             return False
-        passages = tokenizer.read(self.text).passages
-        return not passages or (len(passages) == 1 and tokenizer.sounds_in(passages[0].words) <= self.most(tokenizer))
+        with reading(self.text):
+            passages = tokenizer.read(self.text).passages
+            if len(passages) != 1:
+                return not passages
+            words, most = passages[0].words, self.most(tokenizer)
+            return len(words) <= 2 * most and tokenizer.sounds_in(words) <= most
 
     def most(self, tokenizer: Tokenizer) -> int:
         """Sounds of a sentence, at most: as many as in training, where `longest` is what it was there."""
@@ -136,7 +139,9 @@ class Narration:
         self._most = asked.most(bundle.tokenizer)
         self._splitter = SentenceSplitter(longest=asked.longest)
         self._written: deque[Piece] = deque()  # as they were written
-        self._pieces: deque[Piece] = deque()  # as they are said
+        self._saying: Iterator[Piece] | None = None  # what is said of the one that was read last
+        self._saying_text = ""
+        self._piece_to_come: Piece | None = None
         self._asked_pause = 0  # before the next one
         self.left_out = ""
         """Signs of the text so far that are not said, in order."""
@@ -182,12 +187,17 @@ class Narration:
     @property
     def waiting(self) -> bool:
         """Whether nothing can be said before more text is there."""
-        return self.speaking is None and not self._pieces and not self._written and self._open
+        return self.speaking is None and not self._more_to_read and self._open
+
+    @property
+    def _more_to_read(self) -> bool:
+        """Whether there is text that was not taken up yet; there may be nothing to say in it."""
+        return self._piece_to_come is not None or self._saying is not None or bool(self._written)
 
     @property
     def reason(self) -> Reason | None:
         """Why the stream is over: that of the first sentence that the model did not end; None while it is not over."""
-        if self.speaking is not None or self._pieces or self._written or self._open:
+        if self.speaking is not None or self._more_to_read or self._open:
             return None
         return next((s.reason for s in self.sentences if s.reason is not Reason.ENDED), Reason.ENDED)
 
@@ -218,7 +228,8 @@ class Narration:
         if self.speaking is not None or not self._read_on():
             return False
         asked = self._asked
-        piece = self._pieces.popleft()
+        piece, self._piece_to_come = self._piece_to_come, None
+        assert piece is not None
         self.pause = max(self.pause, piece.before)
         index = len(self.sentences)
         layout = lay_out(
@@ -273,9 +284,9 @@ class Narration:
         self.speaking, self._piece, self._said = None, None, []
         self.paused = 0
         self.pause = 0 if reason is Reason.SILENCE else piece.pause  # there was silence enough
-        more = self._pieces or self._written or self._open
+        more = self._more_to_read or self._open
         if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and more:
-            self._pieces.clear()  # there is no room for another word
+            self._saying = self._piece_to_come = None  # there is no room for another word
             self._written.clear()
             self._open = False
             self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
@@ -284,51 +295,49 @@ class Narration:
         """The pieces that are complete with the next part of the text."""
         if self._whole:
             return [Piece(text=text, after=Break.SENTENCE)]
-        try:
+        with reading(text):
             return [*self._splitter.feed(text), *([] if more else self._splitter.finish())]
-        except (CsmError, MemoryError):
-            raise
-        except BaseException as error:
-            raise unreadable(text, fault_of(error)) from error
 
     def _read_on(self) -> bool:
         """Reads on until there is a piece to say; whether there is one."""
-        while not self._pieces and self._written:
-            self._pieces += self._said_of(self._written.popleft())
-        return bool(self._pieces)
+        while self._piece_to_come is None:
+            if self._saying is not None:
+                with reading(self._saying_text):
+                    self._piece_to_come = next(self._saying, None)
+                if self._piece_to_come is None:
+                    self._saying = None
+            elif self._written:
+                written = self._written.popleft()
+                self._saying, self._saying_text = self._said_of(written), written.text
+            else:
+                return False
+        return True
 
-    def _said_of(self, written: Piece) -> list[Piece]:
+    def _said_of(self, written: Piece) -> Iterator[Piece]:
         """What is said of a piece: nothing, where all of it is left out."""
-        tokenizer = self._bundle.tokenizer
-        reading = self._reading(written.text)
-        self.left_out += reading.left_out
-        pieces: list[Piece] = []
-        for passage in reading.passages:
+        read = self._bundle.tokenizer.read(written.text)
+        self.left_out += read.left_out
+        last: Piece | None = None
+        for passage in read.passages:
             self._asked_pause += passage.pause
-            sounds = tokenizer.sounds_in(passage.words)
-            if not sounds:
-                self.left_out += passage.words
-                continue
-            parts = [(passage.words, Break.SENTENCE)]
-            if not (self._whole or sounds <= self._most):
-                parts = cut_to(passage.words, most=self._most, sounds=tokenizer.sounds_in)
-            parts[-1] = (parts[-1][0], Break.SPACE)  # what comes next is not said at once for a reason of its own
-            for text, after in parts:
-                if tokenizer.sounds_in(text):
-                    pieces.append(Piece(text=text, after=after, before=self._asked_pause))
-                    self._asked_pause = 0
-        self._asked_pause += reading.pause
-        if pieces:
-            pieces[-1] = replace(pieces[-1], after=written.after)
-        return pieces
+            for text, after in self._parts(passage.words):
+                if not self._bundle.tokenizer.sounds_in(text):
+                    self.left_out += text
+                    continue
+                if last is not None:
+                    yield last
+                last = Piece(text=text, after=after, before=self._asked_pause)
+                self._asked_pause = 0
+            if last is not None and passage is not read.passages[-1]:
+                last = replace(last, after=Break.SPACE)  # what comes next is not said at once for another reason
+        self._asked_pause += read.pause
+        if last is not None:
+            yield replace(last, after=written.after)
 
-    def _reading(self, text: str) -> Reading:
-        try:
-            return self._bundle.tokenizer.read(text)
-        except (CsmError, MemoryError):
-            raise
-        except BaseException as error:
-            raise unreadable(text, fault_of(error)) from error
+    def _parts(self, words: str) -> Iterable[tuple[str, Break]]:
+        if self._whole:
+            return [(words, Break.SENTENCE)]
+        return cut_to(words, most=self._most, sounds=self._bundle.tokenizer.sounds_in)
 
     def _newest(self) -> list[ContextTurn]:
         """The turns that the next sentence hears; the others are forgotten."""

@@ -24,6 +24,8 @@ LONGEST = 90
 _SHORTEST_BOUND = 20
 _SHORTEST_PART = 8
 """Characters of a part that is not cut again, whatever it takes to say."""
+_REACH = 125
+"""Characters that a hundred sounds may take, so that more need not be looked at."""
 
 
 class Break(enum.Enum):
@@ -221,27 +223,31 @@ def has_content(text: str) -> bool:
     )
 
 
-def cut_to(text: str, *, most: int, sounds: Callable[[str], int]) -> list[tuple[str, Break]]:
+def cut_to(text: str, *, most: int, sounds: Callable[[str], int]) -> Iterator[tuple[str, Break]]:
     """Words cut so that no part takes more than `most` sounds, where it hurts least, each with what follows it.
+
+    A part is cut when it is asked for, and no more is looked at than it may hold: however long the words are, a part
+    takes a few milliseconds.
 
     Args:
         text: words and punctuation.
         most: sounds of a part.
         sounds: how many a part takes.
     """
-    parts: list[tuple[str, Break]] = []
-    taken = sounds(text)
-    while taken > most and len(text) > _SHORTEST_PART:
-        longest = max(_SHORTEST_PART, min(len(text) - 1, len(text) * most // taken))
+    reach = most * _REACH // 100
+    while len(text) > reach or sounds(text) > most:
+        longest = min(len(text) - 1, reach)
         while True:
-            place, after = _best_cut(text, longest)
-            if sounds(text[:place]) <= most or longest <= _SHORTEST_PART:
+            place, after = _best_cut(text[: longest + 1], longest)
+            if longest <= _SHORTEST_PART or sounds(text[:place]) <= most:
                 break
-            longest = max(_SHORTEST_PART, longest * 7 // 8)
-        parts.append((text[:place].rstrip(), after))
+            longest = max(_SHORTEST_PART, longest * 3 // 4)
+        yield text[:place].rstrip(), after
         text = text[place:].lstrip()
-        taken = sounds(text)
-    return [*parts, (text, Break.SENTENCE)] if text else parts
+        if len(text) <= _SHORTEST_PART:
+            break
+    if text:
+        yield text, Break.SENTENCE
 
 
 def _stops(body: str, character: str) -> bool:

@@ -14,7 +14,7 @@ from csm_model.bundle import Bundle
 from csm_model.errors import InputError
 from csm_model.frames import frames_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.context import ContextTurn, can_be_said, check_codes, turns_that_fit
+from csm_model.inference.context import ContextTurn, check_codes, reading, sounds_in, turns_that_fit
 from csm_model.inference.narration import Heard, Utterance, room_before
 from csm_model.text.base import nothing_to_say
 from csm_serving.server.stored_voices import Voice
@@ -87,8 +87,11 @@ class RequestReader:
             ArtifactError: the voice's record is damaged.
             UnavailableError: the request is not wanted any more.
         """
-        if not (request.text_more or self._bundle.tokenizer.read(request.text).passages):
-            raise nothing_to_say(request.text)
+        if not request.text_more:
+            with reading(request.text):
+                passages = self._bundle.tokenizer.read(request.text).passages
+            if not passages:
+                raise nothing_to_say(request.text)
         if request.voice is not None:
             voice = self._voices.get(request.voice)
             prompt = self._voices.prompt(request.voice, self._bundle.codec)
@@ -106,7 +109,7 @@ class RequestReader:
             max_frames=min(limits, default=None),
             heard=self._heard(request, voice),
         )
-        said = tuple(turn for turn in request.context if can_be_said(turn.text, self._bundle.tokenizer))
+        said = self._sayable(request.context)
         turns, dropped = self._usable(said, utterance)
         dropped += len(request.context) - len(said)
         context = tuple(self._context_turn(turn, wanted) for turn in turns)
@@ -146,6 +149,17 @@ class RequestReader:
                 )
         if turn.codes is not None:
             check_codes(_codes(turn.codes), self._bundle.model.config, f"context turn {number}")
+
+    def _sayable(self, context: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns of a context that can be said; those that are too old to find room are not looked at."""
+        said: list[Turn] = []
+        room = self._bundle.model.config.max_rows
+        for turn in reversed(context):
+            if room > 0 and not (sounds := sounds_in(turn.text, self._bundle.tokenizer)):
+                continue
+            room -= sounds
+            said.append(turn)
+        return said[::-1]
 
     def _usable(self, context: Sequence[Turn], asked: Utterance) -> tuple[Sequence[Turn], int]:
         """The newest turns of a context, that there can be room for, and how many are left out for want of it.

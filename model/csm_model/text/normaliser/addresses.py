@@ -44,7 +44,7 @@ _BARE = re.compile(
 _PATH = re.compile(r"(?<![\w/.:])(?:~|\.{1,2})?(?:/[\w.@+-]*[\w@+-]){2,}/?(?!\w)|(?<![\w/.:])(?:~|\.{1,2})/[\w.@+-]*\w"
                    r"|(?<![\w/.:])/(?:usr|etc|bin|var|tmp|home|opt|dev|root|mnt|api|docs?|lib)\b/?", re.A)  # fmt: skip
 _WINDOWS_PATH = re.compile(r"(?<!\w)[A-Za-z]:\\[^\s<>:\"|?*]*|\\\\[\w.-]+(?:\\[\w.$-]+)+", re.A)
-_FILE = re.compile(rf"(?<![\w@/.-])(?:[\w-]+/)*\.?[\w-]+(?:\.[\w-]+)*\.(?:{_EXTENSIONS})(?![\w-]|\.\w)", re.A)
+_FILE = re.compile(rf"(?<![\w@/.-])(?:[\w-]+/)*\.?[\w-]+(?:\.[\w-]+)*\.(?i:{_EXTENSIONS})(?![\w-]|\.\w)", re.A)
 _RELATIVE = re.compile(r"(?<![\w@/.-])[\w-]+(?:/[\w-]+){2,}/?(?![\w/])", re.A)
 _DOT_FILE = re.compile(r"(?<![\w.])\.[a-z][\w-]*[a-z](?!\w)", re.A)
 _HANDLE = re.compile(r"(?<![\w@.])@([A-Za-z_][\w]*(?:[.-]\w+)*)", re.A)

@@ -43,7 +43,13 @@ _CELLS = frozenset("td th".split())
 _COMMENT = re.compile(r"<!--(?:(?!-->).)*-->|<!\[CDATA\[|\]\]>|<!DOCTYPE[^<>]*>|<\?[^<>]*\?>", re.S | re.I)
 _UNSAID = re.compile(r"<(script|style)\b[^<>]*>(?:(?!</\1).)*</\1\s*>", re.S | re.I)
 _AUTOLINK = re.compile(r"<((?:https?|ftp)://[^<>\s]+|(?:mailto:)?[\w.+-]+@[\w.-]+)>", re.I)
-_TAG = re.compile(r"<(?P<close>/?)(?P<name>[A-Za-z][\w:.-]*)(?P<rest>(?:\s[^<>]*|/)?)>")
+_TAG = re.compile(r"<(?P<close>/?)(?P<name>[A-Za-z][\w:.-]*)(?P<rest>(?:\s(?:\"[^\"]*\"|'[^']*'|[^<>\"'])*|/)?)>")
+_TORN_TAG = re.compile(
+    r"</?(?:speak|break|prosody|voice|audio|say-as|emphasis|phoneme|sub|mark|img|div|span|script|style|lexicon|par|media"
+    r"|iframe|input|button|table)(?:\s[^<>]*)?/?$",
+    re.I,
+)
+"""A tag that the text ends in."""
 _ATTRIBUTES = re.compile(r"(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'=<>`]+))*\s*/?\s*")
 _TIME = re.compile(r"\btime\s*=\s*[\"']?\s*\+?(\d{1,6}(?:\.\d{1,6})?|\.\d{1,6})\s*(ms|s)\b", re.I)
 _STRENGTH = re.compile(r"\bstrength\s*=\s*[\"']?\s*([a-z-]+)", re.I)
@@ -61,7 +67,9 @@ _TABLE_RULE = re.compile(r"\|?(?:\s*:?-{2,}:?\s*\|)+(?:\s*:?-{2,}:?)?")
 _RULE = re.compile(r"^[ \t]*(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,}|={3,})[ \t]*$", re.M)
 _HEADING = re.compile(r"^\s{0,3}#{1,6}[ \t]+([^\n]*?)[ \t]*#*[ \t]*$", re.M)
 _QUOTE = re.compile(r"^[ \t]*(?:>[ \t]?)+(?![ \t]*[\d=])", re.M)
-_BULLET = re.compile("^[ \t]*[-*+\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u2043\u2013\u00b7][ \t]+(?=\\S)", re.M)
+_BULLET = re.compile(
+    "^[ \t]*(?!\\+[ \t]+\\d)[-*+\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u2043\u2013\u00b7][ \t]+(?=\\S)", re.M
+)
 _INLINE_BULLET = re.compile("\\s[\u2022\u2023\u25aa\u25ab\u25cf\u25e6\u25cb\u00b7]\\s")
 _ESCAPE = re.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _TICK = re.compile(r"(?<=[A-Za-z])`(?=[A-Za-z])")
@@ -86,6 +94,7 @@ def strip(text: str) -> tuple[str, str]:
         text = _UNSAID.sub(" ", text)
         text = _AUTOLINK.sub(r"\1", text)
         text = _TAG.sub(lambda match: _tag(match, unknown), text)
+        text = _TORN_TAG.sub(lambda match: _unknown(match, unknown), text)
     if "&" in text and ";" in text:
         text = _ENTITY.sub(_character, _ENTITY.sub(_character, text))  # some programs escape twice
     return _markdown(text), "".join(unknown)
@@ -96,14 +105,18 @@ def _character(entity: re.Match[str]) -> str:
     return clean(html.unescape(entity[0]))
 
 
+def _unknown(tag: re.Match[str], unknown: list[str]) -> str:
+    unknown.append(tag[0])
+    return " "
+
+
 def _tag(match: re.Match[str], unknown: list[str]) -> str:
     name, rest, text = match["name"].lower().rsplit(":", 1)[-1], match["rest"], match.string
     if name not in _KNOWN:
         before = text[match.start() - 1] if match.start() else " "
         if (before.isalnum() and not match["close"]) or not _ATTRIBUTES.fullmatch(rest):
             return match[0]
-        unknown.append(match[0])
-        return " "
+        return _unknown(match, unknown)
     if name == "break":
         if match["close"]:
             return ""

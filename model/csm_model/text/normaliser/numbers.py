@@ -75,7 +75,7 @@ _UNIT_BY = re.compile(
     r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
 )
 _TIMES_AFTER = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?{DASH} ?)?({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
-_TIMES_BEFORE = re.compile(rf"(?<![\w.])[xX\u00d7] ?({NUMBER})(?!\w)")
+_TIMES_BEFORE = re.compile(rf"(?<![\w.])(?!x(?:32|64|86)\b)[xX\u00d7] ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
 
 # the rest
@@ -90,7 +90,10 @@ _RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} *(?={NUMBER}|minus 
 _DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
 _SUM = re.compile(rf"(?<=[\d)])( ?)[-{EN_DASH}]( ?)(?=[\d(])(?=[\d.,()+*/\u00d7\u00f7 {MINUS}{EN_DASH}-]*=)")
 _BINARY_MINUS = re.compile(rf"(?<=[\w)%]) ?{MINUS} ?(?=[\w(.])")
-_SIGNED = re.compile(rf"(?<![\w.)\]]) ?([+\u00b1{MINUS}]|(?<![\w){EN_DASH}-])[-{EN_DASH}]) ?(?=\.?\d)")
+_SIGNED = re.compile(
+    rf"(?<![\w.)\]]) ?(?:([+\u00b1{MINUS}]) ?|(?<![\w){EN_DASH}-])[-{EN_DASH}](?:(?=\.?\d)|(?<!\d[ -].) ))(?=\.?\d)"
+)
+"""A sign before a number; a hyphen with a space after it only where no number stands before."""
 _RATIO = re.compile(r"(?<![\w:.])(\d+(?:\.\d+)?)((?: ?: ?\d+(?:\.\d+)?)+)(?![\w:])")
 _TO_WORD = re.compile(r"\b([BCDEFGMOPT])2([BCDEFGMPTS])(?!\w)")
 _MIXED = re.compile(r"(?<![\w.,])(?=[A-Za-z]*\d+[A-Za-z]|[A-Za-z]+\d)[A-Za-z0-9]+(?![\w]|[.,]\d)", re.A)
@@ -98,8 +101,8 @@ _MIXED_PART = re.compile(r"[A-Za-z]+|\d+", re.A)
 _PLURAL = re.compile(r"(?<![\w.])(\d+)'?s(?!\w)")
 _ANY = re.compile(rf"(?<![\d])(?:{NUMBER})")
 
-_ROMAN = r"(?=[IVXLCDM])M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
-_ROMAN_LOW = r"(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})"
+_ROMAN = r"(?=[IVXLCDM])M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})(?<=[IVXLCDM])"
+_ROMAN_LOW = r"(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})(?<=[ivx])"
 _PART_OF = (
     "chapter|part|act|scene|section|volume|vol|book|phase|article|type|level|stage|class|grade|title|appendix|figure|table"
     "|episode|round|tier|annex|mark|world war|war|super bowl|apollo|final fantasy|rocky|star wars|saturn|group|unit"
@@ -123,7 +126,7 @@ _ROMAN_YEAR = re.compile(
     r"\bM(?=[CDXLVI]{3,}\b)(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
     r"|\bMM(?=[XLVI]{2,}\b)(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
 )
-_SURE_ROMAN = re.compile(r"\b(?=[IVX]{3,}\b)(?!XXX\b)X{0,3}(?:IX|IV|V?I{0,3})\b(?!['.]\w)")
+_SURE_ROMAN = re.compile(r"\b(?=[IVX]{3,}\b)(?!XXX\b)X{0,3}(?:IX|IV|V?I{0,3})(?<=[IVX])\b(?!['.]\w)")
 _MAY_BE_ONE = re.compile(rf"\b(?:(?i:{_PART_OF})|{_REGNAL}) I\b")
 _CAPITAL_BEFORE = re.compile(r"(?:^|[^\w'])[A-Z][\w'-]* $")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
@@ -304,7 +307,7 @@ def counts_one(text: str) -> bool:
 
 def _value(roman: str) -> int:
     values = [_VALUES[sign] for sign in roman.upper()]
-    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
+    return sum(-one if one < after else one for one, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _regnal(match: re.Match[str]) -> str:
@@ -358,7 +361,7 @@ def _service(match: re.Match[str]) -> str:
 
 
 def _signed(match: re.Match[str]) -> str:
-    word = {"+": "plus", "\u00b1": "plus or minus"}.get(match[1], "minus")
+    word = {"+": "plus", "\u00b1": "plus or minus"}.get(match[1] or "", "minus")
     return f" {word} "
 
 
