@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from csm_model.errors import ArtifactError, DigestError, InputError, quoted, shown
-from csm_model.files import digest_of_file, read_json
+from csm_model.files import digest_of, digest_of_file, read_json
 
 MANIFEST = "manifest.json"
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
@@ -32,6 +32,8 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
             raise DigestError(f"{path}: named by the bundle's manifest but missing; copy the bundle again")
         if digest_of_file(path) != expected:
             raise DigestError(f"{path}: its digest is not the one in the bundle's manifest; copy the bundle again")
+    if verify and manifest["digest"] != digest_of(manifest["files"]):
+        raise DigestError(f"{folder / MANIFEST}: its digest is not that of its files; copy the bundle again")
     return manifest  # type: ignore[no-any-return]
 
 
