@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, InputError, shown
 
 _BLOCK = 16 * 2**20
 
@@ -85,13 +85,15 @@ def path_written(text: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; raises `InputError` where there is no file and `ArtifactError` where it is damaged."""
+    """Reads JSON; raises `InputError` where there is no file and `ArtifactError` where it is damaged or is no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path or run the step that writes it") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error}); run the step that writes it again") from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not valid JSON ({shown(error)}); run the step that writes it again") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); see to it, or write it again") from None
 
 
 def stamp_of(path: Path) -> tuple[int, int, int] | None:

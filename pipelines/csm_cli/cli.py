@@ -6,6 +6,7 @@ before a command needs it.
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -35,7 +36,7 @@ from csm_cli.commands import (
     verify_audio,
     voice,
 )
-from csm_model.errors import CsmError
+from csm_model.errors import CsmError, shown
 
 HERE = "Train, speak and serve on this machine"
 CLUSTER = "Pipelines on a cluster"
@@ -109,6 +110,13 @@ schedule_app.command(name="delete")(schedule.delete)
 app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
 
 
+_OF_PATHS = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+})  # fmt: skip
+"""What the system says of a path that a caller named and that will not do."""
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"csm-foundry {version('csm-foundry')}")
@@ -130,6 +138,11 @@ def main() -> None:
         app()
     except CsmError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except OSError as error:
+        if not isinstance(error.filename, str) or error.errno not in _OF_PATHS:
+            raise
+        sys.stderr.write(f"error: {shown(error.filename)}: {error.strerror}; see to the path, and try again\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from what is committed\n")

@@ -18,7 +18,7 @@ from stand_in import TEXT, Fault, Hear, StandIn, check
 from waiting import HANG_S, eventually, held_back
 
 from csm_model.errors import InputError
-from csm_serving.client import NEVER, AccessError, QuotaError, SpeechClient, SpeechRequest, calls
+from csm_serving.client import NEVER, AccessError, AsyncSpeechClient, QuotaError, SpeechClient, SpeechRequest, calls
 from csm_serving.client.access import Access
 from csm_serving.client.load_report import scrape
 from csm_serving.launcher.tls import RenewalWatch, encrypting
@@ -339,3 +339,21 @@ def test_tls_only_where_it_was_asked_for(bundle: Path) -> None:
     given = {"tls_cert": Path("a"), "tls_key": Path("b"), "tls_client_ca": Path("c"), "token_file": Path("d")}
     assert load_settings(**given).unguarded() == load_settings()
     assert not given.keys() - {"token_file"} & load_settings(**given).of_model().keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        *[(url, True) for url in ("127.0.0.1:8001", "[::1]:8001", "[fe80::1%eth0]:8001", "gpu-1:8001")],
+        *[(url, True) for url in ("speech.example.org:443", "dns:///speech:8001", "unix:/run/csm.sock", "münchen:1")],
+        *[(url, False) for url in ("127.0.0.1", "http://127.0.0.1:8001", "https://a:1", "grpc://a:1", "a:", ":8001")],
+        *[(url, False) for url in ("::1:8001", "[::1]", "a b:1", "a:1/path", "user@a:1", "a:123456", "", "a:1,b:1")],
+    ],
+)
+def test_an_address_that_cannot_be_right_is_refused_before_anything_is_asked(url: str, right: bool) -> None:
+    for client in (SpeechClient, AsyncSpeechClient):
+        if right:
+            assert client(["localhost:1", url]).urls == ("localhost:1", url)
+        else:
+            with pytest.raises(InputError, match=r"must be host:port, such as 127\.0\.0\.1:8001"):
+                client(["localhost:1", url])

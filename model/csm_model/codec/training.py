@@ -28,9 +28,10 @@ from csm_model.codec.pitch import track_pitch
 from csm_model.codec.rvq import RvqCodec
 from csm_model.codec.rvq_network import RvqConfig
 from csm_model.codec.source import DELAY
-from csm_model.errors import InputError
+from csm_model.errors import CheckpointError, InputError, shown
 from csm_model.files import atomic_path
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
+from csm_model.tensor_files import load_pickle
 
 CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
 CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
@@ -141,12 +142,18 @@ class CodecTrainer:
         path = self.out / "training.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
-        self.codec.quantizer.counts.copy_(state["quantizer"]["counts"])
-        self.codec.quantizer.sums.copy_(state["quantizer"]["sums"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        state = load_pickle(path)
+        try:
+            for name, module in self._modules().items():
+                module.load_state_dict(state[name])
+            self.codec.quantizer.counts.copy_(state["quantizer"]["counts"])
+            self.codec.quantizer.sums.copy_(state["quantizer"]["sums"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: not of this training of a codec ({shown(error)}); remove it to begin again, or give another "
+                "out folder"
+            ) from None
 
     # -- batches ---------------------------------------------------------------------------------
 

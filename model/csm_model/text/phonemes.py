@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from csm_model.errors import ArtifactError, MissingDependencyError
+from csm_model.errors import ArtifactError, MissingDependencyError, quoted
 from csm_model.files import digest_of, write_json
 from csm_model.text.base import check_characters, check_speaker, nothing_to_say
 from csm_model.text.normaliser import RULES, Reading, read_text
@@ -145,7 +145,14 @@ class PhonemeTokenizer:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, where: str) -> PhonemeTokenizer:
         """What `save` wrote, read again; `where` is what errors name."""
+        symbols, speakers = state.get("symbols"), state.get("num_speakers")
+        texts = isinstance(symbols, list) and all(isinstance(each, str) and each for each in symbols)
+        if not symbols or not texts or not isinstance(speakers, int) or isinstance(speakers, bool):
+            raise ArtifactError(
+                f"{where}: a damaged tokenizer (symbols {quoted(symbols)}, num_speakers {quoted(speakers)}); "
+                "run the step that writes it again"
+            )
         try:
-            return cls(symbols=tuple(state["symbols"]), num_speakers=int(state["num_speakers"]))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(symbols=tuple(symbols), num_speakers=speakers)
+        except ValueError as error:
             raise ArtifactError(f"{where}: a damaged tokenizer ({error}); run the step that writes it again") from None

@@ -42,6 +42,9 @@ _NOT_SERVED = (
     "version is not available",
     "is not healthy",  # the model's process has died; who started the server ends it in a moment
 )
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s\[\]:/,@]+):[0-9]{1,5}")
+_SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+"""gRPC's own ways to name a server."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "ipv6:[::1]")
 _LASTING: Final = frozenset(
     {
@@ -57,8 +60,17 @@ _TYPES: Final = {spec.name: spec.dtype for spec in INPUTS}
 
 
 def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
-    """The servers' addresses, of which `url` may be one or several."""
-    return (url,) if isinstance(url, str) else tuple(url)
+    """The servers' addresses, of which `url` may be one or several; raises `InputError` for one that cannot be right.
+
+    gRPC would ask port 443 of a name without a port, and look up "http" as a name.
+    """
+    given = (url,) if isinstance(url, str) else tuple(url)
+    for address in given:
+        if not _ADDRESS.fullmatch(address) and not address.startswith(_SCHEMES):
+            raise InputError(
+                f"address {address[:100]!r}: must be host:port, such as 127.0.0.1:{GRPC_PORT} or [::1]:{GRPC_PORT}"
+            )
+    return given
 
 
 def check_seconds(**named: float) -> None:

@@ -49,11 +49,6 @@ class LifeWatch:
         """Whether a version serves, or still ends its streams."""
         return any(sign.lives for sign in signs_in(self._folder))
 
-    @property
-    def spoke(self) -> bool:
-        """Whether a caller was spoken to."""
-        return any(sign.spoke for sign in signs_in(self._folder))
-
     def tell_to_stop(self) -> None:
         """Has every version take no more streams, and end those that are live."""
         if self._folder.is_dir():

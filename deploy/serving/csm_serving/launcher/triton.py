@@ -43,10 +43,10 @@ _EXIT_MARGIN_S = 5.0
 """Seconds that Triton gets beyond its exit timeout before it is killed."""
 _POLL_S = 0.25
 """Seconds between two looks at Triton and its model."""
-_SILENT_DEATHS = 3
-"""So many deaths in a row, nothing said in between, are no accident."""
+_FAILED_STARTS = 3
+"""So many starts in a row that fail will not succeed later."""
 _DEATHS = 30
-"""Nor are so many within `_DEATHS_S` seconds."""
+"""So many deaths within `_DEATHS_S` seconds are no accidents."""
 _DEATHS_S = 600.0
 _SHARED_BYTES = 96 * 2**20
 """Of the memory in /dev/shm that Triton shares with each version's stub. The largest request takes 32 MB, so it need
@@ -369,7 +369,7 @@ def serve(
 def _watch(triton: LocalTriton, stopping: threading.Event) -> None:
     """Starts Triton again where it has died, or its model has, until it is to stop; raises where that does not help."""
     deaths: list[float] = []
-    silent = 0
+    failed_starts = 0
     failure: str | None = None
     while not stopping.is_set():
         triton.renewal.look()
@@ -378,16 +378,17 @@ def _watch(triton: LocalTriton, stopping: threading.Event) -> None:
             failure = triton.life.failure() if status is None else f"Triton ended by itself with status {status}"
         if failure is None or stopping.is_set():
             continue
-        silent = 0 if triton.life.spoke else silent + 1
         deaths = [at for at in deaths if time.monotonic() - at < _DEATHS_S] + [time.monotonic()]
         line = f"{failure}: {triton.last_words()}"
-        if silent >= _SILENT_DEATHS or len(deaths) >= _DEATHS:
+        if failed_starts >= _FAILED_STARTS or len(deaths) >= _DEATHS:
             raise ServingError(f"{line}; it was started again {len(deaths) - 1} times before")
         log.error("%s; it is started again", line)
         failure = None
         try:
             triton.restart()
+            failed_starts = 0
         except ServingError as error:
+            failed_starts += 1
             failure = f"Triton did not start again: {error}"
 
 

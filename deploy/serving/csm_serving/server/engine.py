@@ -66,8 +66,6 @@ class Watchers:
     """Hears of every stream that is over."""
     broken: Callable[[str], None] = lambda reason: None
     """Hears why the engine cannot go on, when its callers were told."""
-    spoke: Callable[[], None] = lambda: None
-    """Is called after every step."""
     alive: Callable[[], None] = lambda: None
     """Is called by the engine's own thread, at least every second unless the model is at work for longer."""
 
@@ -369,6 +367,5 @@ class Engine:
 
     def _seen(self, streams: int, seconds: float) -> None:
         self._failures.worked()
-        self._watchers.spoke()
         self._metrics.observe(names.STEP_SECONDS, seconds)
         self._metrics.observe(names.STEP_STREAMS, streams)

@@ -3,7 +3,7 @@
 Triton 2.51 does not notice that a model's process has died: its ports stay open, its readiness stays green, and every
 call fails. So each version of the model keeps a file while it serves, and touches it as long as its engine goes round:
 
-    <folder>/life/<version>     process and its start; "spoke", once it has; away when the version has ended well
+    <folder>/life/<version>     process and its start; away when the version has ended well
     <folder>/life/stop          made by who started the server: take no more streams, and end those that are live
 
 The folder is there where `csm serve` started the server; without it none of this is done.
@@ -22,7 +22,6 @@ from typing import Final
 
 FOLDER: Final = "life"
 STOP: Final = "stop"
-_SPOKE: Final = "spoke"
 _PERIOD_S: Final = 0.5
 _START: Final = 19
 """`starttime` among the fields of /proc/PID/stat that follow the program's name and the state."""
@@ -40,7 +39,7 @@ class SignOfLife:
         self._path = folder / version
         self._stop = folder / STOP
         self._lock = threading.Lock()
-        self._begun = self._spoke = False
+        self._begun = False
         self._beaten = 0.0
 
     def begin(self) -> None:
@@ -60,16 +59,6 @@ class SignOfLife:
             if self._begun:
                 os.utime(self._path)
 
-    def spoke(self) -> None:
-        """A caller was spoken to."""
-        if self._spoke:
-            return
-        with self._lock, contextlib.suppress(OSError):
-            if self._begun:
-                self._spoke = True
-                with self._path.open("a", encoding="ascii") as file:
-                    file.write(f"{_SPOKE}\n")
-
     def end(self) -> None:
         """It has ended well."""
         with self._lock, contextlib.suppress(OSError):
@@ -88,7 +77,6 @@ class Sign:
     version: str
     pid: int
     start: int
-    spoke: bool
     touched: int
     """When, in nanoseconds."""
 
@@ -104,12 +92,11 @@ def signs_in(folder: Path) -> Iterator[Sign]:
         if not path.name.isdecimal():
             continue
         with contextlib.suppress(OSError, ValueError):
-            pid, start, *said = path.read_text(encoding="ascii").split()
+            pid, start = path.read_text(encoding="ascii").split()
             yield Sign(
                 version=path.name,
                 pid=int(pid),
                 start=int(start),
-                spoke=_SPOKE in said,
                 touched=path.stat().st_mtime_ns,
             )
 

@@ -179,7 +179,7 @@ class TritonPythonModel:
             self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
             folder = Path(args["model_repository"]).parent.parent / FOLDER
             self._life = life = SignOfLife(folder, args["model_version"])
-            watchers = Watchers(alive=life.beat, broken=self._give_up, spoke=life.spoke)
+            watchers = Watchers(alive=life.beat, broken=self._give_up)
             self._engine = engine = load_engine(settings, self._metrics, watchers)
             self._siblings = Siblings(
                 Path(args["model_repository"]),
