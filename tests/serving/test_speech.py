@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Generator, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import soundfile
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 from csm_serving.client import SpeechClient
+from csm_serving.client.aio import AsyncSpeechStream, _in_turn
 from csm_serving.client.audio import player
 from csm_serving.client.speech import SpeechService, SpeechStream, first_words, texts_of_streams, whole_request
 from csm_serving.wire.errors import ServingError, UnavailableError
@@ -185,3 +188,33 @@ def test_where_no_server_answers_one_line_says_so() -> None:
         pytest.raises(UnavailableError, match=r"no server at 127\.0\.0\.1:9 .*csm serve.*csm say --local"),
     ):
         client.say("hello")
+
+
+def test_a_long_text_goes_on_in_a_second_stream_for_asyncio_too() -> None:
+    closed: list[int] = []
+
+    def opened(number: int) -> AsyncSpeechStream:
+        async def responses() -> AsyncGenerator[Chunk | End, None]:
+            try:
+                for index in range(3):
+                    audio = np.zeros(FRAME_SAMPLES, np.float32)
+                    yield Chunk(audio=audio, frame_index=index, codes=np.zeros(4, np.int32), sentence=0)
+                tail = np.ones(5, np.float32)
+                yield End(ended=True, left_out=1, left_out_text="好", audio=tail, encoded=b"tail")
+            finally:
+                closed.append(number)
+
+        return AsyncSpeechStream(responses(), cancel=lambda: None, retries=lambda: number)
+
+    async def taken() -> None:
+        async with _in_turn([functools.partial(opened, number) for number in (1, 2)]) as stream:
+            chunks = [chunk async for chunk in stream]
+        assert [(chunk.frame_index, chunk.sentence) for chunk in chunks] == [(n, n // 3) for n in range(6)]
+        assert (chunks[3].audio.size, chunks[3].encoded) == (FRAME_SAMPLES + 5, b"tail"), "nothing of the first is lost"
+        assert stream.end == End(ended=True, left_out=2, left_out_text="好好")
+        assert stream.retries == 3
+        async with _in_turn([functools.partial(opened, number) for number in (3, 4)]) as stream:
+            await anext(stream)
+
+    asyncio.run(taken())
+    assert closed == [1, 2, 3]

@@ -32,7 +32,7 @@ _SAME: dict[str, str] = {
     **dict.fromkeys("\u061b\uff1b", ";"),
     **dict.fromkeys("\u2797", "\u00f7"),
     **dict.fromkeys("\u2795\u207a\u208a\uff0b", "+"),
-    **dict.fromkeys("\u2715\u2716\u2a2f\u2717\u2718\u274c", "\u00d7"),
+    **dict.fromkeys("\u2a2f\u2715\u2716", "\u00d7"),
     **dict.fromkeys("\u2215\uff0f\u29f8", "/"),
     **dict.fromkeys("\u223c\uff5e\u02dc\u301c", "~"),
     **dict.fromkeys("\u2032\u2035", "\u2032"),
@@ -88,7 +88,9 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", text)
     text = "".join(map(_plain, text))
-    text = _SUPER.sub(lambda match: f"^{match[1]}", text.replace("\ue0ff\ue0ff", ""))
+    text = _SUPER.sub(
+        lambda match: f"^{match[1]}" if match[1].strip("+-\u2212") else match[1], text.replace("\ue0ff\ue0ff", "")
+    )
     text = _NO_BASE.sub(lambda match: "" if _is_latin_before(match) else match[0], text)
     return _MIXED.sub(_unmix, text)
 
@@ -138,7 +140,7 @@ def _plain(character: str) -> str:
             " " <= c <= "~" or _is_latin(c) or c in _SAME or c in "\u00b0\u03bc" for c in folded
         ):
             folded = "".join(map(_plain, folded))
-            return f" {folded} " if raised.startswith("<circle>") else folded
+            return f" {folded} " if raised.startswith("<circle>") and folded.isdigit() else folded
     return character
 
 

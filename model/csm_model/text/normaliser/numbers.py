@@ -45,6 +45,7 @@ _PHONE = re.compile(
     r"(?<![\w.+-])(?:(1)[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])(\d{3})[ .-](\d{4})"
     r"(?: ?(?:x|ext\.?) ?(\d{1,6}))?(?![\w-]|\.\d)"
 )
+_DASHED_PHONE = re.compile(rf"(?<![\w-])(\d{{3}})[{EN_DASH}{MINUS}](\d{{3}})[{EN_DASH}{MINUS}](\d{{4}})(?!\w)")
 _LOCAL_PHONE = re.compile(r"(?<![\w.+$€£-])(\d{3})-(\d{4})(?![\w-]|\.\d)")
 _WORD_PHONE = re.compile(r"(?<![\w-])(?:(1)-)?(8\d\d|900)-([A-Z]{3,}(?:-[A-Z]+)*|(?:\d{3}-)?[A-Z]{4})(?![\w-])")
 _ZERO_GROUPS = re.compile(
@@ -72,6 +73,7 @@ _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
 _POWER = re.compile(rf"\^ ?[({{]?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])[)}}]?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
 _BY = re.compile(rf"(?<![\w.,])({NUMBER}) ?(?:x|X|\u00d7|\*) ?(?=\d)")
+_DOT_TIMES = re.compile(r"(?<=\d) ?\u00b7 ?(?=\d)")
 _UNIT_BY = re.compile(
     r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
 )
@@ -159,6 +161,7 @@ def _swap(match: re.Match[str]) -> str:
 
 def say_phones(text: str) -> str:
     """The text with telephone and card numbers in words, digit by digit."""
+    text = _DASHED_PHONE.sub(r"\1-\2-\3", text)
     text = _WORD_PHONE.sub(_word_phone, text)
     text = _ABROAD.sub(_abroad, text)
     text = _PHONE.sub(_phone, text)
@@ -212,6 +215,7 @@ def say_fractions(text: str) -> str:
     text = _FEET_ALONE.sub(_feet, text)
     text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
     text = _UNIT_BY.sub(" by ", text)
+    text = _DOT_TIMES.sub(" times ", text)
     text = _POWER_OF_TEN.sub(
         lambda match: f"{quantity(match[1])} times ten to the power of {_exponent(match[2], match[3])}", text
     )

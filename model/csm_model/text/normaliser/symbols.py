@@ -71,6 +71,7 @@ _EMOTICON = re.compile(
 )
 _MEANT = frozenset("$\u20ac\u00a3\u00a5%@&")
 _FLAG = re.compile(r"(?<!\S)(--?)(?=[A-Za-z]\b|(?<=--)[a-z])")
+_DEGREES = re.compile("\u00b0 ?([CF])(?![A-Za-z])")
 _WITH = re.compile(r"(?<![\w/])([wW])/(?:(o)(?!\w))? ?")
 _COMMON = {
     "n/a": "N.A",
@@ -115,6 +116,7 @@ def say(text: str) -> tuple[str, str]:
     text = _OPERATOR.sub(lambda match: f" {_OPERATOR_WORDS[match[0]]} ", text)
     text = _MULTIPLIED.sub(" times ", text)
     text = _LONE_CURRENCY.sub(" dollar ", text)
+    text = _DEGREES.sub(lambda match: f" degrees {'Celsius' if match[1] == 'C' else 'Fahrenheit'}", text)
     text = _GREEK_LETTER.sub(_greek, text)
     text = text.replace(MINUS, " minus ")
     text = _WORD_DASH.sub("-", text)
