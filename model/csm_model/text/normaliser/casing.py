@@ -21,7 +21,7 @@ SPELLED = frozenset(
     "lcd led llc llm llms lgbt lgbtq md mba mbps mit mlb mms mp mri msnbc mtv mvp nba nbc nfl ngo ngos nhl nhs npr "
     "nsa nyc nypd nyu ocd os ott pbs pc pcs pdf pdfs phd php pin plc pm pos pr ps ptsd pvc qa qr rfc rgb rip rna rpm "
     "rsvp sdk seo sms sos sql ssd ssh ssl ssn sui suv suvs tba tbd tcp tls tnt tsa tts tv tvs uae ucla udp uefa ufo "
-    "ufos uk uae ui un unhcr uri url urls usa usb usd utc utf uv ux vat vc vcr vhs vip vips vpn vr wc wto wwf www "
+    "ufos uk uae ui un unhcr uri url urls usa usb usd utc utf uv ux vc vcr vhs vip vips vpn vr wc wto wwf www "
     "xml yaml yml".split()
 ) - frozenset("ada ac cc dj eta id os pin pos pr ps rip sui uefa unhcr yaml led hr iv md db dc un mp fm mit".split())
 """Initials that no ordinary writing means as a word."""
