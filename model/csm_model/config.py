@@ -35,7 +35,7 @@ BOUNDS: dict[str, tuple[int, int] | tuple[float, float]] = {
 }
 """Least and greatest of each size, far beyond every model that there is; whole numbers where the two are."""
 
-_Sizes = TypeVar("_Sizes")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def check_size(name: str, value: object, *, field: str | None = None) -> None:
         raise InputError(f"{name} is {quoted(value)}; it must be a {'whole ' * whole}number from {least:,} to {most:,}")
 
 
-def built(kind: type[_Sizes], values: Any, where: str) -> _Sizes:
+def built(kind: type[S], values: Any, where: str) -> S:
     """A dataclass of JSON's values; `ArtifactError`, which begins with `where`, for one that is missing or wrong."""
     if not isinstance(values, dict):
         raise ArtifactError(f"{where} is {quoted(values)}; it must be an object of sizes; write the checkpoint again")
