@@ -13,7 +13,7 @@ from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
 from csm_model.inference.batch import Frame
 from csm_model.inference.jobs import Late, RefusedError, SchedulerPolicy, StreamJob
-from csm_model.inference.narration import Utterance
+from csm_model.inference.narration import Heard, Utterance
 from csm_model.inference.safety import Reason
 from csm_model.inference.scheduler import Scheduler, StepTimes
 
@@ -34,6 +34,7 @@ class Talk:
     frames: int
     text: str
     open: bool
+    leads: bool
 
 
 class Work:
@@ -46,13 +47,14 @@ class Work:
         self.talks: dict[int, Talk] = {}
         self.steps: list[list[int]] = []
         self.prefills: list[int] = []
+        self.led: list[list[int]] = []
         self.breaks: Exception | None = None
 
     def open(self, slot: int, asked: Utterance) -> None:
         assert slot not in self.talks
         if asked.text == "?":
             raise InputError("nothing to say")
-        self.talks[slot] = Talk(asked.speaker, 0, asked.text, asked.more)
+        self.talks[slot] = Talk(asked.speaker, 0, asked.text, asked.more, asked.heard is not None)
 
     def close(self, slot: int) -> None:
         del self.talks[slot]
@@ -75,6 +77,14 @@ class Work:
     def prefill(self, slot: int) -> None:
         self.talks[slot].reads -= 1
         self.prefills.append(slot)
+
+    def leads(self, slot: int) -> bool:
+        return self.talks[slot].leads and self.talks[slot].reads > 0
+
+    def lead(self, slots: Sequence[int]) -> None:
+        self.led.append(list(slots))
+        for slot in slots:
+            self.talks[slot].reads -= 1
 
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
         if self.breaks is not None:
@@ -149,9 +159,12 @@ class Desk:
         self.work = Work(slots, self.clock)
         self.scheduler = Scheduler(self.work, SchedulerPolicy(**policy), clock=self.clock)  # type: ignore[arg-type]
 
-    def ask(self, text: str = "abc", *, reads: int = 1, more: bool = False, **given: object) -> tuple[StreamJob, Ear]:
+    def ask(
+        self, text: str = "abc", *, reads: int = 1, more: bool = False, heard: Heard | None = None, **given: object
+    ) -> tuple[StreamJob, Ear]:
         ear = Ear()
-        job = StreamJob(asked=Utterance(text=text, speaker=reads, more=more), listener=ear, **given)  # type: ignore[arg-type]
+        asked = Utterance(text=text, speaker=reads, more=more, heard=heard)
+        job = StreamJob(asked=asked, listener=ear, **given)  # type: ignore[arg-type]
         self.scheduler.admit(job)
         return job, ear
 
@@ -339,6 +352,40 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
     desk.rounds(8)
     assert live.heard[-1] == "ended 3"
     assert desk.work.prefills.count(1) == 8
+
+
+HEARD = Heard(codes=torch.zeros(1, 1), sentences=(0,))
+
+
+def test_those_that_go_on_are_led_together() -> None:
+    desk = Desk(slots=4)
+    for reads in (2, 3, 2):
+        desk.ask("abc", reads=reads, heard=HEARD)
+    desk.ask("abc", reads=1)
+    desk.rounds()
+    assert (desk.work.led[0], desk.work.led[-1], desk.work.prefills) == ([0, 1, 2], [1], [3])
+    assert sorted(slot for slots in desk.work.led for slot in slots) == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_of_those_that_go_on_one_is_led_where_somebody_is_about_to_be_late() -> None:
+    desk = Desk(slots=4)
+    desk.ask("a" * 40)
+    desk.rounds(2)
+    desk.clock.now += 0.1
+    for _ in range(3):
+        desk.ask("abc", reads=1, heard=HEARD)
+    desk.rounds(1)
+    assert desk.work.led == [[1]]
+
+
+def test_what_leading_raises_breaks_those_that_were_led_and_no_other() -> None:
+    desk = Desk(slots=3)
+    _, live = desk.ask("abc", reads=1)
+    _, broken = desk.ask("abc", reads=1, heard=HEARD)
+    desk.work.lead = lambda slots: 1 / 0  # type: ignore[assignment,misc]
+    desk.rounds()
+    assert live.heard[-1] == "ended 3"
+    assert broken.heard[-1] == "fail division by zero"
 
 
 def test_a_lead_is_not_grown_beyond_the_bound() -> None:

@@ -99,6 +99,12 @@ class Work:
     def reads(self, slot: int) -> bool:
         return False
 
+    def leads(self, slot: int) -> bool:
+        return False
+
+    def lead(self, slots: Sequence[int]) -> None:
+        raise AssertionError
+
     def prefill(self, slot: int) -> None:
         raise AssertionError
 

@@ -118,13 +118,20 @@ class SpeechBatch:
         if self._marker is not None:
             self._marker.reset(slot)
         stream.narration.advance()
-        if asked.heard is not None and asked.heard.sentences:
-            check_codes(asked.heard.codes, self.bundle.model.config, "resumed frames")
-            stream.heard = asked.heard
-            self._hear_again(slot, stream)
-        else:
+        if asked.heard is None or not asked.heard.sentences:
             self._enter(slot, stream)
+            self._streams[slot] = stream
+            return
+        check_codes(asked.heard.codes, self.bundle.model.config, "resumed frames")
+        stream.heard = asked.heard
         self._streams[slot] = stream
+        try:
+            self.lead([slot])
+            if stream.error is not None:
+                raise stream.error
+        except BaseException:
+            self.close(slot)
+            raise
 
     def close(self, slot: int) -> None:
         """Frees a slot; what it held is forgotten."""
@@ -176,15 +183,30 @@ class SpeechBatch:
             return False
         return stream.narration.speaking is not None and (stream.narration.pause > 0 or stream.unread is None)
 
-    def prefill(self, slot: int) -> None:
-        """Reads the next rows of a stream's prompt, `prefill_rows` at most, or leads it through the next frames heard.
+    def leads(self, slot: int) -> bool:
+        """Whether a stream is still to be led through frames that its caller has heard."""
+        return self._streams[slot].heard is not None
 
-        Raises:
-            InputError: frames that do not fit the text.
+    def lead(self, slots: Sequence[int]) -> None:
+        """Leads streams through the next frames that their callers have heard, so many of each; one breaks whose frames
+        do not fit its text.
+
+        What is raised is a failure of the model, as in `step`.
         """
+        resumed = [(self._streams[slot], heard) for slot in slots if (heard := self._streams[slot].heard) is not None]
+        assert len(resumed) == len(slots)
+        count = min(_HEARD_FRAMES, *(len(heard.sentences) - stream.again for stream, heard in resumed))
+        codes = torch.stack([heard.codes[:, stream.again : stream.again + count] for stream, heard in resumed])
+        plain = self._codec.step(codes.to(self._device), slots)[:, 0]
+        for slot, (stream, heard), sound in zip(slots, resumed, plain, strict=True):
+            with self._own(slot):
+                self._hear_again(slot, stream, heard, sound)
+
+    def prefill(self, slot: int) -> None:
+        """Reads the next rows of a stream's prompt, `prefill_rows` at most, or leads it on."""
         stream = self._streams[slot]
         if stream.heard is not None:
-            self._hear_again(slot, stream)
+            self.lead([slot])
             return
         turn, unread, prompt = stream.narration.speaking, stream.unread, stream.prompt
         assert turn is not None
@@ -298,31 +320,36 @@ class SpeechBatch:
             prompt = prompt.then(*audio_rows(narration.said, config, close=False))
         stream.unread = prompt.part(self._decoder.held(slot))
 
-    def _hear_again(self, slot: int, stream: _Stream) -> None:
-        """Takes a narration, the codec and the mark some frames on, to where the stream broke off."""
-        heard, narration = stream.heard, stream.narration
-        assert heard is not None
-        begin, stream.again = stream.again, min(stream.again + _HEARD_FRAMES, len(heard.sentences))
-        frames = heard.codes[:, begin : stream.again]
-        plain = self._codec.step(frames[None].to(self._device), [slot])[:, 0]
-        for number, (codes, sound) in enumerate(
-            zip(frames.unbind(1), torch.split(plain, FRAME_SAMPLES, dim=1), strict=True), begin
-        ):
+    def _hear_again(self, slot: int, stream: _Stream, heard: Heard, plain: Tensor) -> None:
+        """Takes a narration and the mark some frames on, towards where the stream broke off.
+
+        Args:
+            slot: the stream's.
+            stream: it.
+            heard: all frames that were heard.
+            plain: sound `[S]` of those that it is led through, without a mark.
+
+        Raises:
+            InputError: frames that do not fit the text.
+        """
+        narration = stream.narration
+        for sound in torch.split(plain, FRAME_SAMPLES):
+            codes, sentence = heard.codes[:, stream.again], heard.sentences[stream.again]
             if self._marker is not None:
-                self._marker.step(sound, [slot])
-            sentence = heard.sentences[number]
+                self._marker.step(sound[None], [slot])
             if narration.spoken and sentence != narration.sentence:
                 narration.finish(Reason.ENDED)
             narration.advance()
             if narration.speaking is None or sentence != narration.sentence:
                 raise InputError(
-                    f"resumed frame {number} of sentence {sentence} does not fit the text: give the whole text so far, "
-                    "and the frames as they came"
+                    f"resumed frame {stream.again} of sentence {sentence} does not fit the text: give the whole text "
+                    "so far, and the frames as they came"
                 )
             if narration.pause:
                 narration.passed()
             else:
-                narration.see(codes, sound[0].cpu().numpy())
+                narration.see(codes, sound.cpu().numpy())
+            stream.again += 1
         if stream.again == len(heard.sentences):
             stream.heard = None
             narration.advance()

@@ -79,6 +79,14 @@ class Streams(Protocol):
         """Reads some of a stream's prompt."""
         ...
 
+    def leads(self, slot: int) -> bool:
+        """Whether a stream that goes on is still to be led through frames that its caller has heard."""
+        ...
+
+    def lead(self, slots: Sequence[int]) -> None:
+        """Leads streams through some of those frames. What it raises is a failure of the model, as of `step`."""
+        ...
+
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
         """Makes the next frame of some slots."""
         ...

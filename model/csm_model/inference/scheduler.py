@@ -270,14 +270,19 @@ class Scheduler:
         return worked
 
     def _read(self, live: Iterable[StreamJob]) -> bool:
-        """Some rows of each prompt; of the first one only, where somebody is about to be late."""
+        """Some rows of each prompt, and some frames of those that go on; of the first one only, where somebody is about
+        to be late."""
         now, late = self._clock(), self._margin()
         reading = [job for job in live if job.slot is not None and self._streams.reads(job.slot)]
         if any(job.slack(now) < late for job in live if job.slot is not None and self._streams.sounds(job.slot)):
             reading = reading[:1]
+        going_on = [job for job in reading if job.slot is not None and self._streams.leads(job.slot)]
+        if going_on:
+            slots = [job.slot for job in going_on if job.slot is not None]
+            self._guarded(going_on, lambda: self._streams.lead(slots), step=True)
         for job in reading:
-            assert job.slot is not None
-            self._guarded([job], functools.partial(self._streams.prefill, job.slot), step=False)
+            if job.slot is not None and job not in going_on:
+                self._guarded([job], functools.partial(self._streams.prefill, job.slot), step=False)
         return bool(reading)
 
     def _step(self, live: Iterable[StreamJob]) -> bool:
