@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -377,6 +378,17 @@ def test_several_are_read_at_once_where_there_are_readers() -> None:
     finally:
         reader.gate.set()
         engine.close(grace_s=HANG_S)
+
+
+def test_what_reads_requests_gives_way_to_what_speaks() -> None:
+    def niceness(name: str) -> int:
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == name)
+        return os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+    with running():
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        eventually(lambda: niceness("csm-reader-0") == min(19, mine + 10))
+        assert niceness("csm-engine") == mine
 
 
 def test_streams_are_accounted_for_and_none_begins_unaccounted() -> None:

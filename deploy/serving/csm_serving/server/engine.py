@@ -12,7 +12,9 @@ takes no more streams, sends everybody elsewhere, and says so, to be started aga
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +37,8 @@ _IDLE_S = 0.01
 """Seconds between looks at streams that wait for text, for a slot, or for their player to catch up."""
 _BEAT_S = 1.0
 """Seconds between two signs of life of an engine that has nothing to do."""
+_READERS_NICE = 10
+"""How much nicer what reads requests is than the engine: streams that need no reading do not wait for a core."""
 _BROKEN = "the server is broken ({reason}); ask another one, or this one when it is back"
 
 log = logging.getLogger(__name__)
@@ -280,6 +284,7 @@ class Engine:
 
     def _read_on(self) -> None:
         """Reads requests that take time, beside the engine's own thread, until the engine is closed."""
+        _give_way()
         while True:
             with self._changed:
                 job = self._scheduler.take_unread()
@@ -369,3 +374,10 @@ class Engine:
         self._failures.worked()
         self._metrics.observe(names.STEP_SECONDS, seconds)
         self._metrics.observe(names.STEP_STREAMS, streams)
+
+
+def _give_way() -> None:
+    """Has this thread, and the threads of products that it starts, run after the engine's own (Linux: sched(7))."""
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _READERS_NICE)
