@@ -66,6 +66,7 @@ STARTERS: Final[Mapping[str, str]] = {
 OF_FIXTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "e2e/test_debug_run.py::story": ("triton", "mlflow", "judges", "processes", "kfp"),
     "e2e/test_training_pipeline.py::story": ("mlflow", "processes", "kfp", "cluster"),
+    "components/test_data_components.py::cluster": ("cluster",),
     "model/test_company.py::found": ("company",),
 }
 """Fixtures that start a program which starts the rest: their code does not name it."""

@@ -242,7 +242,13 @@ class Engine:
             stream.check_length(self._max_characters)
             stream.check_part(request.text, self._max_characters)
             if self._reader.is_quick(request):
-                stream.read(self._reader.read(request))
+                try:
+                    stream.read(self._reader.read(request))
+                except CsmError as error:
+                    if request.voice is None:
+                        raise
+                    stream.fail(error)  # who asks for a voice and may not have it is accounted for
+                    return
             else:
                 stream.keep()
             with self._changed:
