@@ -14,13 +14,13 @@ import argparse
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from docs_reference import PARTS, reference_pages
 from made_files import drifted, write
-from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "docs"
@@ -178,11 +178,16 @@ def staged(site: Site, folder: Path) -> None:
 
 
 def build(site: Site, out: Path, builder: str = "html") -> int:
-    """Builds a site under `out`; returns Sphinx's exit status, which is not 0 where there was a warning."""
+    """Builds a site under `out`; returns Sphinx's exit status, which is not 0 where there was a warning.
+
+    In a process of its own: autodoc writes annotations that it reads from sources into the classes that it documents,
+    and pydantic's base class, once it has them, makes no more models.
+    """
     staged(site, out / "pages")
     options = ["--builder", builder, "--fail-on-warning", "--nitpicky", "--keep-going", "--quiet"]
     options += ["--conf-dir", str(site.root / "docs"), "--doctree-dir", str(out / "doctrees")]
-    return build_main([*options, str(out / "pages"), str(out / "site")])
+    sphinx = [sys.executable, "-m", "sphinx", *options, str(out / "pages"), str(out / "site")]
+    return subprocess.run(sphinx, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:
