@@ -19,7 +19,7 @@ test: env  ## everything that proves the product on this machine, on two cores; 
 test-quick: env  ## what a change touches, and the rules of the house, in three minutes; ARGS="--list" says which
 	$(BIN)/python tools/affected.py $(ARGS)
 
-test-lane: env  ## the tests that take long or need more: LANE=images, cluster, kills or avx2; docs/testing.md
+test-lane: env  ## the tests that take long or need more: LANE=images, cluster, kills, company or avx2; docs/testing.md
 	$(BIN)/python tools/lanes.py $(LANE) -- $(ARGS)
 
 check: env  ## lint, format, types and the direction of imports

@@ -41,7 +41,7 @@ from csm_model.config import CONFIGS
 from csm_model.inference.decoding import FrameDecoder, Prompt
 from csm_model.inference.prompt import text_rows
 from csm_model.inference.sampling import Sampling
-from csm_model.kernels import pack
+from csm_model.kernels import use_kernels
 from csm_model.model import CsmModel, meta_model, with_tables
 from csm_model.quantize import rounded_state, with_rounded_weights
 
@@ -85,10 +85,10 @@ def with_weights(model: CsmModel, weights: str) -> CsmModel:
     made = meta_model(model.config)
     state = model.state_dict()
     if weights in ("int8", "int4"):
-        return pack(with_tables(with_rounded_weights(made, rounded_state(model, weights))))  # type: ignore[arg-type]
+        return use_kernels(with_tables(with_rounded_weights(made, rounded_state(model, weights))))  # type: ignore[arg-type]
     dtype = torch.bfloat16 if weights == "bf16" else torch.float32
     made.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
-    return pack(with_tables(made))
+    return use_kernels(with_tables(made))
 
 
 Side = Callable[[list[Prompt], Tensor, int], list[float]]
@@ -98,7 +98,7 @@ Side = Callable[[list[Prompt], Tensor, int], list[float]]
 def sides(arguments: argparse.Namespace) -> Iterator[tuple[str, Side]]:
     """What is compared."""
     if arguments.bundle:
-        model = load_bundle(arguments.bundle, codec_folder=arguments.codec, packed=False).model
+        model = load_bundle(arguments.bundle, codec_folder=arguments.codec, kernels=False).model
     else:
         model = random_model(CONFIGS[arguments.preset](), torch.bfloat16)
     hf = as_hf(model)

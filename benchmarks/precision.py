@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--codec", type=Path, default=demo / "codec")
     parser.add_argument("--frames", type=int, default=200)
     arguments = parser.parse_args()
-    bundle = load_bundle(arguments.bundle, codec_folder=arguments.codec, packed=False)
+    bundle = load_bundle(arguments.bundle, codec_folder=arguments.codec, kernels=False)
     sides = {"torch": bundle, "dynamic": dynamic(bundle)}
     for weights in get_args(Weights):
         sides[weights] = load_bundle(arguments.bundle, codec_folder=arguments.codec, weights=weights)

@@ -36,7 +36,7 @@ from oracle.hugging_face import Labelled, as_hf, documents_of, random_model
 from torch import nn
 
 from csm_model.config import CONFIGS
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals, TurnsInMemory
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals, TurnsInMemory
 from csm_model.training.loss import LossModule
 from csm_model.training.packing import Packing
 from csm_model.training.shards import TokenTurn
@@ -140,7 +140,9 @@ def packs_of(steps: int) -> list[list[Batch]]:
     """The packs of some steps."""
     config = CONFIGS["csm-30m"]()
     source = TurnsInMemory(conversations(60 * steps))
-    data = PackedTokens(source, config, packing=Packing(row_length=ROW_LENGTH), reading=Reading(depth_share=1 / 16))
+    data = PackedTokens(
+        source, config, packing=Packing(row_length=ROW_LENGTH), reading=DropoutSettings(depth_share=1 / 16)
+    )
     return [[data.batch([number]) for number in range(PACKS * step, PACKS * (step + 1))] for step in range(steps)]
 
 

@@ -24,9 +24,9 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 toc_object_entries = False  # a page's navigation lists modules; classes and functions would make it endless
 
-# Types of other libraries have no page here, nor have type variables. Any other name of this project that leads
-# nowhere is a warning, and so an error.
-nitpick_ignore_regex = [("py:.*", r"(?!csm_).*"), ("py:.*", r"csm_.*\.([A-Z]|Task|Result)")]
+# Types of other libraries have no page here, nor have type variables and checks of values (`Annotated`). Any other name
+# of this project that leads nowhere is a warning, and so an error.
+nitpick_ignore_regex = [("py:.*", r"(?!csm_).*"), ("py:.*", r"csm_.*\.([A-Z]|Task|Result|check_\w+)")]
 suppress_warnings = ["ref.python"]  # a type's short name in a signature that two modules have
 
 CODE = re.compile(r"(`+[^`]+`+)")

@@ -12,10 +12,14 @@ import pytest
 import starts
 
 CORES = len(os.sched_getaffinity(0))
+OF_A_LANE = ("CSM_CPU_ISA",)
+"""What a lane sets for all its tests (`tools/lanes.py`)."""
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
+if WORKERS > 1:  # the process that started them has all cores, and has set this already
+    os.environ["OMP_NUM_THREADS"] = str(max(1, min(CORES, 2) // WORKERS))
 for name, value in {
-    "OMP_NUM_THREADS": str(max(1, min(CORES, 2) // WORKERS)),
+    "OMP_NUM_THREADS": str(min(CORES, 2)),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -49,5 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own settings of the program must not reach a test."""
     for name in list(os.environ):
-        if name.startswith(("CSM_", "MLFLOW_TRACKING_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_")):
+        if (
+            name.startswith(("CSM_", "MLFLOW_TRACKING_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_"))
+            and name not in OF_A_LANE
+        ):
             monkeypatch.delenv(name)

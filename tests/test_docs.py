@@ -17,12 +17,10 @@ MADE = {"docs/settings.md", "docs/steps.md"} | {
 """Pages made of other files, whose long lines are those files' own sentences."""
 LONGEST = 120
 every_page = pytest.mark.parametrize("page", PAGES)
-others_warn = pytest.mark.filterwarnings("ignore")  # napoleon's use of Sphinx is deprecated by Sphinx
 SHOWN = ("csm_serving.client", "csm_serving.wire", "csm_serving.settings", "csm_model.errors")
 """Packages whose docstrings are built here: the client's. `make docs` builds all of them as strictly."""
 
 
-@others_warn
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert docs.build(docs.Site(ROOT, packages=SHOWN), tmp_path) == 0
     home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
@@ -34,7 +32,6 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "csm voice add" in commands
 
 
-@others_warn
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import lanes
 import pytest
 import starts
 import test_costs
+import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -26,14 +28,18 @@ class Rule:
     """A line of `moved.txt`."""
 
     old: str
-    new: tuple[str, ...]
+    new: tuple[str, ...] = ()
     """None: any parameter of the same test."""
+    gone: str = ""
+    """Why it is no more."""
 
     def becomes(self, test: str) -> tuple[re.Pattern[str], ...] | None:
         """Patterns of what a test became; None where the rule is not about it."""
         found = re.fullmatch(_pattern(self.old, groups=True), test)
         if found is None:
             return None
+        if self.gone:
+            return ()
         if not self.new:
             return (re.compile(rf"{re.escape(test.partition('[')[0])}(\[.*)?"),)
         first = found[1] if found.groups() else ""
@@ -48,9 +54,13 @@ def rules() -> Iterator[Rule]:
     for line in MOVED.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
+        before, dashes, why = line.partition(" -- ")
         old, arrow, new = line.partition(" => ")
-        assert arrow or line.endswith(" ~"), f"{MOVED.name}: {line!r} is no rule"
-        yield Rule(old=old.removesuffix(" ~"), new=tuple(new.split(" , ")) if arrow else ())
+        assert (dashes and why) or arrow or line.endswith(" ~"), f"{MOVED.name}: {line!r} is no rule"
+        if dashes:
+            yield Rule(old=before, gone=why)
+        else:
+            yield Rule(old=old.removesuffix(" ~"), new=tuple(new.split(" , ")) if arrow else ())
 
 
 def lost(before: list[str], now: set[str], moved: list[Rule]) -> list[str]:
@@ -83,8 +93,12 @@ def test_no_test_was_lost(collected: Mapping[str, set[str]]) -> None:
 
 
 def test_a_lost_test_is_noticed() -> None:
-    moved = [Rule(old="a.py::test_x[*]", new=("b.py::test_x[{}]",)), Rule(old="a.py::test_all[*]", new=())]
-    before = ["a.py::test_x[1]", "a.py::test_x[2]", "a.py::test_all[old]", "a.py::test_gone"]
+    moved = [
+        Rule(old="a.py::test_x[*]", new=("b.py::test_x[{}]",)),
+        Rule(old="a.py::test_all[*]"),
+        Rule(old="a.py::test_feature", gone="the feature is no more"),
+    ]
+    before = ["a.py::test_x[1]", "a.py::test_x[2]", "a.py::test_all[old]", "a.py::test_gone", "a.py::test_feature"]
     now = {"b.py::test_x[1]", "a.py::test_all[new]"}
     assert lost(before, now, moved) == ["a.py::test_x[2]", "a.py::test_gone"]
 
@@ -194,3 +208,9 @@ def test_a_quick_run_takes_the_nearest_that_fit_and_names_the_others() -> None:
     taken, left = affected.within(tests, {"own.py": 1.0, "a.py": 100.0, "b.py": 50.0})
     assert [each.file for each in taken] == ["tests/own.py", "tests/a.py"]
     assert [each.file for each in left] == ["tests/b.py"]
+
+
+def test_tests_side_by_side_share_the_cores() -> None:
+    """Threads that wait for each other on cores that other tests use made products ten times slower."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    assert torch.get_num_threads() <= max(1, len(os.sched_getaffinity(0)) // workers)

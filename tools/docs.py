@@ -14,13 +14,13 @@ import argparse
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from docs_reference import PARTS, reference_pages
 from made_files import drifted, write
-from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "docs"
@@ -31,7 +31,7 @@ WRITTEN = ("README.md", "docs/**/*.md", "charts/*/*.md", "benchmarks/README.md",
 LINK = re.compile(r"(?P<before>!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 ELSEWHERE = re.compile(r"\w+:|reference/")
 """Targets that are left as they are: of other hosts, and pages that only the site has."""
-LISTED = re.compile(r"^- \[[^\]]+\]\((?P<target>[^)\s#]+)\)", re.MULTILINE)
+LISTED = re.compile(r"^- \[([^\]]+)\]\(([^)\s#]+)\.md\)", re.MULTILINE)
 ON_SITE = re.compile(r"<!-- site: (.*?) -->", re.DOTALL)
 """Lines of the home page that point to pages which only the site has."""
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -140,7 +140,7 @@ class Site:
         trees = []
         for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
             caption = section.splitlines()[0]
-            entries = "\n".join(dict.fromkeys(LISTED.findall(section)))
+            entries = "\n".join(f"{title} <{target}>" for title, target in LISTED.findall(section))
             if entries:
                 trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{entries}\n```\n")
         return text + "\n" + "\n".join(trees)
@@ -178,11 +178,16 @@ def staged(site: Site, folder: Path) -> None:
 
 
 def build(site: Site, out: Path, builder: str = "html") -> int:
-    """Builds a site under `out`; returns Sphinx's exit status, which is not 0 where there was a warning."""
+    """Builds a site under `out`; returns Sphinx's exit status, which is not 0 where there was a warning.
+
+    In a process of its own: autodoc writes annotations that it reads from sources into the classes that it documents,
+    and pydantic's base class, once it has them, makes no more models.
+    """
     staged(site, out / "pages")
     options = ["--builder", builder, "--fail-on-warning", "--nitpicky", "--keep-going", "--quiet"]
     options += ["--conf-dir", str(site.root / "docs"), "--doctree-dir", str(out / "doctrees")]
-    return build_main([*options, str(out / "pages"), str(out / "site")])
+    sphinx = [sys.executable, "-m", "sphinx", *options, str(out / "pages"), str(out / "site")]
+    return subprocess.run(sphinx, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:

@@ -21,6 +21,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / ".test-results"
 NO_TESTS: Final = 5
 """pytest's exit code where it found nothing to run."""
+INTERRUPTED: Final = 130
+"""The exit code where somebody stops the run: no lane follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Lane:
     """A flag of the processor without which the lane says nothing new."""
 
 
-APART: Final = ("containers", "cluster", "kills")
+APART: Final = ("containers", "cluster", "kills", "company")
 """Marks of what takes long or needs root: it has lanes of its own."""
 AVX2: Final = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -53,7 +55,7 @@ LANES: Final[Mapping[str, Lane]] = {
     "main": Lane(
         what="everything that proves the product on this machine",
         marks=" and ".join(f"not {mark}" for mark in APART),
-        minutes=40,
+        minutes=60,
         workers=2,
     ),
     "cluster": Lane(
@@ -63,6 +65,11 @@ LANES: Final[Mapping[str, Lane]] = {
         workers=2,
     ),
     "kills": Lane(what="trainings that are killed again and again", marks="kills", minutes=8),
+    "company": Lane(
+        what="each number of streams from 1 to 64, by either set of instructions",
+        marks="company",
+        minutes=10,
+    ),
     "avx2": Lane(
         what="what is promised to the bit, as a processor without AVX-512 computes it",
         marks="bits and not kills",
@@ -141,8 +148,9 @@ def run(name: str, more: Sequence[str] = ()) -> tuple[int, Counted]:
             print(f"error: the lane {name} took more than {lane.minutes} minutes and was stopped", file=sys.stderr)
             status = stopped(pytest)
         except KeyboardInterrupt:
+            print(f"error: the lane {name} was stopped from outside", file=sys.stderr)
             stopped(pytest)
-            raise
+            status = INTERRUPTED
     counted = count(result)
     if status == NO_TESTS:
         print(f"error: the lane {name} has no tests (pytest's exit code {NO_TESTS}); look at ARGS", file=sys.stderr)
@@ -169,13 +177,16 @@ def run_all(names: Iterable[str], more: Sequence[str] = ()) -> int:
         print(f"== {name}: {counted.line()}", flush=True)
         total.add(counted)
         status = status or code
+        if code == INTERRUPTED:
+            break
     print(total.line(), flush=True)
     return status
 
 
 def main() -> int:
     """Runs from the command line."""
-    given, _, more = _split(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that servers end with the tests
+    given, more = _split(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lanes", nargs="*", choices=[[], *LANES], metavar="LANE", help=", ".join(LANES))
     parser.add_argument("--all", action="store_true", help="every lane in turn")
@@ -190,12 +201,10 @@ def main() -> int:
     return run_all(names, more)
 
 
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """What comes before and after `--`."""
-    if "--" not in arguments:
-        return arguments, "", ()
-    place = arguments.index("--")
-    return arguments[:place], "--", arguments[place + 1 :]
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 if __name__ == "__main__":

@@ -44,8 +44,13 @@ def python_licenses(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def python_components() -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """The installed distributions, and which of them ask for which, by package URL."""
-    found = {canonical(dist.metadata["Name"]): dist for dist in importlib.metadata.distributions()}
+    """The installed distributions, and which of them ask for which, by package URL.
+
+    Of two with one name it is the first on Python's path, which is the one that an import finds.
+    """
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for dist in importlib.metadata.distributions():
+        found.setdefault(canonical(dist.metadata["Name"]), dist)
     purls = {name: f"pkg:pypi/{name}@{quote(dist.version)}" for name, dist in found.items()}
     components, asks = [], {}
     for name, dist in sorted(found.items()):

@@ -236,6 +236,65 @@ def odd_text(ground: Ground, rng: Rng) -> Attack:
     return Attack(kind="odd text", messages=[message], may=INVALID | {"spoken"})
 
 
+_DIGITS: Final = "1234567890" * 9
+_POISON: Final = (
+    "1" * 37,
+    "1," * 40,
+    _DIGITS,
+    f"-{_DIGITS}.{_DIGITS}",
+    f"${_DIGITS}",
+    f"1.{'0' * 300}1",
+    "1e400",
+    f"{_DIGITS}th",
+    "9" * 400,
+    "1/0",
+    "0" * 60,
+    f"10:{_DIGITS}",
+    f"{_DIGITS}%",
+    "Call 777777777, 888888888, 999999999, 777777777.",
+    "1-2-3-" * 60,
+    "\u4f60\u597d\u4e16\u754c\u3002",
+    "\u0645\u0631\u062d\u0628\u0627.",
+    "\u05e9\u05dc\u05d5\u05dd.",
+    "\u041f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440.",
+    "[word](/x/)",
+    "[1](/1/)",
+    "![img](/a.png) here",
+    "<break time='500ms'/>Hi",
+    "[](/h\u02c8\u025bl/)",
+    "[a](/" + "x" * 500 + "/)",
+    "cafe\u0301 nai\u0308ve",
+    "Hel\u00adlo \u200bthere \ufeff",
+    "\u2212\u0665 \u216b \u00bd \u2075",
+    "\u0600" * 50,
+    "\u202e\u0301" * 60,
+    "a" * 600,
+    "A" * 300,
+    "x." * 300,
+    "www." * 100,
+    "Dr. Mr. " * 60,
+    "MMMMCMXCIX" * 20,
+    "#" * 500,
+    "!?" * 200,
+    "\ud7ff\uffff",
+    "\U0001f600" * 100 + " a",
+    "(((" * 150 + "a",
+    "\t\n\r\x0b\x0c a",
+    "100,000,000,000,000,000,000,000,000,000,000,000,000,000",
+)
+"""What a reader of text has broken on, somewhere: numbers without end, other scripts, markup, signs without letters."""
+
+
+def poisoned_text(ground: Ground, rng: Rng) -> Attack:
+    """Text that its reader may break on: at once, or in a later sentence, when others are stepped with it."""
+    poison = _some(rng, _POISON)
+    before = "Hello there, my friend. This is a rather long text that will be cut into sentences, you see. "
+    text = f"{before if rng.random() < 0.6 else ''}{poison} {before if rng.random() < 0.3 else ''}"[:1_000]
+    message = ground.message(max_frames=150)
+    _put(message, "TEXT", "BYTES", [1], _bytes(text.encode()))
+    return Attack(kind="poisoned text", messages=[message], may=INVALID | {"spoken"})
+
+
 def wrong_voice(ground: Ground, rng: Rng) -> Attack:
     message = ground.message()
     voice = _some(
@@ -406,6 +465,7 @@ ATTACKS: Final[tuple[tuple[Callable[[Ground, Rng], Attack], float], ...]] = (
     (wrong_values, 10),
     (wrong_text, 10),
     (odd_text, 4),
+    (poisoned_text, 8),
     (wrong_voice, 6),
     (wrong_context, 8),
     (wrong_sound, 6),

@@ -7,6 +7,8 @@ the same to the last code. From time to time the attackers pause until no stream
 from __future__ import annotations
 
 import asyncio
+import http
+import http.client
 import threading
 import time
 from collections import Counter
@@ -19,16 +21,17 @@ import grpc.aio
 import numpy as np
 
 from csm_model.errors import CsmError
+from csm_model.frames import SAMPLE_RATE
 from csm_serving.client import SpeechClient
 from csm_serving.client.retry import NEVER
 from csm_serving.launcher.triton import LocalTriton
-from csm_serving.wire.protocol import SpeechRequest
+from csm_serving.wire.protocol import SpeechRequest, Turn
 
 from . import attacks
 from .attacks import Ground, Rng
 from .listeners import STORY, TEXTS, Taken
 from .proxy import wire_to
-from .raw import Answered, ask, channel_to, leave_after
+from .raw import Answered, ask, channel_to, leave_after, take_control
 from .server import counted, memory_mb, processes
 from .table import Row, percentile, told
 
@@ -266,9 +269,14 @@ async def _attack(
     elif behaviour < 0.98:
         async with alone:
             await _stop_reading(triton, ground, seen, rng)
-    elif behaviour < 0.99:
+    elif behaviour < 0.988:
         async with alone:
             await _vanish(triton, ground, seen, rng)
+    elif behaviour < 0.992:
+        async with alone:
+            await _leave_sound(channel, ground, seen, rng)
+    elif behaviour < 0.994:
+        await _control(triton, channel, seen, rng)
     else:
         await _rubbish(triton, seen, rng)
 
@@ -286,6 +294,39 @@ async def _leave(triton: LocalTriton, channel: grpc.aio.Channel, ground: Ground,
     wait_s = float(rng.choice([0.0, 0.0, 0.01, 0.05]))
     answered = await leave_after(channel, _long(ground, rng), chunks=chunks, wait_s=wait_s)
     seen.note("cancelled", answered, _LEFT)
+
+
+async def _leave_sound(channel: grpc.aio.Channel, ground: Ground, seen: _Seen, rng: Rng) -> None:
+    """A caller who brings sound for minutes to be encoded, and leaves."""
+    seconds = float(rng.choice([10, 60, 150, 320]))
+    turns = int(rng.integers(1, 5))
+    sound = rng.uniform(-0.3, 0.3, round(seconds / turns * SAMPLE_RATE)).astype(np.float32)
+    context = tuple(Turn(speaker=ground.speakers[1], text="Hello.", audio=sound) for _ in range(turns))
+    message = ground.message(context=context, text="Good morning.")
+    seen.note("leaves its sound", await leave_after(channel, message, chunks=0, wait_s=0.25), _LEFT)
+
+
+async def _control(triton: LocalTriton, channel: grpc.aio.Channel, seen: _Seen, rng: Rng) -> None:
+    """A stranger who takes the model away, or brings one of his own."""
+    if rng.random() < 0.7:
+        outcome, line = await take_control(channel, int(rng.integers(4)))
+    else:
+        path = str(rng.choice(["/v2/repository/models/csm/unload", "/v2/repository/index", "/v2/models/csm/infer"]))
+        outcome, line = await asyncio.to_thread(_posted, triton, path)
+    seen.note("control", Answered(outcome=outcome, line=line), frozenset({"refused"}))
+
+
+def _posted(triton: LocalTriton, path: str) -> tuple[str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", triton.ports["http"], timeout=10)
+    try:
+        connection.request("POST", path, body="{}")
+        answer = connection.getresponse()
+        return (
+            "obeyed" if answer.status == http.HTTPStatus.OK else "refused",
+            f"{answer.status} {answer.read()[:200]!r}",
+        )
+    finally:
+        connection.close()
 
 
 async def _storm(triton: LocalTriton, ground: Ground, seen: _Seen, rng: Rng) -> None:

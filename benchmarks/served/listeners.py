@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from csm_model.errors import CsmError, InputError
+from csm_serving.client.access import Access
 from csm_serving.client.aio import AsyncSpeechClient
 from csm_serving.client.load import Listened
 from csm_serving.client.retry import NEVER
@@ -104,9 +105,9 @@ async def greet(client: AsyncSpeechClient) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[AsyncSpeechClient]:
+async def connected(url: str, access: Access | None = None) -> AsyncIterator[AsyncSpeechClient]:
     """A client with connections of its own that asks but once and decodes no sound."""
-    async with AsyncSpeechClient(url, retry=NEVER, raw=True) as client:
+    async with AsyncSpeechClient(url, retry=NEVER, raw=True, **(access or Access()).arguments) as client:
         yield client
 
 
@@ -120,6 +121,7 @@ async def closed_loop(
     stagger_s: float = 0.3,
     seed: int = 0,
     into: list[Taken] | None = None,
+    access: Access | None = None,
 ) -> list[Taken]:
     """Clients with a connection each that ask for stream after stream, `stagger_s` apart at first.
 
@@ -132,7 +134,7 @@ async def closed_loop(
 
     async def one(client_number: int) -> None:
         await asyncio.sleep(client_number * stagger_s)
-        async with connected(url) as client:
+        async with connected(url, access) as client:
             await greet(client)
             for number in numbers:
                 request = replace(requests[number % len(requests)], seed=number)

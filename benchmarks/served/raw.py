@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from csm_serving.client import calls
 from csm_serving.wire import messages
@@ -104,3 +104,23 @@ async def leave_after(
     finally:
         call.cancel()
     return Answered(outcome="left", chunks=came)
+
+
+async def take_control(channel: grpc.aio.Channel, choice: int) -> tuple[str, str]:
+    """Asks for one of the calls that no stranger may make; `refused` or `obeyed`, and what was said."""
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    load = service_pb2.RepositoryModelLoadRequest(model_name="probe")
+    load.parameters["config"].string_param = '{"backend": "python"}'
+    load.parameters["file:1/model.py"].bytes_param = b"class TritonPythonModel: pass\n"
+    region = service_pb2.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=8)
+    call, request = (
+        (stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest(model_name="csm")),
+        (stub.RepositoryModelLoad, load),
+        (stub.SystemSharedMemoryRegister, region),
+        (stub.LogSettings, service_pb2.LogSettingsRequest()),
+    )[choice]
+    try:
+        await call(request, timeout=10)
+    except grpc.RpcError as error:
+        return "refused", str(error.details())
+    return "obeyed", type(request).__name__

@@ -15,11 +15,11 @@ from csm_model.errors import InputError
 if TYPE_CHECKING:
     from csm_components.tracking import Tracker
 
-Settings = TypeVar("Settings", bound=StepSettings)
+S = TypeVar("S", bound=StepSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class StepJob:
     """One time that a step is to be done."""
 
     spec: StepSpec
@@ -40,7 +40,7 @@ class Job:
     status: Mapping[str, Any] = field(default_factory=dict)
     """How the run ended, for what closes it."""
 
-    def of(self, settings: type[Settings]) -> Settings:
+    def of(self, settings: type[S]) -> S:
         """The settings of a class."""
         found = self.settings.get(settings)
         assert isinstance(found, settings), f"{self.spec.name} has no {settings.__name__} in its table"
@@ -76,7 +76,7 @@ class Job:
 
     def tracker(self) -> Tracker | None:
         """Where the step records; None where there is nowhere."""
-        from csm_components.steps import tracker_of
+        from csm_components.tracking import tracker_of
 
         return tracker_of(str(self.work or ""), self.run)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.artefacts import Artefact
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.made import Record
 from csm_components.spec import StepSettings, StepSpec
 from csm_model.errors import InputError
@@ -30,7 +30,7 @@ def path_of(uri: str) -> Path:
     return Path(uri)
 
 
-class Task:
+class KubeflowTask:
     """One task, from its executor input."""
 
     def __init__(self, executor_input: Mapping[str, Any]) -> None:
@@ -38,14 +38,14 @@ class Task:
         self.parameters: Mapping[str, Any] = inputs.get("parameterValues", {})
         self._artefacts: Mapping[str, Any] = inputs.get("artifacts", {})
 
-    def job(self, spec: StepSpec, scratch: Path) -> Job:
+    def job(self, spec: StepSpec, scratch: Path) -> StepJob:
         """What the step is to do; raises `InputError` for a parameter that breaks its rule."""
         values = self.parameters
         settings: dict[type[StepSettings], StepSettings] = {}
         for owner in spec.settings:
             mine = [knob for knob in spec.knobs if knob.owner is owner and knob.parameter in values]
             settings[owner] = owner(**{knob.name: knob.from_parameter(values[knob.parameter]) for knob in mine})
-        return Job(
+        return StepJob(
             spec=spec,
             scratch=scratch,
             settings=settings,
@@ -76,8 +76,17 @@ class Task:
             artefacts[output.name] = {"artifacts": [told]}
         write_json(
             Path(self._outputs["outputFile"]),
-            {"parameterValues": {name: record.result[name] for name in spec.values}, "artifacts": artefacts},
+            {
+                "parameterValues": {parameter_of(name): record.result[name] for name in spec.values},
+                "artifacts": artefacts,
+            },
         )
+
+
+def parameter_of(value: str) -> str:
+    """The output parameter that carries a value; what a loop runs over has the one name that Kubeflow's local runner
+    looks for."""
+    return "Output" if value == "shards" else value
 
 
 def _path(artefact: Mapping[str, Any]) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 from csm_components import kubeflow
 from csm_components.artefacts import Artefact
 from csm_components.events import describe, emit, open_channel
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.lifeline import follow
 from csm_components.spec import Knob, StepSettings, StepSpec
 from csm_components.steps import perform
@@ -66,12 +66,12 @@ def _run(asked: argparse.Namespace) -> None:
     spec = task(asked.step)
     with tempfile.TemporaryDirectory(prefix=f"csm-{spec.name}-") as scratch:
         if asked.kubeflow:
-            given = kubeflow.Task(json.loads(asked.kubeflow))
+            given = kubeflow.KubeflowTask(json.loads(asked.kubeflow))
             emit("started", step=spec.step)
             record = perform(given.job(spec, Path(scratch)))
             given.leave(spec, record)
         else:
-            job = Job(
+            job = StepJob(
                 spec=spec,
                 scratch=Path(scratch),
                 settings=settings_of(spec, json.loads(asked.settings)),

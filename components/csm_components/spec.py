@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from csm_model.errors import InputError
-
-if TYPE_CHECKING:
-    from csm_components.job import Job
 
 Image = Literal["data", "train"]
 """The images that steps run in."""
@@ -187,8 +184,8 @@ class StepSpec:
     """Of the program and of the task."""
     description: str
     """One line."""
-    work: Callable[[Job], Any]
-    """Does it, and returns a frozen dataclass with a field `reused`."""
+    work: Callable[[Any], Any]
+    """Does it, given a `csm_components.job.StepJob`; returns a frozen dataclass with a field `reused`."""
     settings: tuple[type[StepSettings], ...] = ()
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csm_components.artefacts import Artefact
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.lifeline import sole_user
 from csm_components.made import Record, enter, entered, note, noted
 from csm_components.metrics import push_failure, push_success
@@ -29,7 +29,7 @@ from csm_components.tree_list import tree_of
 from csm_model.files import digest_of
 
 if TYPE_CHECKING:
-    from csm_components.tracking import RunLog, Tracker
+    from csm_components.tracking import RunLog
 
 _ORPHAN_SECONDS = 60.0
 
@@ -39,24 +39,7 @@ def note_path(work: Path, step: str) -> Path:
     return work / "steps" / f"{step}.json"
 
 
-def tracker_of(work: str, run: str = "") -> Tracker | None:
-    """Where a step records: with the run's folder, or at the server of a cluster; None where there is neither.
-
-    Args:
-        work: the run's folder; may be empty.
-        run: name of the pipeline run on a cluster.
-    """
-    from csm_components.tracking import Tracker
-
-    settings = load_settings()
-    if work:
-        return Tracker(folder=Path(work))
-    if settings.mlflow_tracking_uri and (run or settings.mlflow_run_id):
-        return Tracker(run=run)
-    return None
-
-
-def perform(job: Job) -> Record:
+def perform(job: StepJob) -> Record:
     """Does a step, whatever it takes around its work; the record of it, with the addresses of what it made."""
     spec = job.spec
     if spec.role == "exit":
@@ -70,7 +53,7 @@ def perform(job: Job) -> Record:
     return record
 
 
-def _in_folder(job: Job, folder: Path) -> Record:
+def _in_folder(job: StepJob, folder: Path) -> Record:
     """Does a step of the run in `folder`, which has the folder for itself."""
     with sole_user(folder, name=".step.lock", wait_seconds=_ORPHAN_SECONDS):
         began = time.time()
@@ -90,7 +73,7 @@ def _in_folder(job: Job, folder: Path) -> Record:
     return record
 
 
-def _on_cluster(job: Job) -> Record:
+def _on_cluster(job: StepJob) -> Record:
     """Does a step in a pod of its own, if nobody has done it; its MLflow run is open while it works."""
     settings = load_settings()
     storage = open_storage() if settings.storage else None
@@ -120,7 +103,7 @@ def _on_cluster(job: Job) -> Record:
     return record
 
 
-def _worked(job: Job, key: str, storage: Storage | None, url: str) -> Record:
+def _worked(job: StepJob, key: str, storage: Storage | None, url: str) -> Record:
     """Does the work, and stores what it made."""
     began = time.time()
     values = asdict(job.spec.work(job))
@@ -135,7 +118,7 @@ def _worked(job: Job, key: str, storage: Storage | None, url: str) -> Record:
     )
 
 
-def content_key(job: Job) -> str:
+def content_key(job: StepJob) -> str:
     """Digest of all that a step's result is made of: settings, content of what it reads, program; empty where the
     content of an input is not known.
     """
@@ -156,7 +139,7 @@ def content_key(job: Job) -> str:
     )
 
 
-def store(job: Job, values: Mapping[str, Any], storage: Storage, url: str) -> dict[str, Artefact]:
+def store(job: StepJob, values: Mapping[str, Any], storage: Storage, url: str) -> dict[str, Artefact]:
     """Puts what a step has made into the storage; what is there already by its digest is not sent again."""
     made = {}
     for output in job.spec.outputs:
@@ -180,7 +163,7 @@ def _there(record: Record) -> bool:
     return all(storage.has_tree(key) for storage, key in trees)
 
 
-def _record(log: RunLog, job: Job, values: Mapping[str, Any], seconds: float, *, name: str, source: str) -> None:
+def _record(log: RunLog, job: StepJob, values: Mapping[str, Any], seconds: float, *, name: str, source: str) -> None:
     settings = {knob.dotted: getattr(job.of(knob.owner), knob.name) for knob in job.spec.knobs}
     log.params({**settings, **{key: value for key, value in values.items() if isinstance(value, str)}})
     log.metrics({**values, "step_seconds": seconds})

@@ -332,6 +332,21 @@ class Tracker:
         return MissingDependencyError(f"MLflow at {self.uri}: {reason}; check MLFLOW_TRACKING_URI")
 
 
+def tracker_of(work: str, run: str = "") -> Tracker | None:
+    """Where a step records: with the run's folder, or at the server of a cluster; None where there is neither.
+
+    Args:
+        work: the run's folder; may be empty.
+        run: name of the pipeline run on a cluster.
+    """
+    settings = load_settings()
+    if work:
+        return Tracker(folder=Path(work))
+    if settings.mlflow_tracking_uri and (run or settings.mlflow_run_id):
+        return Tracker(run=run)
+    return None
+
+
 @contextmanager
 def machine_metrics() -> Iterator[None]:
     """Records the use of this machine in the run that the environment names; does nothing where it names none.

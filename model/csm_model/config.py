@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from csm_model.errors import InputError
+from csm_model.errors import ArtifactError, InputError, quoted, shown
 
 RESERVED_CODES = 3
 """Audio ids of a codebook beyond its codes, as in CSM (2051 = 2048 + 3)."""
 LLAMA_VOCABULARY = 128_256
 """Ids of the Llama-3 tokenizer."""
+
+BOUNDS: dict[str, tuple[int, int] | tuple[float, float]] = {
+    "factor": (1.0, 1e6),
+    "low": (1e-9, 1e9),
+    "high": (1e-9, 1e9),
+    "original_rows": (1, 2**24),
+    "layers": (1, 256),
+    "dim": (2, 2**16),
+    "heads": (1, 2**10),
+    "kv_heads": (1, 2**10),
+    "ffn_dim": (1, 2**20),
+    "rope_base": (2.0, 1e12),
+    "norm_eps": (1e-12, 0.1),
+    "dropout": (0.0, 0.99),
+    "text_vocab_size": (1, 2**24),
+    "num_codebooks": (2, 2**8),
+    "codebook_size": (1, 2**20),
+    "max_rows": (1, 2**17),
+    "text_prefix": (0, 2**10),
+}
+"""Least and greatest of each size, far beyond every model that there is; whole numbers where the two are."""
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +50,11 @@ class RopeScaling:
     """Waves an original context holds of the slowest frequency that stays as it is."""
     original_rows: int = 8192
     """Longest sequence that the unscaled frequencies were meant for."""
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+        if not self.low < self.high:
+            raise InputError(f"low {self.low:g} must be less than high {self.high:g}: frequencies between are blended")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +81,7 @@ class TransformerConfig:
     """On the outputs of attention and SwiGLU, in training only."""
 
     def __post_init__(self) -> None:
+        _check_bounds(self)
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise InputError(
                 f"dim {self.dim} over heads {self.heads}: the width of a head must be a whole, even number"
@@ -82,6 +111,11 @@ class ModelConfig:
     text_prefix: int = 2
     """Leading ids of a turn's text that say who speaks and nothing of the words: begin and speaker."""
 
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+        if self.end not in ("reserved", "zeros"):
+            raise InputError(f"end {quoted(self.end)}: must be reserved or zeros")
+
     @property
     def audio_vocab_size(self) -> int:
         """Audio ids of one codebook: its codes and the reserved ones."""
@@ -93,14 +127,52 @@ class ModelConfig:
         return self.codebook_size if self.end == "reserved" else 0
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> ModelConfig:
-        """What `dataclasses.asdict` gave, read again."""
-        stored = dict(stored)
-        for part in ("backbone", "depth"):
-            values = dict(stored[part])
-            scaling = values.pop("rope_scaling", None)
-            stored[part] = TransformerConfig(**values, rope_scaling=RopeScaling(**scaling) if scaling else None)
-        return cls(**stored)
+    def from_json(cls, stored: Any, *, where: str = "config.json") -> ModelConfig:
+        """What `dataclasses.asdict` gave, read again.
+
+        Raises:
+            ArtifactError: a size is missing, unknown, of another type or beyond its bounds; it names the field.
+        """
+        parts = {}
+        for name in ("backbone", "depth"):
+            part = stored.get(name) if isinstance(stored, dict) else None
+            if isinstance(part, dict) and part.get("rope_scaling") is not None:
+                label = f"{where}: rope_scaling of {name}"
+                part = {**part, "rope_scaling": built(RopeScaling, part["rope_scaling"] or None, label)}
+            if isinstance(stored, dict) and name in stored:
+                parts[name] = built(TransformerConfig, part, f"{where}: {name}")
+        return built(cls, {**stored, **parts} if isinstance(stored, dict) else stored, where)
+
+
+def check_size(name: str, value: object, *, field: str | None = None) -> None:
+    """Raises `InputError` unless `value`, called `name`, is a number within the bounds of `field`."""
+    least, most = BOUNDS[field or name]
+    whole = isinstance(least, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not least <= value <= most:
+        raise InputError(f"{name} is {quoted(value)}; it must be a {'whole ' * whole}number from {least:,} to {most:,}")
+
+
+def built(kind: type[S], values: Any, where: str) -> S:
+    """A dataclass of JSON's values; `ArtifactError`, which begins with `where`, for one that is missing or wrong."""
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{where} is {quoted(values)}; it must be an object of sizes; write the checkpoint again")
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in known]:
+        raise ArtifactError(f"{where}: {shown(unknown[0])} is no size of a model; there are {', '.join(known)}")
+    for name, field in known.items():
+        if name not in values and field.default is MISSING:
+            raise ArtifactError(f"{where}: has no {name}; write the checkpoint again")
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise ArtifactError(f"{where}: {error}") from None
+
+
+def _check_bounds(sizes: Any) -> None:
+    """Every size that has bounds is within them."""
+    for field in fields(sizes):
+        if field.name in BOUNDS:
+            check_size(field.name, getattr(sizes, field.name))
 
 
 def debug_config(*, text_vocab_size: int, num_codebooks: int, codebook_size: int) -> ModelConfig:

@@ -12,6 +12,8 @@ CsmError
 
 from __future__ import annotations
 
+import reprlib
+
 
 class CsmError(Exception):
     """Base of all; its message names the value, the rule and the cure, in one line."""
@@ -43,3 +45,38 @@ class CheckpointError(ArtifactError):
 
 class MissingDependencyError(CsmError):
     """Something outside this program is missing: a package, a server, a port, a shared library."""
+
+
+LONGEST = 160
+"""Characters of a stranger's words that an error repeats."""
+
+
+def shown(text: object) -> str:
+    """A stranger's text, or the first line of an exception, in at most `LONGEST` printable characters of one line."""
+    words = str(text)
+    if isinstance(text, BaseException):
+        words = next((line.strip() for line in words.splitlines() if line.strip()), type(text).__name__)
+    words = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words[: LONGEST + 1])
+    return words if len(words) <= LONGEST else words[: LONGEST - 1] + "…"
+
+
+def quoted(value: object) -> str:
+    """A stranger's value as Python writes it, as short and printable as `shown`."""
+    return shown(_REPR.repr(value))
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; nothing where it cannot even say that."""
+    try:
+        return legible(str(error))
+    except Exception:
+        return ""
+
+
+def legible(text: str) -> str:
+    """A text that may name files, whose names may be no UTF-8 or were not taken for it, as it can be written."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

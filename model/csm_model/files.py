@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, InputError, shown
+
+_BLOCK = 16 * 2**20
 
 
 @contextmanager
@@ -46,9 +49,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` in one step: readers see the old file or the new one."""
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes `data` to `path` in one step: readers see the old file or the new one; `private`: this user alone may."""
     with atomic_path(path) as partial:
+        if private:
+            partial.unlink(missing_ok=True)
+            partial.touch(0o600, exist_ok=False)
         partial.write_bytes(data)
 
 
@@ -58,25 +64,72 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, in one step."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # of a file's name that is no UTF-8
+        data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    write_bytes(path, data, private=private)
+
+
+def written_path(path: Path) -> str:
+    """A path as it stands in JSON: its bytes as UTF-8, whatever this process's locale makes of them."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def path_written(text: str) -> Path:
+    """What `written_path` wrote, as this process takes it."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; raises `InputError` where there is no file and `ArtifactError` where it is damaged."""
+    """Reads JSON; raises `InputError` where there is no file and `ArtifactError` where it is damaged or is no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path or run the step that writes it") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error}); run the step that writes it again") from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not valid JSON ({shown(error)}); run the step that writes it again") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); see to it, or write it again") from None
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written; None where there is none."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def private_copy(path: Path) -> Iterator[tuple[Path, str]]:
+    """A copy of a file in memory that no other process can change, by a path; and its digest, of the very same bytes.
+
+    What is mapped from that path stays as it is, whatever becomes of the file, and goes with the last map of it. A map
+    of the file itself would follow the file: others may write into it, or cut it short, which kills who reads on. The
+    copy takes as much memory as the file is long, once, and none of it is a page of the disk's cache.
+    """
+    copy = os.memfd_create(path.name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        total = hashlib.sha256()
+        with path.open("rb") as file, os.fdopen(copy, "wb", closefd=False) as memory:
+            while block := file.read(_BLOCK):
+                total.update(block)
+                memory.write(block)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield Path(f"/proc/self/fd/{copy}"), total.hexdigest()
+    finally:
+        os.close(copy)
 
 
 def digest_of(value: Any) -> str:

@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csm_model.model import CsmModel
+from csm_model.config import ModelConfig
+from csm_model.model import CsmModel, meta_model
 
 Rounded = Literal["int8", "int4"]
 GROUP = 64
 """Inputs that share a scale of int4."""
-_SCALE = ".scale"
+SCALE = ".scale"
+"""What the name of a scale ends with, after the name of its weight."""
 _HEADS = "audio_head"
 _BLOCK = 1 << 12
 """Groups that are rounded at a time."""
@@ -121,17 +123,35 @@ def rounded_state(model: CsmModel, kind: Rounded) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name in linear and kind == "int4" and ".layers." in name:
-            state[name], state[name + _SCALE] = quantize_groups(tensor)
+            state[name], state[name + SCALE] = quantize_groups(tensor)
         elif name in linear:
-            state[name], state[name + _SCALE] = quantize_rows(tensor.float())
+            state[name], state[name + SCALE] = quantize_rows(tensor.float())
         elif name == _HEADS:  # [K - 1, in, out]: its outputs are the last dimension
             rows, scale = quantize_rows(tensor.transpose(1, 2).float())
-            state[name], state[name + _SCALE] = rows.contiguous(), scale
+            state[name], state[name + SCALE] = rows.contiguous(), scale
         elif "embeddings" in name:
             state[name] = tensor.half()
         else:
             state[name] = tensor
     return state
+
+
+def rounded_form(config: ModelConfig, kind: Rounded) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of every rounded weight and of its scale, as `rounded_state` gives them."""
+    model = meta_model(config)
+    form: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            key, (out, inputs) = f"{name}.weight", module.weight.shape
+            if kind == "int4" and ".layers." in name:
+                groups = -(-inputs // GROUP)
+                form[key] = torch.uint8, (out, groups * GROUP // 2)
+                form[key + SCALE] = torch.bfloat16, (out, groups)
+            else:
+                form[key], form[key + SCALE] = (torch.int8, (out, inputs)), (torch.float32, (out,))
+    books, inputs, out = model.audio_head.shape
+    form[_HEADS], form[_HEADS + SCALE] = (torch.int8, (books, out, inputs)), (torch.float32, (books, out))
+    return form
 
 
 def with_rounded_weights(model: CsmModel, state: dict[str, Tensor]) -> CsmModel:
@@ -140,19 +160,17 @@ def with_rounded_weights(model: CsmModel, state: dict[str, Tensor]) -> CsmModel:
     The rest becomes float32. The model may have been built without memory (`meta_model`); it is for speaking only.
     """
     rest = {
-        name: tensor.float()
-        for name, tensor in state.items()
-        if name + _SCALE not in state and not name.endswith(_SCALE)
+        name: tensor.float() for name, tensor in state.items() if name + SCALE not in state and not name.endswith(SCALE)
     }
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             key = f"{name}.weight"
-            layer = RoundedLinear(state[key], state[key + _SCALE], in_features=module.in_features)
+            layer = RoundedLinear(state[key], state[key + SCALE], in_features=module.in_features)
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer)
     model.code_heads = nn.ModuleList(
         RoundedLinear(rows, scale, in_features=rows.shape[1])
-        for rows, scale in zip(state[_HEADS], state[_HEADS + _SCALE], strict=True)
+        for rows, scale in zip(state[_HEADS], state[_HEADS + SCALE], strict=True)
     )
     model.audio_head = nn.Parameter(torch.empty(0), requires_grad=False)
     rounded = {name for name, module in model.named_modules() if isinstance(module, RoundedLinear)}

@@ -1,8 +1,8 @@
 """A Llama-style transformer on one device: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
 Who may attend to whom is not the transformer's business: it is told by an `Attend`, which says at which position each
-row stands and does the attention. `Causal` is one sequence an item, `Packed` is several documents laid end to end,
-`KVCache` is rows that come after those read before.
+row stands and does the attention. `Causal` is one sequence an item, `PackedDocuments` is several documents laid end to
+end, `KVCache` is rows that come after those read before.
 
 Shapes: B batch, T rows, D model dim, N query heads, G key-value heads, H head dim, L rows of the cache.
 Sources: [Llama](https://arxiv.org/abs/2302.13971), [RoFormer](https://arxiv.org/abs/2104.09864) (adjacent
@@ -47,7 +47,7 @@ class Causal:
         return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1])
 
 
-class Packed:
+class PackedDocuments:
     """Documents laid end to end in each item; a row attends to those of its own document, positions begin anew.
 
     The attention runs document by document, so that its cost is that of the documents and not of the whole rows.

@@ -12,7 +12,7 @@ from typing import Any
 
 from csm_model.errors import ArtifactError
 from csm_model.files import read_json, write_json
-from csm_model.manifest import read_manifest
+from csm_model.manifest import precision_of, read_manifest
 
 VERDICT = "gate.json"
 AGAINST_PARENT = "wer_int8_delta"
@@ -57,7 +57,7 @@ def check_int4(folder: Path, weights: str | None, *, allow: bool = False) -> str
         ArtifactError: no gate has passed them, or `gate.json` is damaged.
     """
     manifest = read_manifest(folder, verify=False)
-    if (weights or manifest["precision"]) != "int4":
+    if (weights or precision_of(manifest, folder)) != "int4":
         return None
     fault = _fault(folder, manifest)
     if fault is None:
@@ -69,9 +69,9 @@ def check_int4(folder: Path, weights: str | None, *, allow: bool = False) -> str
     return f"{folder}: int4 weights are served though {fault} (CSM_SERVING_UNGATED_INT4)"
 
 
-def _fault(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+def _fault(folder: Path, manifest: dict[str, Any]) -> str | None:
     """What keeps a bundle's int4 weights from being trusted."""
-    if manifest["precision"] != "int4":
+    if precision_of(manifest, folder) != "int4":
         return "they are rounded on loading, and no gate has judged them; export with precision int4 has them judged"
     if not (folder / VERDICT).is_file():
         return f"no gate has judged them: there is no {VERDICT}, which the step register writes"

@@ -6,6 +6,7 @@ before a command needs it.
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -31,10 +32,11 @@ from csm_cli.commands import (
     storage,
     submit,
     swap,
+    token,
     verify_audio,
     voice,
 )
-from csm_model.errors import CsmError
+from csm_model.errors import CsmError, shown
 
 HERE = "Train, speak and serve on this machine"
 CLUSTER = "Pipelines on a cluster"
@@ -84,6 +86,12 @@ voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
 app.add_typer(voice_app, name="voice", rich_help_panel=HERE)
 
+token_app = typer.Typer(help="Say who may call a server, each by a token.", no_args_is_help=True)
+token_app.command(name="add")(token.add)
+token_app.command(name="list")(token.list_)
+token_app.command(name="remove")(token.remove)
+app.add_typer(token_app, name="token", rich_help_panel=HERE)
+
 runs_app = typer.Typer(help="List, show, terminate and retry runs on a cluster.", no_args_is_help=True)
 runs_app.command(name="list")(runs.list_)
 runs_app.command(name="show")(runs.show)
@@ -100,6 +108,13 @@ schedule_app.command(name="pause")(schedule.pause)
 schedule_app.command(name="resume")(schedule.resume)
 schedule_app.command(name="delete")(schedule.delete)
 app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
+
+
+_OF_PATHS = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+})  # fmt: skip
+"""What the system says of a path that a caller named and that will not do."""
 
 
 def _version(value: bool) -> None:
@@ -123,6 +138,11 @@ def main() -> None:
         app()
     except CsmError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except OSError as error:
+        if not isinstance(error.filename, str) or error.errno not in _OF_PATHS:
+            raise
+        sys.stderr.write(f"error: {shown(error.filename)}: {error.strerror}; see to the path, and try again\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from what is committed\n")

@@ -19,7 +19,7 @@ from csm_model.errors import InputError
 from csm_model.files import read_json
 from csm_model.planner.flops import parameter_count
 from csm_model.planner.hardware import Gpu
-from csm_model.planner.job import Job, Speech
+from csm_model.planner.job import SpeechShape, TrainingJob
 from csm_model.planner.plan import TERMS, Plan, Remedy, plan, until_it_fits, why
 from csm_model.planner.timing import Assumptions
 from csm_pipelines.dotted import with_settings
@@ -42,7 +42,7 @@ class Question:
     epochs: float
     gpus: int
     gpu: Gpu
-    speech: Speech
+    speech: SpeechShape
     assumptions: Assumptions
     config: Path | None
     """A training's settings; all of them count as set."""
@@ -83,7 +83,7 @@ def answer(question: Question) -> Answer:
     """Plans; chooses what was not set so that it fits; looks for remedies where that is not enough."""
     job, fixed = _job(question)
 
-    def planned(job: Job) -> Plan:
+    def planned(job: TrainingJob) -> Plan:
         return plan(job, question.gpu, hours=question.hours, epochs=question.epochs, assumptions=question.assumptions)
 
     found = planned(job)
@@ -96,7 +96,7 @@ def answer(question: Question) -> Answer:
     return Answer(preset=question.preset, plan=found, chosen=chosen, remedies=tuple(tried), cured=cured)
 
 
-def _job(question: Question) -> tuple[Job, frozenset[str]]:
+def _job(question: Question) -> tuple[TrainingJob, frozenset[str]]:
     """What is asked as a job, and the settings that were given."""
     from csm_model.training.config import TrainingConfig
 
@@ -112,7 +112,7 @@ def _job(question: Question) -> tuple[Job, frozenset[str]]:
         given.add("accumulation")
     elif question.config is None:
         config = replace(config, batch_packs=question.gpus * config.micro_packs)
-    job = Job.of(config, sizes_of(question.preset), gpus=question.gpus, speech=question.speech)
+    job = TrainingJob.of(config, sizes_of(question.preset), gpus=question.gpus, speech=question.speech)
     return job, frozenset(given)
 
 
@@ -138,7 +138,7 @@ def show(console: Console, found: Answer) -> None:
     console.print(_assumptions(told), style="dim", soft_wrap=True)
 
 
-def _settings(job: Job) -> str:
+def _settings(job: TrainingJob) -> str:
     parallel = job.strategy if job.gpus > 1 else "one process"
     return (
         f"{parallel}, {'bf16 over float32' if job.bf16 else 'float32'}, recompute {'on' if job.recompute else 'off'}; "

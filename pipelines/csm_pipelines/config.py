@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 from csm_components.spec import Knob, StepSettings
 from csm_components.table import STEPS
 
-Settings = TypeVar("Settings", bound=StepSettings)
+S = TypeVar("S", bound=StepSettings)
 
 
 class Sources(StepSettings):
@@ -62,7 +62,7 @@ class RunConfig:
             raise AttributeError(name)
         return given[name]
 
-    def of(self, settings: type[Settings]) -> Settings:
+    def of(self, settings: type[S]) -> S:
         """The settings of a class."""
         section = self.sections[settings.section]
         return settings(**{name: getattr(section, name) for name in settings.model_fields})

@@ -19,7 +19,7 @@ from csm_components.program import code_digest
 from csm_components.spec import Knob, StepSpec
 from csm_model.files import digest_of
 from csm_pipelines.config import RunConfig
-from csm_pipelines.pipelines import Pipeline, Task
+from csm_pipelines.pipelines import Pipeline, WiredStep
 from csm_pipelines.profile import ClusterProfile
 from csm_pipelines.sources import Source
 
@@ -54,13 +54,15 @@ def step_keys(
             inputs["shards"] = shards
         inputs |= {"code": code_digest(), "image": profile.image(spec)}
         upstream = tuple(dict.fromkeys(_step_of(feed.task, plans) for feed in task.feeds.values() if feed.task))
+        if not keys.keys() >= set(upstream):
+            continue  # it reads what a step that always runs makes anew: known only when it runs
         before = {step: keys[step].key for step in upstream}
         key = digest_of({"pipeline": pipeline.name, "step": spec.step, "inputs": inputs, "upstream": before})
         keys[spec.step] = StepKey(step=spec.step, inputs=inputs, upstream=upstream, key=key)
     return keys
 
 
-def _read(task: Task, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _read(task: WiredStep, sources: Mapping[str, Source]) -> dict[str, Any]:
     """Digests of what a task reads that no step makes."""
     return {
         name: sources[feed.source].digest if feed.source in sources else None
@@ -86,5 +88,5 @@ def _is_source(knob: Knob, sources: Mapping[str, Source]) -> bool:
     return knob.dotted == f"data.{knob.name}" and knob.name in sources
 
 
-def _step_of(task: str, plans: Mapping[str, Task]) -> str:
+def _step_of(task: str, plans: Mapping[str, WiredStep]) -> str:
     return plans[task].spec.step if task in plans else task

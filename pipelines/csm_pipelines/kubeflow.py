@@ -14,9 +14,10 @@ from kfp import dsl
 from kfp.dsl import container_component_class, structures
 from kfp.dsl.graph_component import GraphComponent
 
+from csm_components.kubeflow import parameter_of
 from csm_components.spec import Input, Knob, StepSpec
 from csm_pipelines.dressing import Dress
-from csm_pipelines.pipelines import Feed, Pipeline, Task
+from csm_pipelines.pipelines import Feed, Pipeline, WiredStep
 
 COMMAND = ("python3", "-m", "csm_components.run")
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -27,7 +28,7 @@ _VALUES = {"shards": "List", "promoted": "Boolean"}
 """Kubeflow's types of values that go on from a result."""
 
 
-def component(task: Task) -> container_component_class.ContainerComponent:
+def component(task: WiredStep) -> container_component_class.ContainerComponent:
     """A step as a component; sources are parameters with their addresses."""
     spec = task.spec
     inputs = {each.name: _input(each, task.feeds[each.name]) for each in spec.inputs}
@@ -40,7 +41,8 @@ def component(task: Task) -> container_component_class.ContainerComponent:
         for each in spec.outputs
     }
     outputs |= {
-        name: structures.OutputSpec(_VALUES[name], description=description) for name, description in spec.values.items()
+        parameter_of(name): structures.OutputSpec(_VALUES[name], description=description)
+        for name, description in spec.values.items()
     }
     container = structures.ContainerSpecImplementation(
         image=spec.image, command=[*COMMAND, spec.name], args=["--kubeflow", _EXECUTOR_INPUT]
@@ -131,7 +133,7 @@ def _compose(pipeline: Pipeline, dress: Dress, given: Mapping[str, Any], paralle
     made: dict[tuple[str, str], Any] = {}
     values: dict[str, Any] = {}
 
-    def start(task: Task, **more: Any) -> None:
+    def start(task: WiredStep, **more: Any) -> None:
         """A task with all that feeds it; what it makes is there for those after it."""
         spec = task.spec
         arguments = {
@@ -141,7 +143,7 @@ def _compose(pipeline: Pipeline, dress: Dress, given: Mapping[str, Any], paralle
         arguments |= {knob.parameter: given[knob.parameter] for knob in spec.knobs}
         done = dress(spec, component(task)(run=RUN, **arguments, **more))
         made.update({(spec.name, each.name): done.outputs[each.name] for each in spec.outputs})
-        values.update({name: done.outputs[name] for name in spec.values})
+        values.update({name: done.outputs[parameter_of(name)] for name in spec.values})
 
     with dsl.ExitHandler(dress(last.spec, component(last)(run=RUN)), name="run"):
         for task in steps:

@@ -37,7 +37,7 @@ class Feed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class WiredStep:
     """A step of a pipeline, or a part of one, and what feeds its inputs."""
 
     spec: StepSpec
@@ -68,13 +68,13 @@ class Pipeline:
         """Names of what a cluster runs of it, as profiles and people have them."""
         return tuple(task.step for task in self.on_cluster)
 
-    def wired(self, specs: Sequence[StepSpec]) -> list[Task]:
+    def wired(self, specs: Sequence[StepSpec]) -> list[WiredStep]:
         """Its steps, or their parts, each with what feeds it."""
         made: dict[Kind, Feed] = {}
         tasks = []
         for spec in specs:
             feeds = {each.name: self._feed(spec, each, made) for each in spec.inputs}
-            tasks.append(Task(spec=spec, feeds=feeds))
+            tasks.append(WiredStep(spec=spec, feeds=feeds))
             made |= {output.kind: Feed(task=spec.name, output=output.name) for output in spec.outputs}
         return tasks
 

@@ -22,7 +22,7 @@ from csm_model.files import digest_of, write_json
 from csm_pipelines.checks import RANDOM_CODEC, check_config
 from csm_pipelines.config import RunConfig
 from csm_pipelines.local import run_task
-from csm_pipelines.pipelines import HERE, STEPS, Feed, Task
+from csm_pipelines.pipelines import HERE, STEPS, Feed, WiredStep
 from csm_pipelines.progress import StepBoard, console_for
 from csm_pipelines.summary import describe_step, record, record_failure, summarise
 
@@ -86,7 +86,7 @@ def _execute(config: RunConfig, folder: Path, console: Console) -> None:
             board.ended(step, well=True)
 
 
-def arguments_of(task: Task, config: RunConfig, folder: Path) -> list[str]:
+def arguments_of(task: WiredStep, config: RunConfig, folder: Path) -> list[str]:
     """What the program of a step is started with."""
     spec = task.spec
     given = [spec.name, "--work", str(folder), "--workers", str(config.data.workers)]

@@ -26,10 +26,11 @@ DEFAULT = ci_file(CHART, "default")
 CANARY = ci_file(CHART, "canary")
 OF_THE_CHART = {
     "audit", "audit_required", "bundle", "connection_age_s", "exit_timeout_s", "grpc_port", "host", "http_port",
-    "log", "metrics_port", "queue", "ready_timeout_s", "slots", "triton", "voice_use", "voices",
+    "log", "metrics_port", "queue", "ready_timeout_s", "slots", "tls_cert", "tls_client_ca", "tls_key", "token_file",
+    "triton", "voice_use", "voices",
 }  # fmt: skip
 """Settings that have values of their own, are fixed by the pod, or belong to the image."""
-OF_THE_CLIENT = {"connect_timeout_s", "chunk_timeout_s"}
+OF_THE_CLIENT = {"ca", "chunk_timeout_s", "client_cert", "client_key", "connect_timeout_s", "tls"}
 
 
 def deployment(*files: Path, track: str = "stable", **options: Any) -> dict[str, Any]:
@@ -139,6 +140,46 @@ def test_all_pods_share_one_key_of_tokens() -> None:
     assert own["CSM_SERVING_WATERMARK_KEY"] == {"secretKeyRef": {"name": "speech-keys", "key": "WATERMARK"}}
 
 
+def test_tokens_and_certificate_come_from_secrets_that_are_mounted_for_reading() -> None:
+    guarded = pod(ci_file(CHART, "access"))
+    told = environment(guarded["spec"]["containers"][0])
+    mounts = {mount["name"]: mount for mount in guarded["spec"]["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in guarded["spec"]["volumes"]}
+    for setting, path, volume in (
+        ("TOKEN_FILE", "/etc/csm/tokens/tokens.json", "tokens"),
+        ("TLS_CERT", "/etc/csm/tls/tls.crt", "tls"),
+        ("TLS_KEY", "/etc/csm/tls/tls.key", "tls"),
+        ("TLS_CLIENT_CA", "/etc/csm/tls/ca.crt", "tls"),
+    ):
+        assert told[f"CSM_SERVING_{setting}"] == path
+        assert path.startswith(mounts[volume]["mountPath"] + "/")
+        assert mounts[volume]["readOnly"]
+        assert "subPath" not in mounts[volume], "a changed Secret would not come through"
+    assert volumes["tokens"]["secret"] == {"secretName": "csm-tokens", "defaultMode": 0o440}
+    assert volumes["tls"]["secret"] == {"secretName": "speech-tls", "defaultMode": 0o440}
+    init = guarded["spec"]["initContainers"][0]
+    assert not {"tokens", "tls"} & {mount["name"] for mount in init["volumeMounts"]}
+    plain = environment(server())
+    assert not any("TOKEN_FILE" in name or "TLS" in name for name in plain)
+
+
+def test_a_service_says_whether_its_port_is_encrypted() -> None:
+    for file, protocol in ((DEFAULT, "kubernetes.io/h2c"), (ci_file(CHART, "access"), "https")):
+        services = of_kind(render(CHART, file), "Service")
+        assert {port["appProtocol"] for service in services for port in service["spec"]["ports"]} == {protocol}
+
+
+def test_pods_run_csm_serve_which_closes_tritons_controls() -> None:
+    """It draws the secret in the pod and keeps it in a folder that no other pod has."""
+    started = server()
+    assert started["command"] == ["csm", "serve"]
+    assert started["args"][-2:] == ["--folder", "/run/csm"]
+    volumes = {volume["name"]: volume for volume in pod()["spec"]["volumes"]}
+    assert set(volumes["run"]) == {"name", "emptyDir"}
+    (clients, monitoring) = only(render(CHART, DEFAULT), "NetworkPolicy")["spec"]["ingress"]
+    assert [port["port"] for rule in (clients, monitoring) for port in rule["ports"]] == ["grpc", "metrics"]
+
+
 def test_audit_files_have_the_pods_name() -> None:
     told = environment(server(ci_file(CHART, "audit")))
     assert told["CSM_SERVING_AUDIT"] == "/audit/$(POD_NAME).jsonl"
@@ -177,6 +218,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"serving.exitTimeoutSeconds": 60}, "less than serving.longestStreamSeconds, 120: set it to 120 or more"),
     ({"audit.to": "file"}, "audit.volume is empty: set it to"),
     ({"voices.enabled": True}, "voices.volume is empty: set it to"),
+    ({"tls.clientCa": "ca.crt"}, "tls.secret is empty: set it to"),
+    ({"tokens": {"secret": "csm-tokens", "key": ""}}, "/tokens/key"),
     ({"monitoring.serviceMonitor.enabled": True}, "counts every stream twice: set one to false"),
     ({"rollout.maxSurge": 0}, "no pod could be replaced: set one to 1 or more"),
     ({"grpcRoute.enabled": True}, "grpcRoute.parentRefs is empty: set it to"),

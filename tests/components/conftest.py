@@ -152,7 +152,7 @@ def tokens(
 ) -> Path:
     """Token shards of four small talks: two to train on, one to validate, one to test."""
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     home = tmp_path_factory.mktemp("talks")

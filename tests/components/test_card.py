@@ -10,7 +10,7 @@ import pytest
 from csm_components.artefacts import Artefact
 from csm_components.card.spec import CARD
 from csm_components.evaluate.outcome import EvaluateResult
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.register.gate import Gate
 from csm_components.register.spec import REGISTER, RegisterSettings
 from csm_components.steps import perform
@@ -44,7 +44,7 @@ def inputs(home: Path, **names: str) -> dict[str, list[Artefact]]:
 def test_a_step_of_one_file_and_its_work_runs_after_register(material: Path) -> None:
     """The card is the smallest step: its spec, its work, a line of the table, a name in a pipeline's list."""
     perform(
-        Job(
+        StepJob(
             spec=REGISTER,
             scratch=material / "scratch",
             settings={Gate: Gate(), RegisterSettings: RegisterSettings(model="csm-demo")},
@@ -53,7 +53,7 @@ def test_a_step_of_one_file_and_its_work_runs_after_register(material: Path) -> 
         )
     )
     given = inputs(material, bundle="bundle", evaluation="evaluate", version="register")
-    job = Job(spec=CARD, scratch=material / "scratch", inputs=given, work=material)
+    job = StepJob(spec=CARD, scratch=material / "scratch", inputs=given, work=material)
     first, again = perform(job), perform(job)
     assert (first.result["reused"], again.result["reused"]) == (False, True)
     page = (material / "card" / "card.md").read_text(encoding="utf-8")

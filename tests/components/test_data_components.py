@@ -22,7 +22,8 @@ from csm_components.ingest.step import ingest
 from csm_components.spec import StepSpec
 from csm_components.storage import LocalStorage
 from csm_components.table import STEPS
-from csm_components.tokenise.spec import TOKENISE, CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.spec import TOKENISE
 from csm_components.tokenise.step import tokenise
 from csm_model.files import read_json
 from csm_model.text import load_tokenizer
@@ -92,13 +93,13 @@ def test_the_same_in_shards_as_a_pipeline(
     plan, shard, join = INGEST.tasks
     parts = [
         cluster(shard, corpus=str(corpus), shard=name)["part"]
-        for name in cluster(plan, corpus=str(corpus), shards=2)["shards"]
+        for name in cluster(plan, corpus=str(corpus), shards=2)["Output"]
     ]
     conversations = cluster(join, parts=parts, corpus=str(corpus))["conversations"]
     plan, shard, join = TOKENISE.tasks
     planned = cluster(plan, conversations=conversations, codec=str(debug_codec), base="", shards=2)
     given = {"conversations": conversations, "tools": planned["tools"]}
-    parts = [cluster(shard, shard=name, **given)["part"] for name in planned["shards"]]
+    parts = [cluster(shard, shard=name, **given)["part"] for name in planned["Output"]]
     joined = cluster(join, parts=parts, **given, data_min_energy_correlation=-1.0)
     assert Artefact.load(joined["tokens"]).digest == whole.digest
 
@@ -117,13 +118,16 @@ def test_a_step_fetches_the_sound_that_it_reads_alone(
     assert [path.name for path in (folder / "audio").iterdir()] == [Path(conversations[1].file).name]
 
 
-@pytest.mark.parametrize("spec", [task for step in STEPS for task in step.tasks], ids=lambda spec: spec.name)
+EVERY = {spec.name: spec for step in STEPS for spec in (step, *step.tasks)}
+
+
+@pytest.mark.parametrize("spec", EVERY.values(), ids=EVERY)
 def test_a_component_installs_nothing(spec: StepSpec) -> None:
     from csm_pipelines.kubeflow import component
-    from csm_pipelines.pipelines import Feed, Task
+    from csm_pipelines.pipelines import Feed, WiredStep
 
     feeds = {each.name: Feed(source=each.name) for each in spec.inputs}
-    made = component(Task(spec=spec, feeds=feeds)).component_spec
+    made = component(WiredStep(spec=spec, feeds=feeds)).component_spec
     assert made.implementation.container.command == ["python3", "-m", "csm_components.run", spec.name]
     assert made.description == spec.description
     described = {**(made.inputs or {}), **(made.outputs or {})}

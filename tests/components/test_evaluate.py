@@ -25,7 +25,7 @@ from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evalu
 from csm_components.evaluate.verdicts import JudgeTask
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
@@ -204,7 +204,7 @@ def test_the_report_holds_players_pictures_and_figures(evaluated: tuple[Evaluate
 
 
 def test_seeds_and_data_make_another_result(material: Material, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, sentences_per_voice=1)
+    settings = SETTINGS.model_copy(update={"sentences_per_voice": 1})
     first = evaluate(
         material.bundle,
         material.conversations,
@@ -216,7 +216,7 @@ def test_seeds_and_data_make_another_result(material: Material, tmp_path: Path) 
     )
     kept = (tmp_path / "clips" / "original").glob("*.json")
     times = {path: path.stat().st_mtime_ns for path in kept}
-    other = replace(settings, seed=7)
+    other = settings.model_copy(update={"seed": 7})
     second = evaluate(
         material.bundle, material.conversations, material.tokens, tmp_path, settings=other, workers=1, console=quiet()
     )

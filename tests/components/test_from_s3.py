@@ -14,7 +14,7 @@ from rich.console import Console
 from csm_components.ingest.step import ingest
 from csm_components.settings import Settings
 from csm_components.storage import local_folder, open_storage
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import load_bundle
 from csm_model.files import read_json

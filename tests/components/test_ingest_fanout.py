@@ -20,6 +20,7 @@ from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
 from csm_components.sharding import ShardStore, shard_names, shard_span, shard_tree
 from csm_components.storage import open_storage
+from csm_components.tree_list import MADE
 from csm_model.errors import InputError
 from csm_model.files import read_json
 
@@ -30,7 +31,9 @@ join = functools.partial(fanout.join_ingest, console=QUIET)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """What a folder holds; the record of how it was made is no part of it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MADE)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def fan_out(corpus: str, home: Path, shards: int, **options: object) -> list[Path]:

@@ -13,7 +13,7 @@ from csm_components.artefacts import Artefact
 from csm_components.deploy.spec import DEPLOY
 from csm_components.evaluate.outcome import EvaluateResult
 from csm_components.finish.spec import END_RUN
-from csm_components.kubeflow import Task
+from csm_components.kubeflow import KubeflowTask
 from csm_components.register.spec import REGISTER
 from csm_components.spec import StepSpec
 from csm_components.steps import perform
@@ -48,7 +48,7 @@ def test_register_deploy_and_the_end_of_the_run(bundle: Path, tmp_path: Path, mo
 
     def pod(spec: StepSpec, outputs: Path, **given: Any) -> dict[str, Any]:
         """Does a step; what it said to Kubeflow."""
-        task = Task(executor_input(spec, outputs, {"run": RUN, "release_model": "csm-demo", **given}))
+        task = KubeflowTask(executor_input(spec, outputs, {"run": RUN, "release_model": "csm-demo", **given}))
         task.leave(spec, perform(task.job(spec, outputs / "scratch")))
         said: dict[str, Any] = read_json(outputs / "executor_output.json")
         return said

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import eventually
 
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.made import Record, entered, ledger_key
 from csm_components.metrics import push_metrics
 from csm_components.settings import Settings
@@ -41,21 +41,21 @@ class Made:
     reused: bool = False
 
 
-def fail(job: Job) -> Made:
+def fail(job: StepJob) -> Made:
     raise InputError("no such corpus")
 
 
 def run_step(
     step: str,
     scratch: Path,
-    work: Callable[[Job], Any] = lambda job: Made(),
+    work: Callable[[StepJob], Any] = lambda job: Made(),
     *,
     folder: Path | None = None,
     cacheable: bool = False,
 ) -> Record:
     """Does a step in the folder of a run, or as a pod does."""
     spec = StepSpec(name=step, description="", work=work, records=False, cacheable=cacheable)
-    return perform(Job(spec=spec, scratch=scratch, work=folder))
+    return perform(StepJob(spec=spec, scratch=scratch, work=folder))
 
 
 @pytest.fixture(scope="module")

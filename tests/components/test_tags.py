@@ -14,7 +14,7 @@ from rich.console import Console
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.ingest.tags import tags_of
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.errors import InputError
 from csm_model.files import read_json

@@ -17,7 +17,8 @@ from waiting import eventually
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.check import compare
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.shard import shard_key
 from csm_components.tokenise.step import TokeniseResult, tokenise
 from csm_components.tokenise.tokenizer import given_tokenizer
 from csm_model.bundle import load_bundle
@@ -277,3 +278,12 @@ def test_likeness(say: Callable[..., np.ndarray]) -> None:
     assert compare(speech, noise).energy_correlation < 0.4
     assert compare(speech, speech + noise / 100).mel_distance_db < compare(speech, noise).mel_distance_db
     assert compare(speech, np.zeros_like(speech)).energy_correlation == 0.0
+
+
+def test_other_rules_of_reading_make_other_shards() -> None:
+    class Newer(PhonemeTokenizer):
+        rules = PhonemeTokenizer.rules + 1
+
+    assert Newer().digest == PhonemeTokenizer().digest, "models and tokenizers stay as they are"
+    keys = {shard_key((), "codec", tokenizer) for tokenizer in (PhonemeTokenizer(), Newer())}
+    assert len(keys) == 2

@@ -17,8 +17,9 @@ from rich.console import Console
 from csm_components.ingest.step import ingest
 from csm_components.sharding import ShardStore
 from csm_components.tokenise import fanout
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
+from csm_components.tree_list import MADE
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
 from csm_model.text import load_tokenizer
@@ -41,9 +42,8 @@ def conversations(tmp_path_factory: pytest.TempPathFactory, write_corpus: dict[s
 
 def contents(folder: Path) -> dict[str, Any]:
     """Every file of a folder; of the manifest all but the speed, which no two runs share."""
-    files: dict[str, Any] = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != MADE)  # no part of what it holds
+    files: dict[str, Any] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
     files["manifest.json"] = read_json(folder / "manifest.json") | {"sound_seconds_per_second": None}
     return files
 
@@ -147,7 +147,7 @@ def test_a_damaged_file_of_a_stopped_shard_is_made_again(
     tmp_path: Path, conversations: Path, debug_codec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = fan_out(conversations, debug_codec, tmp_path, 1)
-    key = read_json(parts[0] / fanout.SHARD)["key"]
+    key = read_json(parts[0] / MADE)["key"]
     kept = tmp_path / "storage/shards/tokenise" / key
     write_json(kept / "parts/train-00000.json", {"key": "of another", "row": None})
     (kept / "train-00000.safetensors").write_bytes(b"half")

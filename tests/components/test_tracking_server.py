@@ -17,14 +17,14 @@ from ports import free_port
 from waiting import HANG_S, eventually
 
 from csm_components.finish.step import end_run
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.register.gate import Gate
 from csm_components.register.step import register
 from csm_components.settings import Settings
 from csm_components.spec import Kind, Output, StepSettings, StepSpec
-from csm_components.steps import perform, tracker_of
+from csm_components.steps import perform
 from csm_components.storage import open_storage
-from csm_components.tracking import Tracker
+from csm_components.tracking import Tracker, tracker_of
 from csm_model.errors import InputError
 from csm_model.files import write_json
 
@@ -107,20 +107,20 @@ class Judge(StepSettings):
 REPORT = Output(name="report", kind=Kind(name="report", description="A page."), folder="report")
 
 
-def work(job: Job) -> Made:
+def work(job: StepJob) -> Made:
     out = job.out("report")
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.html").write_text("<p>a report</p>")
     return Made(out=str(out))
 
 
-def run_step(step: str, out: Path, *, run: str = "", shard: str = "", work: Callable[[Job], Made] = work) -> Made:
+def run_step(step: str, out: Path, *, run: str = "", shard: str = "", work: Callable[[StepJob], Made] = work) -> Made:
     """Does a step as a pod does."""
     spec = StepSpec(
         name=step, description="", work=work, settings=(Judge,), outputs=(REPORT,), dataset="digest",
         keep=("report.html",),
     )  # fmt: skip
-    return Made(**perform(Job(spec=spec, scratch=out, settings={Judge: Judge()}, run=run, shard=shard)).result)
+    return Made(**perform(StepJob(spec=spec, scratch=out, settings={Judge: Judge()}, run=run, shard=shard)).result)
 
 
 def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_server(
@@ -156,7 +156,7 @@ def test_a_step_is_a_run_nested_in_the_pipelines_and_its_files_go_through_the_se
 
 
 def test_a_step_that_fails_is_a_failed_run_and_a_retry_mends_it(cluster: str, tmp_path: Path) -> None:
-    def fail(job: Job) -> Made:
+    def fail(job: StepJob) -> Made:
         raise InputError("no such corpus")
 
     with pytest.raises(InputError):

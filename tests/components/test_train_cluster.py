@@ -22,8 +22,8 @@ from waiting import HANG_S, eventually
 
 from csm_components.settings import Settings
 from csm_components.storage import open_storage
+from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import read_rows
-from csm_components.train.spec import TrainSettings
 from csm_components.train.step import train
 
 IMAGE = f"ghcr.io/csm-foundry/train@sha256:{'0' * 64}"
@@ -35,7 +35,7 @@ STEP = """
 import json, sys
 from pathlib import Path
 from csm_components.settings import load_settings
-from csm_components.train.spec import TrainSettings
+from csm_components.train.knobs import TrainSettings
 from csm_components.train.step import train
 from csm_model.errors import CsmError
 tokens, out, run, recipe = sys.argv[1:]

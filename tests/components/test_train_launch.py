@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torchx.runner import get_runner
 from waiting import HANG_S, eventually
 
 from csm_components.train.app import LaunchSpec, build_app
@@ -58,6 +60,37 @@ def test_app_is_a_torchrun_of_guarded_workers(tmp_path: Path) -> None:
 def test_shape_that_is_none_is_refused(nodes: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="AGENTSxWORKERS"):
         LaunchSpec(module="m", nodes=nodes, log_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "My Projects",
+        "it's",
+        '"q"',
+        "a;touch X",
+        "$(touch X)",
+        "`touch X`",
+        "a$$b",
+        "${img_root}",
+        "$HOME",
+        "äöü",
+        "-x",
+        "*",
+    ],
+)
+def test_any_path_reaches_the_shell_as_one_word(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the interpreter, and of what it is given."""
+    python, config = f"/{name}/bin/python", f"/{name}/config.json"
+    monkeypatch.setattr(sys, "executable", python)
+    app = build_app(LaunchSpec(module="m", args=("--config", config), log_dir=tmp_path), rendezvous_port=1)
+    with get_runner() as runner:
+        dryrun = runner.dryrun(app, "local_cwd", cfg={"log_dir": str(tmp_path / name)})
+    for role in dryrun.request.role_params.values():
+        for replica in role:
+            words = shlex.split(replica.args[-1])
+            assert words[:2] == ["exec", python]
+            assert words[-2:] == ["--config", config]
 
 
 def test_two_agents_join_and_rank_0_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,15 @@ import pytest
 from pushgateway import Pushgateway
 
 from csm_components.artefacts import Artefact
-from csm_components.job import Job
+from csm_components.job import StepJob
 from csm_components.made import Record
 from csm_components.metrics import TrainingMetrics
 from csm_components.steps import perform
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker
+from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
-from csm_components.train.spec import TRAIN, TrainSettings
+from csm_components.train.spec import TRAIN
 from csm_components.train.step import StoppedError, TrainResult, train
 from csm_model.errors import InputError
 from csm_model.files import read_json
@@ -179,7 +180,7 @@ def test_the_figure_has_a_curve_for_each_loss_and_a_bar_for_each_codebook() -> N
 def trained(tokens: Path, scratch: Path, run: str, *, steps: int = 1) -> Record:
     """The step as a pod does it."""
     settings = TrainSettings(recipe=RECIPE | {"steps": steps, "validate_every": 1}, nodes="1x1")
-    job = Job(
+    job = StepJob(
         spec=TRAIN,
         scratch=scratch / run,
         settings={TrainSettings: settings},

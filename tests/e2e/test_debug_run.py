@@ -21,7 +21,7 @@ from csm_components.tracking import Tracker
 from csm_model.files import read_json
 from csm_pipelines.pipelines import STEPS
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2400)
 STEPS_OF_TRAINING = 40
 
 

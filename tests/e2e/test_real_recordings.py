@@ -18,7 +18,7 @@ from rich.console import Console
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.ingest.step import ingest
-from csm_components.tokenise.spec import CheckSettings
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import load_bundle
 from csm_model.codec import RvqCodec, RvqConfig

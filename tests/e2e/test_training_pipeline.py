@@ -36,7 +36,7 @@ from csm_pipelines.sources import Source
 from csm_pipelines.submission import arguments_of
 from csm_pipelines.tiny import random_codec
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2400)
 KILLED = "00001-of-00003"
 NODE_THAT_GOES_AWAY = f"""
 import os, pathlib, re, signal, sys
@@ -151,7 +151,7 @@ def test_the_shard_that_was_killed_was_tried_again_alone(story: Story) -> None:
 
 def test_the_digests_are_those_of_one_step_alone(story: Story, tmp_path: Path) -> None:
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     data = story.config.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,22 @@ def test_the_check_of_bills_can_fail(document: dict) -> None:
 
 def test_every_installed_distribution_is_listed_with_its_version(document: dict) -> None:
     listed = {(one["purl"].partition("@")[0], one["version"]) for one in document["components"] if "purl" in one}
-    for dist in importlib.metadata.distributions():
-        assert (f"pkg:pypi/{sbom.canonical(dist.metadata['Name'])}", dist.version) in listed
+    for name in {dist.metadata["Name"] for dist in importlib.metadata.distributions()}:
+        assert (f"pkg:pypi/{sbom.canonical(name)}", importlib.metadata.version(name)) in listed
+
+
+def test_of_two_with_one_name_the_one_that_is_imported_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Setuptools, once imported, puts its own older copies of some packages at the end of Python's path."""
+    copy = tmp_path / "numpy-0.0.1.dist-info"
+    copy.mkdir()
+    (copy / "METADATA").write_text("Metadata-Version: 2.1\nName: NumPy\nVersion: 0.0.1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = {one["name"].lower(): one["version"] for one in sbom.python_components()[0]}
+    monkeypatch.setattr("sys.path", [*sys.path[1:], sys.path[0]])
+    last = {one["name"].lower(): one["version"] for one in sbom.python_components()[0]}
+    assert (first["numpy"], last["numpy"]) == ("0.0.1", importlib.metadata.version("numpy"))
 
 
 def test_who_asks_for_whom_is_told_among_what_is_listed(document: dict) -> None:

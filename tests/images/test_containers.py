@@ -108,7 +108,7 @@ def test_the_tracking_server_answers(image_of: Callable[[str], str], run_contain
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", "sqlite:////tmp/mlflow.db", "--artifacts-destination", "/tmp/artifacts"]
     server = run_container(image_of("tracking"), *command, *store, env={"MLFLOW_DISABLE_TELEMETRY": "true"})
-    assert server.until_answers(f"http://127.0.0.1:{port}/version", seconds=120).startswith("3.")
+    assert server.until_answers(f"http://127.0.0.1:{port}/version").startswith("3.")
     assert run_as_pod(image_of("tracking"), "python3", "-c", "import boto3, psycopg2").strip() == ""
     assert containers.version() in run_as_pod(image_of("tracking"), "csm", "--version")
 
@@ -117,7 +117,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
     image_of: Callable[[str], str], tmp_path: Path
 ) -> None:
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
 
     image = image_of("data")
@@ -150,7 +150,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
 def test_the_step_train_trains(image_of: Callable[[str], str], tmp_path: Path) -> None:
     image = image_of("train")
     from csm_components.ingest.step import ingest
-    from csm_components.tokenise.spec import CheckSettings
+    from csm_components.tokenise.knobs import CheckSettings
     from csm_components.tokenise.step import tokenise
     from csm_pipelines.presets import debug
     from csm_pipelines.tiny import random_codec

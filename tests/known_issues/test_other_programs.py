@@ -16,7 +16,7 @@ from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import debug_config
 from csm_model.inference.prompt import audio_rows
 from csm_model.model import CsmModel
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals, TurnsInMemory
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals, TurnsInMemory
 from csm_model.training.loss import LossModule
 from csm_model.training.packing import Packing
 from csm_model.training.shards import TokenTurn
@@ -33,7 +33,7 @@ def batch_of(model: CsmModel, codes: np.ndarray, *, depth_share: float = 1.0, tu
         id="0", conversation="0", split="train", speaker=0, text="-", text_ids=np.arange(3, dtype=np.int32), codes=codes
     )
     source = TurnsInMemory([turn] * turns)
-    packing, reading = Packing(row_length=128), Reading(depth_share=depth_share)
+    packing, reading = Packing(row_length=128), DropoutSettings(depth_share=depth_share)
     return PackedTokens(source, model.config, packing=packing, reading=reading).batch([epoch])
 
 

@@ -21,7 +21,7 @@ from csm_model.codec.slots import SlotStream
 from csm_model.config import demo_config
 from csm_model.inference.decoding import FrameDecoder, Prompt
 from csm_model.inference.sampling import Sampling
-from csm_model.kernels import pack
+from csm_model.kernels import use_kernels
 from csm_model.kernels.machine import this_machine
 from csm_model.kernels.products import Kind
 from csm_model.model import CsmModel
@@ -119,9 +119,9 @@ def generation(kind: Kind) -> list[str]:
     for weight in model.parameters():
         weight.mul_(4.0 if weight.dim() > 1 else 1.0)
     if kind in ("int8", "int4"):
-        model = pack(with_rounded_weights(model, rounded_state(model, kind)))
+        model = use_kernels(with_rounded_weights(model, rounded_state(model, kind)))
     else:
-        model = pack(model.bfloat16() if kind == "bf16" else model)
+        model = use_kernels(model.bfloat16() if kind == "bf16" else model)
     decoder = FrameDecoder(model, slots=MOST, rows=12)
     for stream in range(MOST):
         decoder.begin(stream, sampling_of(stream))

@@ -105,7 +105,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) 
 
 @pytest.fixture(scope="session")
 def bundle(bundle_folder: Path) -> Bundle:
-    return load_bundle(bundle_folder, packed=False)
+    return load_bundle(bundle_folder, kernels=False)
 
 
 @dataclass(frozen=True, kw_only=True)

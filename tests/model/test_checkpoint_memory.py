@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from csm_model.checkpoints.names import entries_of, halves_to_pairs, pairs_to_halves
 from csm_model.checkpoints.sizes import to_sesame
-from csm_model.checkpoints.stored import BLOCK_BYTES, read_tensors
+from csm_model.checkpoints.stored import read_tensors
 from csm_model.config import CONFIGS
 from csm_model.files import write_json
+from csm_model.tensor_files import BLOCK_BYTES
 
 MEMORY = """
 import sys
@@ -38,11 +39,11 @@ for source, to, cut in (("large", "hf", shard), ("large.pt", "csm", None)):
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """210 MB are converted and verified in the largest shard and a margin of 64 MiB; without shards, in the margin."""
     config, shard_bytes, margin = CONFIGS["csm-30m"](text_vocab_size=85_000), 30_000_000, 64 * 2**20
-    state = {entry.name: torch.zeros(entry.shape) for entry in entries_of("sesame", config)}
+    state = {entry.name: torch.ones(entry.shape) for entry in entries_of("sesame", config)}
     nbytes = sum(tensor.nbytes for tensor in state.values())
     assert nbytes > 2 * (shard_bytes + margin)
     few = CONFIGS["csm-30m"](text_vocab_size=50, num_codebooks=3, codebook_size=16)
-    small = {entry.name: torch.zeros(entry.shape) for entry in entries_of("sesame", few)}
+    small = {entry.name: torch.ones(entry.shape) for entry in entries_of("sesame", few)}
     for name, sizes, tensors in (
         ("large", config, state),
         ("large.pt", config, state),

@@ -11,7 +11,7 @@ import torch
 from csm_model.config import CONFIGS, ModelConfig, RopeScaling, TransformerConfig, debug_config
 from csm_model.errors import InputError
 from csm_model.model import CsmModel
-from csm_model.transformer import KVCache, Packed, Transformer, rotary_frequencies
+from csm_model.transformer import KVCache, PackedDocuments, Transformer, rotary_frequencies
 
 SMALL = TransformerConfig(layers=2, dim=32, heads=4, kv_heads=2, ffn_dim=64, rope_scaling=RopeScaling())
 
@@ -68,7 +68,7 @@ def test_a_pack_is_its_documents_one_by_one() -> None:
     torch.manual_seed(0)
     stack = Transformer(SMALL, max_rows=32)
     x = torch.randn(2, 12, 32)
-    out = stack(x, Packed([[5, 4, 3], [12]]))
+    out = stack(x, PackedDocuments([[5, 4, 3], [12]]))
     for start, end in ((0, 5), (5, 9), (9, 12)):
         torch.testing.assert_close(out[:1, start:end], stack(x[:1, start:end]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(out[1:], stack(x[1:]), rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from llvmlite import binding
 from torch import Tensor
 
 from csm_model.config import debug_config
-from csm_model.kernels import Machine, PackedLinear, attend_slots, pack, this_machine
+from csm_model.kernels import KernelLinear, Machine, attend_slots, this_machine, use_kernels
 from csm_model.kernels.attention import attention_ir
 from csm_model.kernels.products import Kind, prepare_ir, product_ir
 from csm_model.model import CsmModel
@@ -32,20 +32,20 @@ def machines() -> list[Machine]:
     return found
 
 
-def layer_of(kind: Kind, weight: Tensor, machine: Machine) -> tuple[PackedLinear, Tensor]:
+def layer_of(kind: Kind, weight: Tensor, machine: Machine) -> tuple[KernelLinear, Tensor]:
     """A layer, and the weights that it really has."""
     if kind == "fp32":
-        return PackedLinear(kind, weight, machine=machine), weight
+        return KernelLinear(kind, weight, machine=machine), weight
     if kind == "bf16":
-        return PackedLinear(kind, weight.bfloat16(), machine=machine), weight.bfloat16()
+        return KernelLinear(kind, weight.bfloat16(), machine=machine), weight.bfloat16()
     if kind == "int8":
         rows, scale = quantize_rows(weight)
-        return PackedLinear(kind, rows, scale, machine=machine), rows * scale[:, None]
+        return KernelLinear(kind, rows, scale, machine=machine), rows * scale[:, None]
     packed, scales = quantize_groups(weight)
     steps = unpack_int4(packed)
     real = (steps.double() - 8) * scales.double().repeat_interleave(64, 1)
     columns = weight.shape[1]
-    return PackedLinear(kind, steps, scales, in_features=columns, machine=machine), real[:, :columns]
+    return KernelLinear(kind, steps, scales, in_features=columns, machine=machine), real[:, :columns]
 
 
 @pytest.mark.parametrize("machine", machines(), ids=lambda machine: machine.name)
@@ -87,10 +87,10 @@ def test_integers_speak_with_either_float(kind: Kind, activation: torch.dtype) -
     weight = torch.randn(64, 128)
     layer, real = layer_of(kind, weight, this_machine())
     if kind == "int8":
-        other = PackedLinear(kind, *quantize_rows(weight), activation=activation)
+        other = KernelLinear(kind, *quantize_rows(weight), activation=activation)
     else:
         steps, scales = quantize_groups(weight)
-        other = PackedLinear(kind, unpack_int4(steps), scales, activation=activation)
+        other = KernelLinear(kind, unpack_int4(steps), scales, activation=activation)
     x = torch.randn(5, 128).bfloat16()
     assert torch.equal(other(x.to(activation)), layer(x.float()).to(activation))
     assert real.shape == weight.shape
@@ -122,7 +122,7 @@ def test_a_packed_model_is_near_the_one_that_it_was_made_from(kind: Kind, tolera
     pair = [model_of(dtype), model_of(dtype)]
     if kind in ("int8", "int4"):
         pair = [with_rounded_weights(model, rounded_state(model, kind)) for model in pair]
-    plain, fast = pair[0], pack(pair[1])
+    plain, fast = pair[0], use_kernels(pair[1])
     rows = torch.randint(0, 40, (2, 9, CONFIG.num_codebooks + 1))
     mask = torch.ones_like(rows, dtype=torch.bool)
     x = torch.randn(3, CONFIG.depth.dim).to(dtype)

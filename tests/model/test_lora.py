@@ -75,7 +75,7 @@ def test_lora_trains_adapters_only_and_resumes(base: Path, token_folder: Path, t
     assert set(before) == set(after)
     assert changed == {name for name in before if ".attn." in name or ".mlp." in name}
     assert read_manifest(tmp_path / "out" / "final")["parent_digest"] == read_manifest(base / "final")["digest"]
-    merged = load_bundle(tmp_path / "out" / "final", packed=False).model.eval()
+    merged = load_bundle(tmp_path / "out" / "final", kernels=False).model.eval()
     rows = torch.randint(0, 30, (1, 9, merged.config.num_codebooks + 1))
     mask = torch.ones_like(rows, dtype=torch.bool)
     with torch.no_grad():

@@ -15,13 +15,13 @@ from torch import Tensor
 from csm_model.config import ModelConfig, debug_config
 from csm_model.errors import InputError
 from csm_model.model import CsmModel
-from csm_model.training.data import Batch, PackedTokens, Reading, Targets, Totals, TurnsInMemory
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Targets, Totals, TurnsInMemory
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter
 from csm_model.training.packing import Packing
 from csm_model.training.selectors import check_known, check_weights, turn_weight
 from csm_model.training.shards import TokenTurn
-from csm_model.transformer import Packed
+from csm_model.transformer import PackedDocuments
 
 BOOKS, CODES, TEXTS = 4, 30, 50
 CONFIG = debug_config(text_vocab_size=TEXTS, num_codebooks=BOOKS, codebook_size=CODES)
@@ -52,7 +52,7 @@ def talk(conversations: int = 6, *, frames: tuple[int, int] = (3, 14), seed: int
 def packed(
     turns: Sequence[TokenTurn], *, rows: int = 96, config: ModelConfig = CONFIG, max_turns: int = 0, **reading: object
 ) -> PackedTokens:
-    settings = Reading(**{"depth_share": 0.5, **reading})  # type: ignore[arg-type]
+    settings = DropoutSettings(**{"depth_share": 0.5, **reading})  # type: ignore[arg-type]
     packing = Packing(row_length=rows, max_turns=max_turns)
     return PackedTokens(TurnsInMemory(turns), config, packing=packing, reading=settings)
 
@@ -137,12 +137,12 @@ def test_nothing_leaks_from_one_document_to_another() -> None:
     item = next(number for number, lengths in enumerate(batch.lengths) if len(lengths) > 2)
     first, second = batch.lengths[item][:2]
     with torch.no_grad():
-        before = model.hidden(batch.rows, batch.mask, Packed(batch.lengths))
+        before = model.hidden(batch.rows, batch.mask, PackedDocuments(batch.lengths))
         for begin, end in ((0, first), (first, first + second), (sum(batch.lengths[item][:-1]), None)):
             rows, mask = batch.rows.clone(), batch.mask.clone()
             rows[item, begin:end] = (rows[item, begin:end] + 7) % CODES
             mask[item, begin:end] = True
-            after = model.hidden(rows, mask, Packed(batch.lengths))
+            after = model.hidden(rows, mask, PackedDocuments(batch.lengths))
             same = (before == after).all(-1)
             changed = torch.zeros_like(same)
             changed[item, begin:end] = True
@@ -150,7 +150,7 @@ def test_nothing_leaks_from_one_document_to_another() -> None:
 
 
 def test_positions_begin_anew_with_every_document() -> None:
-    positions = Packed([[3, 2], [1, 4]]).positions(torch.zeros(2, 5, 8))
+    positions = PackedDocuments([[3, 2], [1, 4]]).positions(torch.zeros(2, 5, 8))
     assert positions.tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]
 
 

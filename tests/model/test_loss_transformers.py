@@ -11,7 +11,7 @@ from oracle.hugging_face import documents_of
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from csm_model.training.data import Batch, PackedTokens, Reading, TurnsInMemory
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, TurnsInMemory
 from csm_model.training.loss import LossModule
 from csm_model.training.packing import Packing
 from csm_model.training.shards import TokenTurn
@@ -37,7 +37,7 @@ def packs_for(model: Any) -> PackedTokens:
         for number in range(1 + conversation % 2)
     ]
     packing = Packing(row_length=160)
-    return PackedTokens(TurnsInMemory(turns), config, packing=packing, reading=Reading(depth_share=1 / 4))
+    return PackedTokens(TurnsInMemory(turns), config, packing=packing, reading=DropoutSettings(depth_share=1 / 4))
 
 
 def as_transformers_takes_it(hf: Any, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import silence_codes
 from csm_model.inference.context import ContextTurn, VoicePrompt
-from csm_model.inference.generator import Generator, SpeechStream
-from csm_model.inference.narration import sentence_seed, trained_turns
+from csm_model.inference.generator import Generator, SpokenFrames
+from csm_model.inference.narration import Narration, Utterance, sentence_seed, trained_turns
 from csm_model.inference.safety import SILENCE_FLOOR, Bounds, Reason
 from csm_model.inference.sampling import Sampling
 
@@ -25,7 +25,7 @@ OFF = Bounds(silent_frames=0, repeated_frames=0)
 DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
 
 
-def spoken(speech: SpeechStream) -> tuple[torch.Tensor, np.ndarray]:
+def spoken(speech: SpokenFrames) -> tuple[torch.Tensor, np.ndarray]:
     frames = list(speech)
     return torch.stack([frame.codes for frame in frames], dim=1), np.concatenate([frame.audio for frame in frames])
 
@@ -127,6 +127,110 @@ def test_turns_are_as_many_as_in_training() -> None:
     assert trained_turns({"recipe": {"max_turns": 2}}) == 1
     assert trained_turns({"recipe": {"max_turns": 0}}) is None
     assert trained_turns({}) is None
+
+
+def narration_of(text: str | list[str], bundle: Bundle, **asked: object) -> Narration:
+    """A narration that has all of its text."""
+    parts = [text] if isinstance(text, str) else text
+    first, *rest = parts
+    narration = Narration(
+        Utterance(text=first, speaker=0, more=bool(rest), **asked),  # type: ignore[arg-type]
+        bundle=bundle,
+        bounds=OFF,
+    )
+    for number, part in enumerate(rest, 1):
+        narration.add(part, more=number < len(rest))
+    return narration
+
+
+def said_by(narration: Narration) -> list[tuple[str, int]]:
+    """Every sentence, and the frames of silence before it; spoken without a model."""
+    said = []
+    while narration.advance():
+        said.append((narration._piece.text if narration._piece else "", narration.pause))
+        while narration.pause:
+            narration.passed()
+        narration.finish(Reason.ENDED)
+    return said
+
+
+@pytest.mark.parametrize(
+    "foreign", ["你好世界。", "مرحبا.", "שלום.", "こんにちは。", "Привет мир.", "👍👍", "$$$", ":)"]
+)
+def test_what_cannot_be_said_is_left_out_and_the_rest_is_said(bundle: Bundle, foreign: str) -> None:
+    before, after = "Hello there, this is the first sentence of a rather long text.", "And then he left the house."
+    narration = narration_of(f"{before} {foreign} {after}", bundle)
+    assert [text for text, _ in said_by(narration)] == [before, after]
+    assert set(narration.left_out) == set(foreign) - set(".。 ")
+    assert narration.reason is Reason.ENDED
+
+
+@pytest.mark.parametrize("parts", [["Hello 你好 world"], ["Hel", "lo 你", "好 wor", "ld"]])
+def test_left_out_signs_are_counted_in_whole_texts_and_parts(bundle: Bundle, parts: list[str]) -> None:
+    narration = narration_of(parts, bundle)
+    assert [text for text, _ in said_by(narration)] == ["Hello world"]
+    assert narration.left_out == "你好"
+
+
+def test_a_text_that_ends_with_what_cannot_be_said_ends_well(bundle: Bundle) -> None:
+    narration = narration_of("Hello there. How are you today, my friend? " + "你好。" * 60, bundle)
+    assert [text for text, _ in said_by(narration)] == ["Hello there.", "How are you today, my friend?"]
+    assert narration.left_out == "你好" * 60
+    assert narration.reason is Reason.ENDED
+    assert not narration.waiting
+
+
+@pytest.mark.parametrize("text", ["你好", "👍", "# *", "你好。" * 50, "$$$ ... ?!"])
+def test_a_text_with_nothing_left_is_refused_at_once(bundle: Bundle, text: str) -> None:
+    with pytest.raises(InputError, match="nothing to say") as caught:
+        narration_of(text, bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call 777777777, 888888888, 999999999, 777777777, 888888888.",
+        "We sold 17,345 in May and 28,977 in June and 31,255 in July and 44,188 in August.",
+        "The numbers are 4,815,162 and 3,423,108, and last year 2,718,281 and 1,618,033 came.",
+        "1234567890123456789012345678901234567",
+        "9" * 300,
+        "https://www.example.com/a/b/c?d=1&e=2&f=3&g=4&h=5",
+    ],
+)
+@pytest.mark.parametrize("parted", [False, True])
+def test_no_sentence_is_longer_than_those_of_training(bundle: Bundle, text: str, parted: bool) -> None:
+    tokenizer = bundle.tokenizer
+    narration = narration_of(list(text) if parted else text, bundle)
+    said = [words for words, _ in said_by(narration)]
+    assert all(tokenizer.sounds(tokenizer.encode(words, 0)) <= tokenizer.longest_turn for words in said)
+    assert len(said) > 1
+    together = "".join(character for character in " ".join(said) if character.isalpha())
+    assert together == "".join(character for character in tokenizer.read(text).words if character.isalpha())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Hi <break time='1s'/> there.", [("Hi", 0), ("there.", 12)]),
+        ("<break time='500ms'/>Hi.", [("Hi.", 6)]),
+        ("One. <break time='2s'/> Two.", [("One.", 0), ("Two.", 25)]),
+        ("One. <break time='80ms'/> Two.", [("One.", 0), ("Two.", 5)]),
+        ("One. <break time='1s'/> <break time='1s'/>\n\n你好。 Two.", [("One.", 0), ("Two.", 24)]),
+        ("Hi. <break time='1s'/>", [("Hi.", 0)]),
+    ],
+)
+@pytest.mark.parametrize("parted", [False, True])
+def test_pauses_that_are_asked_for_are_kept(
+    bundle: Bundle, text: str, said: list[tuple[str, int]], parted: bool
+) -> None:
+    asked = {} if parted else {"sentences": True}
+    assert said_by(narration_of(list(text) if parted else text, bundle, **asked)) == said
+
+
+def test_an_unknown_speaker_is_refused_at_once(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="speaker 99 is unknown"):
+        Generator(bundle).narrate("Hello.", 99)
 
 
 def test_nothing_to_say_is_refused(bundle: Bundle) -> None:

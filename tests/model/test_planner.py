@@ -13,29 +13,29 @@ from csm_model.errors import InputError
 from csm_model.model import CsmModel
 from csm_model.planner.flops import parameter_count
 from csm_model.planner.hardware import GPUS, gpu_named
-from csm_model.planner.job import Job, Speech
+from csm_model.planner.job import SpeechShape, TrainingJob
 from csm_model.planner.memory import gpu_kernels, memory
 from csm_model.planner.plan import Plan, plan, until_it_fits, why
 from csm_model.planner.storage import storage
 from csm_model.planner.tape import Kernels, tape
 from csm_model.planner.timing import Assumptions, exchange_seconds, sent_bytes, timing
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import PackedTokens, Reading, TurnsInMemory
+from csm_model.training.data import DropoutSettings, PackedTokens, TurnsInMemory
 from csm_model.training.packing import Packing
 from csm_model.training.parallel import blocks
 from csm_model.training.shards import TokenTurn, write_shard
 
 
-def job_of(preset: str = "csm-1b", *, speech: Speech | None = None, gpus: int = 1, **settings: Any) -> Job:
+def job_of(preset: str = "csm-1b", *, speech: SpeechShape | None = None, gpus: int = 1, **settings: Any) -> TrainingJob:
     config = TrainingConfig(tokens="", out="", **{"bf16": True, "batch_packs": gpus, **settings})
-    return Job.of(config, CONFIGS[preset](), gpus=gpus, speech=speech or Speech())
+    return TrainingJob.of(config, CONFIGS[preset](), gpus=gpus, speech=speech or SpeechShape())
 
 
-def plan_of(job: Job, gpu: str = "h100", **assumptions: Any) -> Plan:
+def plan_of(job: TrainingJob, gpu: str = "h100", **assumptions: Any) -> Plan:
     return plan(job, gpu_named(gpu), hours=1000.0, assumptions=Assumptions(**assumptions))
 
 
-def turns_of(count: int, speech: Speech, **fields: Any) -> list[TokenTurn]:
+def turns_of(count: int, speech: SpeechShape, **fields: Any) -> list[TokenTurn]:
     sizes = csm_30m_config()
     frames, ids = round(speech.frames_of_turn), round(speech.text_of_turn(sizes))
     return [
@@ -48,13 +48,15 @@ def turns_of(count: int, speech: Speech, **fields: Any) -> list[TokenTurn]:
 
 
 def test_the_mean_load_is_what_the_trainer_makes_of_such_speech() -> None:
-    speech = Speech(turn_seconds=8.0, ids_per_second=3.5, document_turns=20)
+    speech = SpeechShape(turn_seconds=8.0, ids_per_second=3.5, document_turns=20)
     source = TurnsInMemory(turns_of(600, speech))
-    data = PackedTokens(source, csm_30m_config(), packing=Packing(row_length=2048), reading=Reading(depth_share=1 / 16))
+    data = PackedTokens(
+        source, csm_30m_config(), packing=Packing(row_length=2048), reading=DropoutSettings(depth_share=1 / 16)
+    )
     packs = min(20, data.packs.count(0))
     batch = data.batch(range(packs))
     padding = 1.0 - batch.rows_held / batch.rows[..., 0].numel()
-    job = job_of("csm-30m", speech=Speech(turn_seconds=8.0, document_turns=20, padding=padding))
+    job = job_of("csm-30m", speech=SpeechShape(turn_seconds=8.0, document_turns=20, padding=padding))
     assert job.load.rows * packs == batch.rows[..., 0].numel()
     assert job.load.first * packs == pytest.approx(len(batch.first.places), rel=0.02)
     assert job.load.depth * packs == pytest.approx(len(batch.depth.places), rel=0.03)
@@ -64,7 +66,7 @@ def test_the_mean_load_is_what_the_trainer_makes_of_such_speech() -> None:
 
 
 def test_tokens_take_what_a_shard_of_them_takes(tmp_path: Any) -> None:
-    speech, count = Speech(turn_seconds=8.0), 200
+    speech, count = SpeechShape(turn_seconds=8.0), 200
     row = write_shard(tmp_path / "shard.safetensors", turns_of(count, speech))
     assert row["turns"] == count
     planned = storage(job_of("csm-30m", speech=speech), hours=count * 8.0 / 3600).tokens
@@ -191,8 +193,8 @@ def test_what_is_fixed_stays() -> None:
         (lambda: gpu_named("v100"), "gpu 'v100' is unknown; there are b200"),
         (lambda: Assumptions(mfu=1.5), "mfu 1.5: must be more than 0"),
         (lambda: Assumptions(reserve_gb=-1), "reserve_gb -1"),
-        (lambda: Speech(turn_seconds=0), "turn_seconds 0: must be more than 0"),
-        (lambda: Speech(padding=1.0), "padding 1.0"),
+        (lambda: SpeechShape(turn_seconds=0), "turn_seconds 0: must be more than 0"),
+        (lambda: SpeechShape(padding=1.0), "padding 1.0"),
         (lambda: plan(job_of(), GPUS["h100"], hours=0, assumptions=Assumptions()), "hours 0: must be more than 0"),
     ],
 )

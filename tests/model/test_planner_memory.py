@@ -30,12 +30,12 @@ from torch.utils._pytree import tree_map_only
 
 from csm_model.config import CONFIGS, ModelConfig
 from csm_model.model import CsmModel
-from csm_model.planner.job import Job, Load
+from csm_model.planner.job import TrainingJob, Workload
 from csm_model.planner.memory import Memory, memory
 from csm_model.planner.tape import CPU, Kernels, tape
 from csm_model.training import parallel
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals, TurnsInMemory
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals, TurnsInMemory
 from csm_model.training.loss import LossModule
 from csm_model.training.optimizer import make_optimizer
 from csm_model.training.packing import Packing
@@ -73,13 +73,13 @@ def packed(sizes: ModelConfig, *, packs: int, row_length: int = 2048) -> Batch:
                 )
             )  # fmt: skip
     data = PackedTokens(
-        TurnsInMemory(turns), sizes, packing=Packing(row_length=row_length), reading=Reading(depth_share=1 / 16)
+        TurnsInMemory(turns), sizes, packing=Packing(row_length=row_length), reading=DropoutSettings(depth_share=1 / 16)
     )
     return data.batch(range(packs))
 
 
-def load_of(batch: Batch, *, text: bool = False) -> Load:
-    return Load(
+def load_of(batch: Batch, *, text: bool = False) -> Workload:
+    return Workload(
         rows=batch.rows.shape[0] * batch.rows.shape[1],
         documents=tuple(n for item in batch.lengths for n in item),
         first=len(batch.first.places),
@@ -88,7 +88,7 @@ def load_of(batch: Batch, *, text: bool = False) -> Load:
     )
 
 
-def job_of(preset: str, **fields: Any) -> Job:
+def job_of(preset: str, **fields: Any) -> TrainingJob:
     sizes = CONFIGS["csm-30m" if preset == "small" else preset]()
     if preset == "small":  # for the settings, of which there are many
         sizes = replace(sizes, backbone=replace(sizes.backbone, layers=2), depth=replace(sizes.depth, layers=1))
@@ -96,7 +96,7 @@ def job_of(preset: str, **fields: Any) -> Job:
         "gpus": 1, "strategy": "ddp", "bf16": True, "recompute": False, "row_length": 2048, "micro_packs": 1,
         "accumulation": 1, "depth_share": 1 / 16, "text_loss": False, "dropout": False, "keep_checkpoints": 2,
     }  # fmt: skip
-    return Job(sizes=sizes, **{**settings, **fields})
+    return TrainingJob(sizes=sizes, **{**settings, **fields})
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def fake_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def tracked(job: Job, batch: Batch, mode: Any, world: World | None = None) -> tuple[dict[str, float], float]:
+def tracked(job: TrainingJob, batch: Batch, mode: Any, world: World | None = None) -> tuple[dict[str, float], float]:
     """Bytes by kind at the peak of one true step of `job`, and what the forward pass leaves for the backward pass."""
     world = world or World(rank=0, size=1)
     config = TrainingConfig(tokens="", out="", bf16=job.bf16)
@@ -155,7 +155,7 @@ def held(tracker: MemTracker, kind: _MemRefType) -> float:
     return float(tracker.get_tracker_snapshot()[torch.device("cpu")][kind])
 
 
-def kept_by(job: Job, load: Load, kernels: Kernels) -> float:
+def kept_by(job: TrainingJob, load: Workload, kernels: Kernels) -> float:
     """What the planner says that the forward pass leaves."""
     parts = tape(job, load, kernels)
     return sum(part.saved + (0.0 if part.again else part.cast) for part in parts)
@@ -277,5 +277,5 @@ def test_what_the_system_says_a_step_takes() -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     grown, *counts = (int(word) for word in done.stdout.split())
-    load = Load(rows=4096, documents=(512,) * 8, first=counts[0], depth=counts[1], text=0)
+    load = Workload(rows=4096, documents=(512,) * 8, first=counts[0], depth=counts[1], text=0)
     assert memory(job, load=load, kernels=CPU).total == pytest.approx(grown, rel=0.25)

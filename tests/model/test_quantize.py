@@ -9,7 +9,7 @@ import torch
 
 from csm_model.bundle import Bundle, Weights, load_bundle, load_weights, write_bundle
 from csm_model.errors import ArtifactError
-from csm_model.kernels import PackedLinear
+from csm_model.kernels import KernelLinear
 from csm_model.model import CsmModel
 from csm_model.quantize import RoundedLinear, pack_int4, quantize_groups, quantize_rows, unpack_int4
 
@@ -55,14 +55,14 @@ def test_a_rounded_bundle_is_the_float_one_rounded_on_loading(
     mask = torch.ones_like(rows, dtype=torch.bool)
     stored = load_bundle(tmp_path / "b").model
     rounded = load_bundle(bundle_folder, weights=precision).model
-    plain = load_bundle(tmp_path / "b", packed=False).model
+    plain = load_bundle(tmp_path / "b", kernels=False).model
     assert stored.code_heads is not None
-    assert {type(head) for head in stored.code_heads} == {PackedLinear}
+    assert {type(head) for head in stored.code_heads} == {KernelLinear}
     assert plain.to("meta").code_logits(torch.empty(1, plain.config.depth.dim, device="meta"), 1).is_meta, "all move"
-    plain = load_bundle(tmp_path / "b", packed=False).model
-    kinds = {module.kind for module in stored.backbone.modules() if isinstance(module, PackedLinear)}
+    plain = load_bundle(tmp_path / "b", kernels=False).model
+    kinds = {module.kind for module in stored.backbone.modules() if isinstance(module, KernelLinear)}
     assert kinds == {precision}
-    assert isinstance(stored.projection, PackedLinear)
+    assert isinstance(stored.projection, KernelLinear)
     assert stored.projection.kind == "int8"
     with torch.inference_mode():
         ours, same, torchs = (model.hidden(rows, mask) for model in (stored, rounded, plain))
@@ -78,7 +78,7 @@ def test_a_rounded_bundle_is_the_float_one_rounded_on_loading(
 def test_float_bundles_are_spoken_with_the_weights_asked_for(bundle_folder: Path) -> None:
     for weights, kind, dtype in (("fp32", "fp32", torch.float32), ("bf16", "bf16", torch.bfloat16)):
         model = load_bundle(bundle_folder, weights=weights).model  # type: ignore[arg-type]
-        assert isinstance(model.codebook0_head, PackedLinear)
+        assert isinstance(model.codebook0_head, KernelLinear)
         assert model.codebook0_head.kind == kind
         assert model.audio_embeddings.weight.dtype == dtype
 

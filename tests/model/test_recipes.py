@@ -56,7 +56,7 @@ def test_weights_of_other_programs_are_where_it_begins(layout: Layout, token_fol
         assert tensor.dtype == torch.float32
     manifest = trainer.run()
     assert manifest["parent_digest"] is None
-    after = load_bundle(tmp_path / "out" / "final", packed=False).model.state_dict()
+    after = load_bundle(tmp_path / "out" / "final", kernels=False).model.state_dict()
     assert all(not torch.equal(tensor, before[name]) for name, tensor in after.items())
     stored, _ = foreign(token_folder, tmp_path / "again", layout)
     for one, other in zip(sorted(checkpoint.iterdir()), sorted(stored.iterdir()), strict=True):

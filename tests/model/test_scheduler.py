@@ -12,8 +12,8 @@ import torch
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES, FRAME_SECONDS
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Job, Late, Policy, RefusedError
-from csm_model.inference.narration import Utterance
+from csm_model.inference.jobs import Late, RefusedError, SchedulerPolicy, StreamJob
+from csm_model.inference.narration import Heard, Utterance
 from csm_model.inference.safety import Reason
 from csm_model.inference.scheduler import Scheduler, StepTimes
 
@@ -34,6 +34,7 @@ class Talk:
     frames: int
     text: str
     open: bool
+    leads: bool
 
 
 class Work:
@@ -46,13 +47,14 @@ class Work:
         self.talks: dict[int, Talk] = {}
         self.steps: list[list[int]] = []
         self.prefills: list[int] = []
+        self.led: list[list[int]] = []
         self.breaks: Exception | None = None
 
     def open(self, slot: int, asked: Utterance) -> None:
         assert slot not in self.talks
         if asked.text == "?":
             raise InputError("nothing to say")
-        self.talks[slot] = Talk(asked.speaker, 0, asked.text, asked.more)
+        self.talks[slot] = Talk(asked.speaker, 0, asked.text, asked.more, asked.heard is not None)
 
     def close(self, slot: int) -> None:
         del self.talks[slot]
@@ -76,6 +78,14 @@ class Work:
         self.talks[slot].reads -= 1
         self.prefills.append(slot)
 
+    def leads(self, slot: int) -> bool:
+        return self.talks[slot].leads and self.talks[slot].reads > 0
+
+    def lead(self, slots: Sequence[int]) -> None:
+        self.led.append(list(slots))
+        for slot in slots:
+            self.talks[slot].reads -= 1
+
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
         if self.breaks is not None:
             raise self.breaks
@@ -93,6 +103,9 @@ class Work:
     def dropped(self, slot: int) -> int:
         return 3
 
+    def left_out(self, slot: int) -> str:
+        return "好"
+
 
 @dataclass
 class Ear:
@@ -108,7 +121,8 @@ class Ear:
             raise OSError("the line is cut")
         self.heard.append("frame")
 
-    def end(self, reason: Reason, dropped: int) -> None:
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
+        assert left_out == "好"
         self._last(f"{reason} {dropped}")
 
     def fail(self, error: Exception) -> None:
@@ -143,11 +157,14 @@ class Desk:
         policy.setdefault("lead_s", None)
         self.clock = Clock()
         self.work = Work(slots, self.clock)
-        self.scheduler = Scheduler(self.work, Policy(**policy), clock=self.clock)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.work, SchedulerPolicy(**policy), clock=self.clock)  # type: ignore[arg-type]
 
-    def ask(self, text: str = "abc", *, reads: int = 1, more: bool = False, **given: object) -> tuple[Job, Ear]:
+    def ask(
+        self, text: str = "abc", *, reads: int = 1, more: bool = False, heard: Heard | None = None, **given: object
+    ) -> tuple[StreamJob, Ear]:
         ear = Ear()
-        job = Job(asked=Utterance(text=text, speaker=reads, more=more), listener=ear, **given)  # type: ignore[arg-type]
+        asked = Utterance(text=text, speaker=reads, more=more, heard=heard)
+        job = StreamJob(asked=asked, listener=ear, **given)  # type: ignore[arg-type]
         self.scheduler.admit(job)
         return job, ear
 
@@ -337,6 +354,40 @@ def test_a_long_prompt_does_not_hold_up_the_others() -> None:
     assert desk.work.prefills.count(1) == 8
 
 
+HEARD = Heard(codes=torch.zeros(1, 1), sentences=(0,))
+
+
+def test_those_that_go_on_are_led_together() -> None:
+    desk = Desk(slots=4)
+    for reads in (2, 3, 2):
+        desk.ask("abc", reads=reads, heard=HEARD)
+    desk.ask("abc", reads=1)
+    desk.rounds()
+    assert (desk.work.led[0], desk.work.led[-1], desk.work.prefills) == ([0, 1, 2], [1], [3])
+    assert sorted(slot for slots in desk.work.led for slot in slots) == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_of_those_that_go_on_one_is_led_where_somebody_is_about_to_be_late() -> None:
+    desk = Desk(slots=4)
+    desk.ask("a" * 40)
+    desk.rounds(2)
+    desk.clock.now += 0.1
+    for _ in range(3):
+        desk.ask("abc", reads=1, heard=HEARD)
+    desk.rounds(1)
+    assert desk.work.led == [[1]]
+
+
+def test_what_leading_raises_breaks_those_that_were_led_and_no_other() -> None:
+    desk = Desk(slots=3)
+    _, live = desk.ask("abc", reads=1)
+    _, broken = desk.ask("abc", reads=1, heard=HEARD)
+    desk.work.lead = lambda slots: 1 / 0  # type: ignore[assignment,misc]
+    desk.rounds()
+    assert live.heard[-1] == "ended 3"
+    assert broken.heard[-1] == "fail division by zero"
+
+
 def test_a_lead_is_not_grown_beyond_the_bound() -> None:
     desk = Desk(slots=2, lead_s=0.5)
     _, ear = desk.ask("a" * 40)
@@ -403,25 +454,64 @@ def test_all_may_be_broken_off() -> None:
     assert not desk.scheduler.round()
 
 
-def test_a_request_that_is_still_being_read_keeps_its_place_but_gets_no_slot() -> None:
+def test_a_request_that_is_still_being_read_gets_no_slot_and_takes_none() -> None:
     desk = Desk(slots=1)
     ear = Ear()
-    job = Job(listener=ear)
+    job = StreamJob(listener=ear)
     desk.scheduler.admit(job)
-    desk.clock.now += 1.0
+    assert desk.scheduler.take_unread() is job
+    desk.clock.now += 1000.0
     desk.rounds()
     assert ear.heard == []
-    with pytest.raises(RefusedError):
-        desk.ask()
+    _, quick = desk.ask()
+    desk.rounds()
+    assert quick.heard[-1] == "ended 3"
     job.asked = Utterance(text="ab", speaker=0)
     desk.rounds()
     assert ear.heard[-1] == "ended 3"
     ear = Ear()
-    job = Job(listener=ear)
+    job = StreamJob(listener=ear)
     desk.scheduler.admit(job)
     desk.scheduler.fail(job, InputError("no such voice"))
     assert ear.heard == ["fail no such voice"]
     assert desk.scheduler.queued == 0
+
+
+def test_what_nobody_waits_for_any_more_is_not_read() -> None:
+    desk = Desk(slots=2, queue=3, reading_s=5.0)
+    ears = [Ear() for _ in range(8)]
+    jobs = [StreamJob(listener=ear, priority=n == 4, max_wait_s=7.0 * (n == 6)) for n, ear in enumerate(ears)]
+    refused = []
+    for n, job in enumerate(jobs):
+        try:
+            desk.scheduler.admit(job)
+        except RefusedError:
+            refused.append(n)
+    assert refused == [2, 3, 4, 5, 7], "no more than the slots, and who may wait"
+    assert (desk.scheduler.unread, desk.scheduler.queued) == (3, 3)
+    ears[0].leaves = True
+    desk.rounds()
+    assert ears[0].heard == ["drop"]
+    desk.clock.now += 5.5
+    desk.rounds()
+    assert ears[1].heard == ["late wait"]
+    assert desk.scheduler.take_unread() is jobs[6]
+    assert desk.scheduler.take_unread() is None
+    desk.clock.now += 5.5
+    desk.rounds()
+    assert ears[6].heard == [], "somebody is at it"
+    jobs[6].asked = Utterance(text="ab", speaker=0)
+    desk.rounds()
+    assert ears[6].heard[-1] == "ended 3"
+    assert desk.scheduler.unread == 0
+
+
+def test_they_are_read_by_priority_and_then_by_arrival() -> None:
+    desk = Desk(slots=3)
+    jobs = [StreamJob(listener=Ear(), priority=priority) for priority in (0, 5, 0)]
+    for job in jobs:
+        desk.scheduler.admit(job)
+    assert [desk.scheduler.take_unread() for _ in range(4)] == [jobs[1], jobs[0], jobs[2], None]
 
 
 def test_times_of_steps_that_were_not_seen_follow_from_those_that_were() -> None:
@@ -441,4 +531,4 @@ def test_times_of_steps_that_were_not_seen_follow_from_those_that_were() -> None
 )
 def test_bad_policies_are_refused(policy: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(policy))):
-        Policy(**policy)  # type: ignore[arg-type]
+        SchedulerPolicy(**policy)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csm_model.config import debug_config, demo_config
 from csm_model.inference.decoding import FrameDecoder
-from csm_model.kernels import pack
+from csm_model.kernels import use_kernels
 from csm_model.kernels.products import Kind
 from csm_model.model import CsmModel
 from csm_model.quantize import rounded_state, with_rounded_weights
@@ -31,8 +31,8 @@ def model_of(sizes: str, kind: Kind) -> CsmModel:
     for weight in model.parameters():
         weight.mul_(2.0) if weight.dim() > 1 else weight.uniform_(0.5, 1.5)
     if kind in ("int8", "int4"):
-        return pack(with_rounded_weights(model, rounded_state(model, kind)))
-    return pack(model.bfloat16() if kind == "bf16" else model)
+        return use_kernels(with_rounded_weights(model, rounded_state(model, kind)))
+    return use_kernels(model.bfloat16() if kind == "bf16" else model)
 
 
 def cache_of(stack: Transformer, dtype: torch.dtype, slots: int = 5) -> KVCache:

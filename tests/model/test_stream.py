@@ -20,7 +20,7 @@ from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.training.cache import FileCache
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import PackedTokens, Reading, TurnsInMemory
+from csm_model.training.data import DropoutSettings, PackedTokens, TurnsInMemory
 from csm_model.training.packing import Packing
 from csm_model.training.parallel import World
 from csm_model.training.shards import TokenTurn, load_tokens, write_index, write_shard
@@ -118,7 +118,7 @@ def test_batches_from_a_storage_are_those_from_the_folder(tokens: Path, stored: 
             StreamedTurns(each, "train", open_shards=2),
             sizes,
             packing=Packing(row_length=256, shuffle_shards=2),
-            reading=Reading(depth_share=0.5, text_dropout=0.3, history_dropout=0.3),
+            reading=DropoutSettings(depth_share=0.5, text_dropout=0.3, history_dropout=0.3),
         )
         for each in (here, there)
     )

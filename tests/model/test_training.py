@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from csm_model.bundle import load_bundle
 from csm_model.errors import ArtifactError, DigestError, InputError
-from csm_model.files import read_json, write_json
+from csm_model.files import digest_of, read_json, write_json
 from csm_model.training.config import TrainingConfig
 from csm_model.training.optimizer import learning_rate
 from csm_model.training.parallel import World
@@ -78,7 +78,8 @@ def test_base_of_another_codec_is_refused(trained: Path, token_folder: Path, tmp
         if path.is_file():
             (base / path.name).write_bytes(path.read_bytes())
     manifest["files"] = {name: digest for name, digest in manifest["files"].items() if "/" not in name}
-    write_json(base / "manifest.json", {**manifest, "codec_digest": "f" * 64})
+    manifest |= {"digest": digest_of(manifest["files"]), "codec_digest": "f" * 64}
+    write_json(base / "manifest.json", manifest)
     with pytest.raises(ArtifactError, match="codec_digest is ffffffffffff"):
         Trainer(replace(settings(token_folder, tmp_path), base=str(base)), ALONE)
 

@@ -74,7 +74,7 @@ def test_a_checkpoint_becomes_a_bundle_and_speaks(csm: Csm, own: Path, precision
     assert soundfile.info("hi.wav").frames > 0
     refused = csm("checkpoint", "bundle", own, "other", *parts)
     assert refused.status == 2
-    assert "codebooks, the checkpoint needs 3; give the codec of its codes" in refused.err
+    assert "codebooks, the model needs 3; give the codec of its codes" in refused.err
     assert not Path("other").exists()
 
 

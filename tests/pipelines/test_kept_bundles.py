@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from csm_components.artefacts import Artefact
-from csm_components.job import Job
-from csm_components.kubeflow import Task
+from csm_components.job import StepJob
+from csm_components.kubeflow import KubeflowTask
 from csm_components.made import Record
 from csm_components.spec import StepSpec
 from csm_components.steps import store
@@ -26,7 +26,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 def keep(bundle: Path, storage: LocalStorage, scratch: Path) -> Artefact:
     """What a training made, as its step stores it."""
-    job = Job(spec=TRAIN, scratch=scratch)
+    job = StepJob(spec=TRAIN, scratch=scratch)
     for path in bundle.rglob("*"):
         if path.is_file():
             copy_file(path, job.out("bundle") / path.relative_to(bundle))
@@ -51,7 +51,7 @@ def test_a_bundle_is_kept_under_its_digest_once_and_fetched_whole(
 
 def test_what_is_no_bundle_or_is_damaged_is_refused(bundle: Path, storage: LocalStorage, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        store(Job(spec=TRAIN, scratch=tmp_path / "empty"), {"digest": "0"}, storage, str(storage.root))
+        store(StepJob(spec=TRAIN, scratch=tmp_path / "empty"), {"digest": "0"}, storage, str(storage.root))
     kept = keep(bundle, storage, tmp_path / "one")
     weights = storage.root / "trained" / kept.digest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -66,4 +66,6 @@ def test_without_a_storage_nothing_can_be_kept(tmp_path: Path) -> None:
     spec: StepSpec = TRAIN
     outputs = {"artifacts": {"bundle": {"artifacts": [{"name": "bundle", "uri": str(tmp_path / "b")}]}}}
     with pytest.raises(InputError, match="set CSM_STORAGE"):
-        Task({"outputs": {**outputs, "outputFile": str(tmp_path / "out")}}).leave(spec, Record(step="train", result={}))
+        KubeflowTask({"outputs": {**outputs, "outputFile": str(tmp_path / "out")}}).leave(
+            spec, Record(step="train", result={})
+        )

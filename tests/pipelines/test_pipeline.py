@@ -103,4 +103,4 @@ def test_one_knob_stands_in_two_files() -> None:
         for path in sorted(package.rglob("*.py"))
         if "min_energy_correlation" in path.read_text(encoding="utf-8")
     ]
-    assert files == ["components/csm_components/tokenise/spec.py", "pipelines/csm_pipelines/presets.py"]
+    assert files == ["components/csm_components/tokenise/knobs.py", "pipelines/csm_pipelines/presets.py"]

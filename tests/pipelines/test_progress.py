@@ -15,7 +15,6 @@ from rich.console import Console
 from csm_components.events import describe, restored
 from csm_components.ingest.spec import INGEST
 from csm_model.errors import AudioError, CsmError, DigestError, InputError
-from csm_model.files import write_json
 from csm_pipelines.local import StepError, run_task
 from csm_pipelines.progress import StepBoard
 
@@ -84,10 +83,10 @@ def test_an_error_of_a_step_comes_back_as_what_it_was(tmp_path: Path, corpus: Pa
         run("export", "--work", str(tmp_path / "run"))
     with pytest.raises(InputError, match=r"export has no setting data\.speed; it has release\.precision"):
         run("export", "--work", str(tmp_path / "run"), "--settings", '{"data.speed": 1}')
-    write_json(tmp_path / "bundle" / "manifest.json", {})
-    with pytest.raises(StepError, match=r"step export failed: KeyError: 'files'; all that it printed is in .*export"):
-        run("export", "--work", str(tmp_path / "run"), "--input", f"parent={tmp_path / 'bundle'}")
-    assert "Traceback" in (tmp_path / "logs" / "export.log").read_text()
+    (tmp_path / "file").touch()
+    with pytest.raises(StepError, match=r"step ingest failed: FileExistsError: .*; all that it printed is in "):
+        run(*ingest(corpus, tmp_path / "file"))
+    assert "Traceback" in (tmp_path / "logs" / "ingest.log").read_text()
 
 
 def test_a_step_that_is_killed_is_said_to_be(tmp_path: Path, corpus: Path) -> None:

@@ -89,3 +89,28 @@ def test_where_no_server_answers_one_is_started(csm: Csm, bundle: Path, monkeypa
     assert "no server at 127.0.0.1" in said.err
     assert "starting Triton" in said.err
     assert soundfile.info("said.wav").duration > 0.1
+
+
+def test_what_is_left_out_is_told_and_nothing_left_is_refused(csm: Csm, url: str) -> None:
+    said = csm("say", "Hello there. 你好世界。 And so on.", "--url", url, "--out", "said.wav")
+    assert said.status == 0, said
+    assert "left out: 4 characters of the text that cannot be said: '你好世界'" in said.err
+    said = csm("say", "你好。", "--url", url, "--out", "nothing.wav")
+    assert said.status == 2
+    assert "has nothing to say" in said.err
+    assert not Path("nothing.wav").exists()
+
+
+def test_a_text_too_long_is_refused_before_its_first_sound(csm: Csm, url: str) -> None:
+    Path("long.txt").write_text("It is sunny. " * 1_000)
+    said = csm("say", "--text-from", "long.txt", "--url", url, "--out", "long.wav")
+    assert said.status == 2
+    assert "the text has 13000 characters: at most 10000 go into a stream" in said.err
+    assert "csm say --go-on" in said.err
+    assert not Path("long.wav").exists()
+
+
+def test_a_turn_before_without_a_word_is_no_hindrance(csm: Csm, url: str) -> None:
+    Path("turns.json").write_text(json.dumps([{"speaker": 1, "text": "👍"}, {"speaker": 1, "text": "..."}]))
+    said = csm("say", "Hello there.", "--url", url, "--context", "turns.json", "--out", "said.wav")
+    assert said.status == 0, said

@@ -17,7 +17,7 @@ import pytest
 from csm_model.inference.narration import Utterance
 from csm_model.inference.sampling import Sampling
 from csm_serving.server.audit import MAX_KEPT, Audit, FileSink, open_audit
-from csm_serving.server.safeguards import warnings_of
+from csm_serving.server.safeguards import warnings_of, who_may_call
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.stream import Account
@@ -51,6 +51,7 @@ def account(**changes: object) -> Account:
         waited_s=0.25,
         first_audio_s=0.41234,
         took_s=2.0,
+        caller="shop",
     )
     return replace(made, **changes)
 
@@ -75,6 +76,7 @@ def test_a_line_says_who_spoke_how_much_and_when_but_not_what(tmp_path: Path) ->
     assert first["stream"] != second["stream"]
     assert len(str(first.pop("stream"))) == 32
     assert first == {
+        "caller": "shop",
         "voice": "anna",
         "speaker": 1,
         "identity": "voice:anna/9c1e",
@@ -214,6 +216,25 @@ def test_what_is_turned_off_is_named(tmp_path: Path) -> None:
         assert word in line
     (line,) = warnings_of(load_settings())
     assert "CSM_SERVING_TURN_KEY is not set" in line
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        *[("127.0.0.1", True), ("127.8.9.10", True), ("localhost", True), ("::1", True)],
+        *[("0.0.0.0", False), ("::", False), ("10.0.0.7", False), ("gpu-1", False), ("127.example.org", False)],
+    ],
+)
+def test_a_server_that_anybody_reaches_says_so_when_it_asks_nobody(host: str, near: bool) -> None:
+    given = {"turn_key": "00" * 32, "host": host}
+    open_, tokens = load_settings(**given), load_settings(**given, token_file=Path("tokens.json"))
+    sealed = load_settings(**given, token_file=Path("t"), tls_cert=Path("c"), tls_key=Path("k"))
+    assert [("CSM_SERVING_TOKEN_FILE is not set" in line) for line in warnings_of(open_)] == [True] * (not near)
+    assert [("CSM_SERVING_TLS_CERT is not set" in line) for line in warnings_of(tokens)] == [True] * (not near)
+    assert warnings_of(sealed) == []
+    assert who_may_call(open_).startswith("anybody on this machine" if near else f"ANYBODY who reaches {host}")
+    assert who_may_call(tokens) == "those of tokens.json, NOT encrypted"
+    assert who_may_call(sealed) == "those of t, encrypted"
 
 
 def test_secrets_do_not_show_in_settings() -> None:

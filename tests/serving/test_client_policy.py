@@ -180,3 +180,16 @@ def test_a_server_that_failed_is_passed_over_for_a_while_where_there_is_another(
     assert pool.take().url == "one", "it failed longer ago"
     clock.now += 10
     assert {pool.take().url for _ in range(4)} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to process the request(s) for model 'csm_0_0', message: Stub process 'csm_0_0' is not healthy.",
+        "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        "Request for unknown model: 'csm' is not found",
+    ],
+)
+def test_a_server_without_its_model_is_away_and_the_next_one_is_asked(said: str) -> None:
+    answer = calls.ANSWER(error_message=said)
+    assert isinstance(calls.error_in(answer, "here:1"), UnavailableError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from waiting import HANG_S, eventually, let_pass, never
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Policy
+from csm_model.inference.jobs import SchedulerPolicy
 from csm_model.inference.narration import Utterance
 from csm_model.inference.safety import Reason
 from csm_serving.server.engine import Engine, Watchers
@@ -58,6 +59,9 @@ class Caller:
     def cancelled(self) -> bool:
         return self._leaves_after is not None and len(self.chunks) >= self._leaves_after
 
+    def leave(self) -> None:
+        self._leaves_after = 0
+
     def _final(self, answer: End | Exception | str) -> None:
         assert self.answer is None, "a second final"
         self.answer = answer
@@ -96,6 +100,12 @@ class Work:
     def reads(self, slot: int) -> bool:
         return False
 
+    def leads(self, slot: int) -> bool:
+        return False
+
+    def lead(self, slots: Sequence[int]) -> None:
+        raise AssertionError
+
     def prefill(self, slot: int) -> None:
         raise AssertionError
 
@@ -128,6 +138,9 @@ class Work:
     def dropped(self, slot: int) -> int:
         return 2
 
+    def left_out(self, slot: int) -> str:
+        return "".join(character for character in self._texts[slot][0] if not character.isascii())
+
     def _length(self, slot: int) -> int:
         most = self._most[slot]
         return len(self._texts[slot][0]) if most is None else most
@@ -139,8 +152,10 @@ class Reader:
     def __init__(self) -> None:
         self.key = TurnKey()
         self.gate = threading.Event()
+        self.asked: list[str | None] = []
 
-    def read(self, request: SpeechRequest) -> ResolvedRequest:
+    def read(self, request: SpeechRequest, *, wanted: Callable[[], bool] = lambda: True) -> ResolvedRequest:
+        self.asked.append(request.voice)
         if request.speaker == 9 or request.voice == "nobody":
             raise InputError("unknown speaker 9: the bundle has 0")
         if request.voice == "broken":
@@ -168,7 +183,7 @@ def running(
     engine = Engine(
         Work(slots, gate),
         reader,
-        policy=Policy(**policy),
+        policy=SchedulerPolicy(**policy),
         metrics=metrics,
         watchers=watchers,
         max_characters=20,
@@ -201,6 +216,25 @@ def test_a_stream_is_whole_and_says_how_it_ended() -> None:
     assert metrics.values["csm_stream_slots"] == 2
     assert len(metrics.observed["csm_first_audio_seconds"]) == len(metrics.observed["csm_queue_wait_seconds"]) == 2
     assert len(metrics.observed["csm_step_seconds"]) == 8
+
+
+def test_what_was_left_out_is_told_and_counted() -> None:
+    with running() as (engine, metrics, _):
+        end = ask(engine, Caller(), "a 你好 b").wait().answer
+        assert isinstance(end, End)
+        assert (end.left_out, end.left_out_text) == (2, "你好")
+        end = ask(engine, Caller(), "plain").wait().answer
+        assert isinstance(end, End)
+        assert (end.left_out, end.left_out_text) == (0, "")
+        assert metrics.values["csm_left_out_characters_total"] == 2
+
+
+def test_a_text_that_is_too_long_is_refused_before_its_first_sound() -> None:
+    with running() as (engine, metrics, _):
+        with pytest.raises(InputError, match="the text has 21 characters: at most 20 go into a stream; speak the rest"):
+            engine.submit(SpeechRequest(text="a" * 10, stream_id="long-text", text_more=True, text_length=21), Caller())
+        assert metrics.values["csm_refusals_total{invalid_input}"] == 1
+        assert engine.queued == engine.live == 0
 
 
 def test_above_the_slots_a_request_is_refused_and_a_freed_slot_is_taken_again() -> None:
@@ -313,6 +347,48 @@ def test_a_request_that_takes_long_to_read_holds_nobody_up() -> None:
         assert slow.answer is None
         reader.gate.set()
         assert slow.wait().answer == End(ended=True, dropped=2)
+
+
+def test_nobody_is_read_for_who_has_gone_and_those_who_wait_are_counted() -> None:
+    with running(frame_budget=0) as (engine, metrics, reader):
+        first = ask(engine, Caller(), voice="anna")
+        eventually(lambda: reader.asked == ["anna"])
+        gone = [ask(engine, Caller(), voice="berta", max_wait_s=HANG_S) for _ in range(5)]
+        stays = ask(engine, Caller(), voice="carla", max_wait_s=HANG_S)
+        eventually(lambda: metrics.values["csm_unread_streams"] == metrics.values["csm_queued_streams"] == 7)
+        with pytest.raises(BusyError):
+            ask(engine, Caller(), voice="dora")
+        for caller in gone:
+            caller.leave()
+        assert [caller.wait().answer for caller in gone] == ["dropped"] * 5
+        reader.gate.set()
+        assert first.wait().answer == stays.wait().answer == End(ended=True, dropped=2)
+        assert reader.asked == ["anna", "carla"]
+        eventually(lambda: metrics.values["csm_unread_streams"] == 0)
+
+
+def test_several_are_read_at_once_where_there_are_readers() -> None:
+    metrics, reader = MemoryMetrics(), Reader()
+    engine = Engine(Work(2), reader, policy=SchedulerPolicy(frame_budget=0), metrics=metrics, readers=2)
+    try:
+        callers = [ask(engine, Caller(), voice=name) for name in ("anna", "berta")]
+        eventually(lambda: sorted(map(str, reader.asked)) == ["anna", "berta"])
+        reader.gate.set()
+        assert [caller.wait().answer for caller in callers] == [End(ended=True, dropped=2)] * 2
+    finally:
+        reader.gate.set()
+        engine.close(grace_s=HANG_S)
+
+
+def test_what_reads_requests_gives_way_to_what_speaks() -> None:
+    def niceness(name: str) -> int:
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == name)
+        return os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+    with running():
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        eventually(lambda: niceness("csm-reader-0") == min(19, mine + 10))
+        assert niceness("csm-engine") == mine
 
 
 def test_streams_are_accounted_for_and_none_begins_unaccounted() -> None:

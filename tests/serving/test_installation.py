@@ -14,6 +14,7 @@ import pytest
 
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_serving.client import SpeechClient
+from csm_serving.client.load_report import scrape
 from csm_serving.launcher import installation
 from csm_serving.launcher.installation import find_installation, find_libpython, write_search_folders
 from csm_serving.launcher.triton import LocalTriton
@@ -64,13 +65,15 @@ def test_a_triton_that_lies_elsewhere_serves(
 ) -> None:
     root = as_in_nvidias_image(tmp_path / "tritonserver")
     monkeypatch.setenv("CSM_SERVING_TRITON", str(root))
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, ready_timeout_s=300)
+    settings = load_settings(host="::", grpc_port=0, http_port=0, metrics_port=0, ready_timeout_s=300)
     with (
         LocalTriton(make_bundle(tmp_path), settings=settings) as triton,
         SpeechClient(triton.url) as client,
     ):
         assert Path(f"/proc/{triton.pid}/cmdline").read_bytes().split(b"\0")[0].decode() == f"{root}/bin/tritonserver"
         assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
+        assert triton.url == f"[::]:{triton.ports['grpc']}"
+        assert scrape(triton.metrics_url)["csm_live_streams"] == 0
 
 
 def test_a_log_that_is_passed_on_has_the_audit_and_the_reason_of_a_failure(
@@ -78,7 +81,9 @@ def test_a_log_that_is_passed_on_has_the_audit_and_the_reason_of_a_failure(
 ) -> None:
     bundle = make_bundle(tmp_path)
     folder = tmp_path / "serving"
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, ready_timeout_s=300, log="stderr")
+    settings = load_settings(
+        grpc_port=0, http_port=0, metrics_port=0, host="localhost", ready_timeout_s=300, log="stderr"
+    )
     with LocalTriton(bundle, settings=settings, folder=folder) as triton, SpeechClient(triton.url) as client:
         assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
     said = capfd.readouterr().err

@@ -40,6 +40,7 @@ def full_request() -> SpeechRequest:
         max_frames=25,
         stream_id="0a-Z_9xyz",
         text_more=True,
+        text_length=1_234,
         resume=Resume(codes=CODES, sentences=np.zeros(CODES.shape[1], np.int32), token=b"resume"),
         deadline_s=12.345,
         max_wait_s=1.5,
@@ -60,6 +61,7 @@ def test_a_request_survives_the_wire() -> None:
         "max_frames",
         "stream_id",
         "text_more",
+        "text_length",
         "deadline_s",
         "max_wait_s",
     ):
@@ -158,7 +160,7 @@ def test_every_encoded_tensor_is_as_specified() -> None:
         ({"context": (Turn(speaker=0, text="x", codes=np.zeros((65, 1), np.int32)),)}, "65 codebooks"),
         ({"context": (Turn(speaker=0, text="x", codes=np.full((4, 1), 2**31)),)}, "code 2147483648"),
         ({"context": tuple(Turn(speaker=0, text="x") for _ in range(65))}, "65 turns"),
-        ({"context": (Turn(speaker=0, text="..."),)}, "context turn 0: text"),
+        ({"text_length": 4}, "text_length 4: must be 5 to"),
         ({"context": (Turn(speaker=0, text="x", codes=np.zeros((4, 2))),)}, "float64"),
         ({"context": (Turn(speaker=0, text="x", codes=CODES - 1),)}, "code -1"),
         ({"context": (Turn(speaker=0, text="x", codes=np.zeros((1, 5000), np.int32)),)}, "5000 frames"),
@@ -261,8 +263,11 @@ def test_a_response_survives_the_wire(token: bytes) -> None:
     assert (again.frame_index, again.seconds, again.token, again.encoded) == (25, 2.0, token, b"")
     np.testing.assert_array_equal(again.audio, chunk.audio)
     np.testing.assert_array_equal(again.codes, chunk.codes)
-    end = End(ended=False, reason="repeat", dropped=3)
-    assert messages.decode_response(messages.encode_end(end)) == end
+    end = End(ended=False, reason="repeat", dropped=3, left_out=100, left_out_text="你好")
+    tensors = messages.encode_end(end)
+    assert messages.decode_response(tensors) == end
+    before = {name: tensor for name, tensor in tensors.items() if not name.startswith("LEFT_OUT")}
+    assert messages.decode_response(before) == End(ended=False, reason="repeat", dropped=3), "of an older server"
     assert End(ended=False).reason == "cut"
 
 

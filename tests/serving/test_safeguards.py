@@ -16,7 +16,7 @@ from waiting import HANG_S
 
 from csm_model.errors import CsmError, InputError
 from csm_model.watermark import open_watermark
-from csm_serving.server.consent import Consent, today
+from csm_serving.server.consent import Consent, now
 from csm_serving.server.engine import Engine
 from csm_serving.server.loading import load_engine
 from csm_serving.server.metrics import MemoryMetrics
@@ -99,7 +99,7 @@ def refused(caller: Caller, message: str) -> None:
 
 def add(folder: Path, *, seed: int = 0, name: str = "anna", uses: tuple[str, ...] = ("assistant",)) -> None:
     consent = Consent(
-        person="Anna", given=today(), witness="R. Studio", uses=uses, revoke="a@example.com", recording=DIGEST
+        person="Anna", given=now().date(), witness="R. Studio", uses=uses, revoke="a@example.com", recording=DIGEST
     )
     samples = (0.1 * np.random.default_rng(seed).standard_normal(30_000)).astype(np.float32)
     add_voice(folder, name, samples=samples, recording_digest=DIGEST, text="Good morning.", consent=consent, speaker=1)

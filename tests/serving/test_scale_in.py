@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import yaml
 from chart_rendering import ci_file, render
 from served import scale_in
@@ -14,7 +13,6 @@ from csm_scaling.manifest import read_manifest
 TIMES = {"drain.preStopSeconds": 2, "serving.exitTimeoutSeconds": 7, "serving.longestStreamSeconds": 7}
 
 
-@pytest.mark.timeout(300)
 def test_a_scale_in_with_the_rendered_times_loses_no_frame(bundle: Path) -> None:
     objects = render("csm-serving", ci_file("csm-serving", "default"), set=TIMES)
     server = read_manifest(yaml.safe_dump_all(objects), start_s=60).server

@@ -24,7 +24,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     family = uuid.uuid4().hex
 
     def version(name: str, streams: dict[str, list[TextPart]]) -> Siblings:
-        def take(part: TextPart) -> None:
+        def take(part: TextPart, caller: str | None) -> None:
             if part.stream_id not in streams:
                 raise UnknownStreamError(part.stream_id)
             if part.text == "refuse":

@@ -58,6 +58,14 @@ def test_a_request_says_how_and_the_bundle_says_the_rest(loaded: Bundle) -> None
     assert RequestReader(loaded).read(SpeechRequest(text="Hello.")).utterance.max_frames is None
 
 
+def test_turns_of_the_context_in_which_nothing_can_be_said_are_left_out_and_counted(loaded: Bundle) -> None:
+    turns = [
+        Turn(speaker=0, text=text) for text in ("How are you?", "...", "\N{THUMBS UP SIGN}", "Fine.", "\u4f60\u597d")
+    ]
+    asked = RequestReader(loaded).read(SpeechRequest(text="Hello.", context=tuple(turns))).utterance
+    assert ([turn.text for turn in asked.context], asked.dropped) == (["How are you?", "Fine."], 3)
+
+
 def test_speakers_have_numbers_and_names(loaded: Bundle) -> None:
     reader = RequestReader(loaded)
     assert reader.read(SpeechRequest(text="Hello.", voice="kumo")).utterance.speaker == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Generator, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ import soundfile
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 from csm_serving.client import SpeechClient
+from csm_serving.client.aio import AsyncSpeechStream, _in_turn
 from csm_serving.client.audio import player
-from csm_serving.client.speech import SpeechService, SpeechStream, first_words
+from csm_serving.client.speech import SpeechService, SpeechStream, first_words, texts_of_streams, whole_request
 from csm_serving.wire.errors import ServingError, UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -35,7 +38,7 @@ class Tone(SpeechService):
                     raise ServingError("the model failed")
                 audio = np.full(FRAME_SAMPLES, index / 100, np.float32)
                 yield Chunk(audio=audio, frame_index=index, codes=np.zeros(4, np.int32))
-            yield End(ended=request.max_frames is None)
+            yield End(ended=request.max_frames is None, left_out=1, left_out_text="好")
         finally:
             self.closed += 1
 
@@ -85,6 +88,43 @@ def test_text_of_any_length_and_cut_goes_into_requests_of_their_size(text: str |
     service = Tone()
     list(service.stream(text))
     assert service.heard == "".join(text)
+
+
+@pytest.mark.parametrize("length", [10_000, 10_001, 25_000])
+def test_the_server_is_told_how_long_a_text_is(length: int) -> None:
+    text = ("word " * 5_000)[:length]
+    request, rest = whole_request(text, 0, {})
+    assert request.text_length == length
+    assert request.text + "".join(rest) == text
+    assert whole_request("short", 0, {})[0].text_length is None
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 25_000, "One sentence here. " * 1_500, "A paragraph\n\n" * 2_000, "word " * 6_000, "short"]
+)
+def test_a_long_text_goes_on_in_a_second_stream(text: str) -> None:
+    texts = texts_of_streams(text)
+    assert "".join(texts) == text
+    assert all(len(part) <= 10_000 for part in texts)
+    tone = Tone()
+    stream = tone.stream(text, go_on=True, max_frames=3)
+    chunks = list(stream)
+    assert [chunk.frame_index for chunk in chunks] == list(range(3 * len(texts)))
+    assert [chunk.sentence for chunk in chunks] == [number for number in range(len(texts)) for _ in range(3)]
+    assert stream.end is not None
+    assert (stream.end.ended, stream.end.reason, stream.end.left_out) == (False, "cut", len(texts))
+    assert tone.closed == len(texts)
+
+
+def test_a_text_that_goes_on_can_be_left(tmp_path: Path) -> None:
+    tone = Tone()
+    stream = tone.stream("One sentence here. " * 1_500, go_on=True)
+    next(stream)
+    stream.close()
+    assert tone.closed == 1
+    said = tone.say("One sentence here. " * 1_500, go_on=True, path=tmp_path / "all.wav")
+    assert said.frames == 4 * len(texts_of_streams("One sentence here. " * 1_500))
+    assert (said.left_out, said.left_out_text) == (3, "好好好")
 
 
 def test_parts_are_taken_as_they_are_asked_for() -> None:
@@ -148,3 +188,33 @@ def test_where_no_server_answers_one_line_says_so() -> None:
         pytest.raises(UnavailableError, match=r"no server at 127\.0\.0\.1:9 .*csm serve.*csm say --local"),
     ):
         client.say("hello")
+
+
+def test_a_long_text_goes_on_in_a_second_stream_for_asyncio_too() -> None:
+    closed: list[int] = []
+
+    def opened(number: int) -> AsyncSpeechStream:
+        async def responses() -> AsyncGenerator[Chunk | End, None]:
+            try:
+                for index in range(3):
+                    audio = np.zeros(FRAME_SAMPLES, np.float32)
+                    yield Chunk(audio=audio, frame_index=index, codes=np.zeros(4, np.int32), sentence=0)
+                tail = np.ones(5, np.float32)
+                yield End(ended=True, left_out=1, left_out_text="好", audio=tail, encoded=b"tail")
+            finally:
+                closed.append(number)
+
+        return AsyncSpeechStream(responses(), cancel=lambda: None, retries=lambda: number)
+
+    async def taken() -> None:
+        async with _in_turn([functools.partial(opened, number) for number in (1, 2)]) as stream:
+            chunks = [chunk async for chunk in stream]
+        assert [(chunk.frame_index, chunk.sentence) for chunk in chunks] == [(n, n // 3) for n in range(6)]
+        assert (chunks[3].audio.size, chunks[3].encoded) == (FRAME_SAMPLES + 5, b"tail"), "nothing of the first is lost"
+        assert stream.end == End(ended=True, left_out=2, left_out_text="好好")
+        assert stream.retries == 3
+        async with _in_turn([functools.partial(opened, number) for number in (3, 4)]) as stream:
+            await anext(stream)
+
+    asyncio.run(taken())
+    assert closed == [1, 2, 3]

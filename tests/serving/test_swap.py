@@ -175,7 +175,7 @@ def test_where_no_server_runs_there_is_nothing_to_swap(
 def test_a_dead_server_is_found_out(bundle: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    state = ServerState(pid=process.pid, host="127.0.0.1", grpc_port=1, http_port=1, metrics_port=1, bundle=str(bundle))
-    state.write(tmp_path)
+    ports = {"grpc_port": 1, "http_port": 1, "metrics_port": 1}
+    ServerState(pid=process.pid, host="127.0.0.1", bundle=str(bundle), secret="s", **ports).write(tmp_path)
     with pytest.raises(InputError, match="is gone; start it with csm serve"):
         swap_bundle(tmp_path, bundle)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http
+import http.client
 import os
 import shutil
 import signal
@@ -33,6 +35,7 @@ from csm_serving.client.retry import NEVER, Retry
 from csm_serving.client.speech import SpeechService
 from csm_serving.launcher.triton import LocalTriton
 from csm_serving.server import repository
+from csm_serving.server.life import signs_in
 from csm_serving.server.local import LocalSpeech
 from csm_serving.settings import load_settings
 from csm_serving.wire.errors import BusyError, ServingError, UnavailableError
@@ -162,11 +165,11 @@ def test_a_cancelled_stream_frees_its_slot(client: SpeechClient, triton: LocalTr
     stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=400)
     next(stream)
     stream.close()
+    outcome = 'csm_streams_total{outcome="cancelled"}'
+    eventually(lambda: metrics_of(triton)[outcome] == before[outcome] + 1)
     eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
     gate.set()
     after = metrics_of(triton)
-    outcome = 'csm_streams_total{outcome="cancelled"}'
-    assert after[outcome] == before[outcome] + 1
     assert after["csm_frames_total"] - before["csm_frames_total"] < 400, "the whole story was not spoken"
 
 
@@ -180,7 +183,7 @@ def test_above_the_slots_a_request_is_refused_at_once(
             next(stream)
         with pytest.raises(BusyError, match=f"all {slots} slots"):
             client.say(TEXT)  # before any of them ends
-        assert metrics_of(triton)["csm_live_streams"] == slots
+        eventually(lambda: metrics_of(triton)["csm_live_streams"] == slots)  # the gauge is set between two steps
     finally:
         for stream in live:
             stream.close()
@@ -199,16 +202,20 @@ def test_metrics_count_streams(client: SpeechClient, triton: LocalTriton) -> Non
     assert after["csm_real_time_factor"] > 0
 
 
-def test_sigterm_lets_a_live_stream_end(bundle: Path) -> None:
+def test_sigterm_lets_live_streams_end_and_takes_the_rest_of_their_text(bundle: Path, gate: threading.Event) -> None:
     settings = load_settings(**FREE_PORTS, exit_timeout_s=HANG_S)
-    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
+    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url, retry=NEVER) as client:
         stream = client.stream(LONG, sampling=GREEDY, max_frames=400)
         next(stream)
+        part_by_part = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=400)
+        next(part_by_part)
         triton.terminate()
         eventually(lambda: _refuses(client))
-        eventually(lambda: _gone(triton.pid))  # though nobody has read the stream on
+        gate.set()
+        assert sum(1 for _ in part_by_part) == 399
+        eventually(lambda: _gone(triton.pid))  # though nobody has read the other one on
         assert sum(1 for _ in stream) == 399
-        assert stream.end == End(ended=False)
+        assert stream.end == part_by_part.end == End(ended=False)
 
 
 def test_sigterm_sends_those_that_wait_elsewhere_at_once(bundle: Path) -> None:
@@ -327,30 +334,62 @@ def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> N
     eventually(lambda: _gone(pid))
 
 
-def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death_of_triton(
-    bundle: Path, gate: threading.Event, tmp_path: Path
+@pytest.mark.parametrize(
+    ("whom", "how"), [("triton", signal.SIGKILL), ("model", signal.SIGBUS)], ids=["triton", "model"]
+)
+def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death(
+    bundle: Path, gate: threading.Event, tmp_path: Path, whom: str, how: signal.Signals
 ) -> None:
+    """In a folder whose name nobody would give it, in no locale to speak of."""
     code = (
         "import sys; from pathlib import Path; from csm_serving.launcher.triton import serve\n"
         "from csm_serving.settings import load_settings\n"
         "settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, slots=1, threads=1)\n"
-        "sys.exit(serve(Path(sys.argv[1]), settings=settings,"
-        " folder=Path(sys.argv[2]), on_ready=lambda triton: print(triton.url, triton.pid, flush=True)))"
+        "sys.exit(serve(Path(sys.argv[1]), settings=settings, folder=Path(sys.argv[2]),"
+        " on_ready=lambda triton: print(triton.url, triton.http_url, triton.pid, flush=True)))"
     )
-    command = [sys.executable, "-c", code, str(bundle), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    folder = tmp_path / f'{"o" * 100}/it\'s & me; touch X/$(touch Y) `z` "q":äöü' / ("long" * 60)
+    command = [sys.executable, "-c", code, str(bundle), str(folder)]
+    environment = os.environ | {"LC_ALL": "C"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
-        url, pid = process.stdout.readline().split()
+        url, http_url, pid = process.stdout.readline().split()
         with SpeechClient(url, retry=Retry(attempts=1_000, first_s=0.5, budget_s=HANG_S)) as client:
             stream = client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY, max_frames=200)
             next(stream)
-            os.kill(int(pid), signal.SIGKILL)
+            victim = int(pid) if whom == "triton" else next(signs_in(folder / "life")).pid
+            os.kill(victim, how)
+            eventually(lambda: not _is_green(http_url))
             gate.set()
             assert [chunk.frame_index for chunk in stream] == list(range(1, 200))
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_S) == 0
         assert process.stderr is not None
-        assert "ended by itself with status -9" in process.stderr.read()
+        said = process.stderr.read()
+        assert said.count("; it is started again\n") == 1
+        if whom == "triton":
+            assert "ended by itself with status -9" in said
+        else:  # whose death Triton may die of too, before anybody has looked
+            assert f"process {victim}) is gone" in said or "Triton ended by itself with status" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["o" * 100], "no part of a path is run"
+
+
+def _is_green(http_url: str) -> bool:
+    """Whether the server says that it is ready, or at least alive."""
+    address = http_url.removeprefix("http://")
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/csm/ready"):
+        connection = http.client.HTTPConnection(address, timeout=HANG_S)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return True
+        except OSError:
+            pass
+        finally:
+            connection.close()
+    return False
 
 
 def _refuses(client: SpeechClient) -> bool:

@@ -184,4 +184,6 @@ def running(image: str, *command: str, **given: Any) -> Iterator[Running]:
     try:
         yield Running(name=name)
     finally:
-        output("podman", "rm", "--force", "--time", "5", name)
+        # One that ends by itself while podman kills it makes podman fail, and is gone at the next call.
+        remove = ["podman", "rm", "--force", "--ignore", "--time", "0", name]
+        eventually(lambda: subprocess.run(remove, capture_output=True, check=False).returncode == 0, f"{name} stays")

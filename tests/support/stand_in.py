@@ -60,6 +60,10 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
     over: list[str] = field(default_factory=list)
     """How each call ended: closed by the client's sending side, or cancelled."""
     peers: set[str] = field(default_factory=set)
+    authorizations: list[str] = field(default_factory=list)
+    """What each call brought to say who it is."""
+    certificate: tuple[bytes, bytes] | None = None
+    """PEM of a certificate and its key: it listens behind TLS."""
     port: int = 0
     gate: threading.Event = field(default_factory=threading.Event)
     """Ends what waits in silence."""
@@ -67,7 +71,12 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
     def start(self) -> StandIn:
         self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.certificate is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            pair = self.certificate[::-1]
+            self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         self._server.start()
         return self
 
@@ -83,6 +92,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         context.add_callback(lambda: inbox.put(None))
         self.peers.add(context.peer())
+        self.authorizations += [str(value) for name, value in context.invocation_metadata() if name == "authorization"]
 
         def read() -> None:
             try:

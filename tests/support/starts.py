@@ -32,6 +32,7 @@ MARKS: Final = {
     "kfp": "compiles or runs Kubeflow pipelines",
     "kills": "a full count of kills",
     "bits": "holds what is promised to the bit",
+    "company": "holds it for every number of streams",
 }
 """Every mark of this suite, and what it says."""
 
@@ -65,10 +66,13 @@ STARTERS: Final[Mapping[str, str]] = {
 OF_FIXTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "e2e/test_debug_run.py::story": ("triton", "mlflow", "judges", "processes", "kfp"),
     "e2e/test_training_pipeline.py::story": ("mlflow", "processes", "kfp", "cluster"),
+    "components/test_data_components.py::cluster": ("cluster",),
+    "model/test_company.py::found": ("company",),
 }
-"""Fixtures that start `csm` itself, which starts the rest: their code does not name it."""
+"""Fixtures that start a program which starts the rest: their code does not name it."""
 
 BITS: Final = (
+    "model/test_affine.py",
     "model/test_batch.py",
     "model/test_codec.py",
     "model/test_codec_loops.py",

@@ -95,6 +95,9 @@ namespace="{{ .Release.Namespace }}",release="{{ .Release.Name }}"{{ if .Values.
 {{- if and $values.voices.enabled (not $values.voices.volume) -}}
 {{- fail "voices.enabled is true, but voices.volume is empty: set it to the volume with the registry" -}}
 {{- end -}}
+{{- if and $values.tls.clientCa (not $values.tls.secret) -}}
+{{- fail "tls.clientCa is set, but tls.secret is empty: set it to the Secret with the server's certificate" -}}
+{{- end -}}
 {{- if and $values.monitoring.podMonitor.enabled $values.monitoring.serviceMonitor.enabled -}}
 {{- fail "monitoring.podMonitor.enabled and monitoring.serviceMonitor.enabled are both true, which counts every stream twice: set one to false" -}}
 {{- end -}}

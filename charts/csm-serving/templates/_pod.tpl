@@ -40,6 +40,16 @@ securityContext:
 {{ include "csm-serving.setting" (list "voice_use" .) }}
 {{- end }}
 {{- end }}
+{{- if $values.tokens.secret }}
+{{ include "csm-serving.setting" (list "token_file" (printf "/etc/csm/tokens/%s" $values.tokens.key)) }}
+{{- end }}
+{{- if $values.tls.secret }}
+{{ include "csm-serving.setting" (list "tls_cert" "/etc/csm/tls/tls.crt") }}
+{{ include "csm-serving.setting" (list "tls_key" "/etc/csm/tls/tls.key") }}
+{{- with $values.tls.clientCa }}
+{{ include "csm-serving.setting" (list "tls_client_ca" (printf "/etc/csm/tls/%s" .)) }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := $serving.settings }}
 {{ include "csm-serving.setting" (list $name $value) }}
 {{- end }}
@@ -214,6 +224,12 @@ spec:
         {{- if eq $values.audit.to "file" }}
         - {name: audit, mountPath: /audit}
         {{- end }}
+        {{- if $values.tokens.secret }}
+        - {name: tokens, mountPath: /etc/csm/tokens, readOnly: true}
+        {{- end }}
+        {{- if $values.tls.secret }}
+        - {name: tls, mountPath: /etc/csm/tls, readOnly: true}
+        {{- end }}
   volumes:
     - name: models
       emptyDir: {sizeLimit: {{ $values.bundle.sizeLimit }}}
@@ -230,5 +246,13 @@ spec:
     {{- if eq $values.audit.to "file" }}
     - name: audit
       {{- toYaml $values.audit.volume | nindent 6 }}
+    {{- end }}
+    {{- with $values.tokens.secret }}
+    - name: tokens
+      secret: {secretName: {{ . }}, defaultMode: 0440}
+    {{- end }}
+    {{- with $values.tls.secret }}
+    - name: tls
+      secret: {secretName: {{ . }}, defaultMode: 0440}
     {{- end }}
 {{- end }}

@@ -8,10 +8,10 @@ from csm_components import kinds
 from csm_components.spec import Input, Output, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-def _card(job: Job) -> Any:
+def _card(job: StepJob) -> Any:
     from csm_components.card.step import write_card
 
     return write_card(

@@ -9,10 +9,10 @@ from csm_components.register.spec import RegisterSettings
 from csm_components.spec import Input, Output, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-def _deploy(job: Job) -> Any:
+def _deploy(job: StepJob) -> Any:
     from csm_components.deploy.step import deploy
 
     return deploy(

@@ -130,7 +130,7 @@ class FromTriton:
 
         # The turns before are recordings of whoever speaks, which others refuse; and nobody listens as it speaks.
         settings = load_settings(grpc_port=0, http_port=0, metrics_port=0, client_voices="allow", lead_s=0)
-        with LocalTriton(self.folder, settings=settings) as triton:
+        with LocalTriton(self.folder, settings=settings.unguarded()) as triton:
             yield FromServer(url=triton.url, digest=self.digest)
 
     @contextlib.contextmanager

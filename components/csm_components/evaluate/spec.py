@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from csm_components import kinds
+from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.ingest.spec import ONLY_TEXTS
 from csm_components.register.gate import Gate
-from csm_components.spec import Input, Output, StepSettings, StepSpec
+from csm_components.spec import Input, Output, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-class EvaluateSettings(StepSettings):
-    """How much is spoken, and who judges."""
-
-    section = "judge"
-
-    sentences_per_voice: int = Field(default=48, ge=1)
-    """Held-out sentences for each voice, streamed from the server; fewer where the split has fewer."""
-    parent_per_voice: int = Field(default=48, ge=1)
-    """Of these, sentences that the float parent speaks too, with the same seeds."""
-    base_per_voice: int = Field(default=12, ge=1)
-    """Of these, sentences that the base speaks too."""
-    recogniser: Literal["tiny", "base"] = "base"
-    """Whisper that reads what was said: `base`, or `tiny` where seconds count."""
-    mos: bool = True
-    """Whether naturalness is scored too; it takes as long as recognition."""
-    max_frames: int | None = Field(default=None, ge=1)
-    """Longest sentence in frames of 80 ms; none is the model's own bound."""
-    split: str = "test"
-    """Part of the corpus that is held out for it."""
-    speakers: tuple[int, ...] = ()
-    """Voices; empty for those of the split."""
-    seed: int = 0
-    """The n-th sentence is drawn with `seed + n`."""
-
-
-def _evaluate(job: Job) -> Any:
+def _evaluate(job: StepJob) -> Any:
     from csm_components.evaluate.sources import best_source
     from csm_components.evaluate.step import evaluate
 

@@ -26,11 +26,11 @@ from rich.console import Console
 
 from csm_components import made
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wer_difference
+from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of, row_of
 from csm_components.evaluate.report import ReportInputs, write_report
 from csm_components.evaluate.sentences import Choice, Sentence, choose_sentences, subset, voice_names
 from csm_components.evaluate.sources import FromBundle, FromTriton, SpeechSource
-from csm_components.evaluate.spec import EvaluateSettings
 from csm_components.evaluate.table import figures_table
 from csm_components.evaluate.verdicts import JUDGES_VERSION
 from csm_components.evaluate.work import (
@@ -125,6 +125,7 @@ def evaluate(
     if (known := _known(out, inputs)) is not None:
         return known
     made.forget(out)
+    (out / RESULT).unlink(missing_ok=True)
 
     corpus = _corpus(conversations, tokens, settings, manifest)
     count = worker_count(workers)

@@ -8,7 +8,7 @@ from csm_components import kinds
 from csm_components.spec import Input, Output, StepSettings, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
 class ExportSettings(StepSettings):
@@ -20,7 +20,7 @@ class ExportSettings(StepSettings):
     """Weights of the released bundle."""
 
 
-def _export(job: Job) -> Any:
+def _export(job: StepJob) -> Any:
     from csm_components.export.step import export
 
     return export(job.folder("parent"), job.out("bundle"), precision=job.of(ExportSettings).precision)

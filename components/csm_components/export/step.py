@@ -55,7 +55,8 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
         ArtifactError: the parent is quantised already, or carries no codec.
         DigestError: a file of the parent is not the one that its manifest names.
     """
-    from csm_model.bundle import ROUNDED, Precision, load_bundle, read_manifest, write_bundle
+    from csm_model.bundle import ROUNDED, load_bundle, read_manifest, write_bundle
+    from csm_model.manifest import Precision
 
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
@@ -70,7 +71,7 @@ def export(parent: Path, out: Path, *, precision: str = "int8") -> ExportResult:
         )
     if not (parent / "codec").is_dir():
         raise ArtifactError(f"{parent}: it carries no codec; a released bundle needs one")
-    bundle = load_bundle(parent, packed=False)
+    bundle = load_bundle(parent, kernels=False)
     info: dict[str, Any] = {name: theirs[name] for name in _KEPT if name in theirs}
     info |= {"parent_digest": theirs["digest"], "base_digest": theirs.get("parent_digest") or ""}
     manifest = write_bundle(

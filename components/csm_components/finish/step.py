@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from csm_components.steps import tracker_of
+from csm_components.tracking import tracker_of
 
 _WELL = "SUCCEEDED"
 

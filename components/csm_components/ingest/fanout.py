@@ -185,6 +185,7 @@ def join_ingest(
     if (known := step.committed(out, inputs)) is not None:
         return known
     made.forget(out)
+    (out / step.MANIFEST).unlink(missing_ok=True)
     for source in sources:
         folder = folders[source.id]
         if not committed_part(folder, source, keys[source.id]):

@@ -10,7 +10,7 @@ from csm_components import kinds
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
 ONLY_TEXTS = frozenset({"manifest.json", "cuts.jsonl.gz", "rejected.jsonl"})
@@ -28,55 +28,53 @@ class IngestSettings(StepSettings):
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
 
-def _ingest(job: Job) -> Any:
+def _chosen(job: StepJob) -> dict[str, Any]:
+    """What a person chose, by the names under which the work of every part takes it."""
+    settings = job.of(IngestSettings)
+    return {"default_license": settings.license, "max_conversations": settings.conversations}
+
+
+def _ingest(job: StepJob) -> Any:
     from csm_components.ingest.step import ingest
 
-    settings = job.of(IngestSettings)
     return ingest(
         job.folder("corpus"),
         job.out("conversations"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
         workers=job.workers,
     )
 
 
-def _plan(job: Job) -> Any:
+def _plan(job: StepJob) -> Any:
     from csm_components.ingest.fanout import plan_ingest
 
-    settings = job.of(IngestSettings)
     return plan_ingest(
         job.artefact("corpus").url,
         shards=job.shards,
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
     )
 
 
-def _shard(job: Job) -> Any:
+def _shard(job: StepJob) -> Any:
     from csm_components.ingest.fanout import ingest_shard
 
-    settings = job.of(IngestSettings)
     return ingest_shard(
         job.artefact("corpus").url,
         job.shard,
         job.out("part"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
         workers=job.workers,
     )
 
 
-def _join(job: Job) -> Any:
+def _join(job: StepJob) -> Any:
     from csm_components.ingest.fanout import join_ingest
 
-    settings = job.of(IngestSettings)
     return join_ingest(
         job.folders("parts"),
         job.artefact("corpus").url,
         job.out("conversations"),
-        default_license=settings.license,
-        max_conversations=settings.conversations,
+        **_chosen(job),
     )
 
 

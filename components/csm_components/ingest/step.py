@@ -104,6 +104,7 @@ def ingest(
     if (known := committed(out, inputs)) is not None:
         return known
     made.forget(out)
+    (out / MANIFEST).unlink(missing_ok=True)
     convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
     return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, console=console)
 

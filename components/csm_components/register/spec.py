@@ -11,7 +11,7 @@ from csm_components.register.gate import Gate
 from csm_components.spec import Input, Output, StepSettings, StepSpec
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
 class RegisterSettings(StepSettings):
@@ -23,7 +23,7 @@ class RegisterSettings(StepSettings):
     """Name of the registered model."""
 
 
-def _register(job: Job) -> Any:
+def _register(job: StepJob) -> Any:
     from csm_components.evaluate.outcome import RESULT, figures_for_gate
     from csm_components.program import code_version
     from csm_components.register.step import register

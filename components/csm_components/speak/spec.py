@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from csm_components import kinds
-from csm_components.evaluate.spec import EvaluateSettings
+from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.spec import Input, Output, StepSettings, StepSpec
 from csm_model.errors import InputError
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 SPARE_SENTENCES = (
     "My sister arrives at nine fifteen, so we should leave soon.",
@@ -44,7 +44,7 @@ class SpeakSettings(StepSettings):
     """The voice that says it."""
 
 
-def _speak(job: Job) -> Any:
+def _speak(job: StepJob) -> Any:
     from csm_components.speak.step import speak
 
     settings = job.of(SpeakSettings)

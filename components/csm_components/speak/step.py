@@ -125,7 +125,7 @@ def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tup
     from csm_serving.launcher.triton import LocalTriton
     from csm_serving.settings import load_settings
 
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0)
+    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0).unguarded()
     try:
         find_installation(settings.triton)
     except MissingDependencyError as error:

@@ -23,8 +23,8 @@ from csm_components.program import code_digest
 from csm_components.settings import worker_count
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_components.tokenise import step
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.shard import ShardTask, committed
-from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_model.errors import InputError
@@ -190,6 +190,7 @@ def join_tokenise(
     if (known := step.made_before(work, asked)) is not None:
         return known
     made.forget(out)
+    (out / step.MANIFEST).unlink(missing_ok=True)
     step.put_tools(work, out)
     for task in work.tasks:
         there = next((one for part in parts if committed(one := replace(task, out=part))), None)

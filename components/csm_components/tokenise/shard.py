@@ -52,13 +52,14 @@ class ShardTask:
         return sum(turn.samples for item in self.conversations for turn in item.turns) / SAMPLE_RATE
 
 
-def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokenizer_digest: str) -> str:
-    """Digest of everything that a shard is made from."""
+def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokenizer: Tokenizer) -> str:
+    """Digest of everything that a shard is made from, the rules by which text becomes words among it."""
     return digest_of(
         {
             "format": SHARD_FORMAT,
             "codec": codec_digest,
-            "tokenizer": tokenizer_digest,
+            "tokenizer": tokenizer.digest,
+            "text_rules": tokenizer.rules,
             "conversations": [
                 [
                     item.id,

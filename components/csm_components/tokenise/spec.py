@@ -5,46 +5,16 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from csm_components import kinds
 from csm_components.ingest.spec import ONLY_TEXTS
-from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
-from csm_model.errors import ArtifactError
+from csm_components.spec import FanOut, Input, Output, StepSpec
+from csm_components.tokenise.knobs import CheckSettings, TokenizerSettings
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-class TokenizerSettings(StepSettings):
-    """How text becomes ids."""
-
-    section = "data"
-
-    tokenizer: str | None = None
-    """phonemes, bpe:SIZE, a tokenizer.json, or a tree with one; none takes the base's, or phonemes without a base."""
-    prompt_format: str | None = None
-    """How a BPE tokenizer writes a turn: sesame or miso; none for phonemes, and where the file says it."""
-
-
-class CheckSettings(StepSettings):
-    """What turns must show that are decoded again."""
-
-    section = "data"
-
-    min_energy_correlation: float = Field(default=0.5, ge=-1, le=1)
-    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
-
-    def accept(self, reached: float, codec: object) -> None:
-        """Raises `ArtifactError` where turns decoded again have not reached what they must."""
-        if reached < self.min_energy_correlation:
-            raise ArtifactError(
-                f"{codec}: its output does not follow the sound: energy correlation {reached:.2f}, at least "
-                f"{self.min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
-            )
-
-
-def _tools(job: Job, stack: ExitStack) -> dict[str, Any]:
+def _tools(job: StepJob, stack: ExitStack) -> dict[str, Any]:
     """Codec and tokenizer as the work takes them."""
     from csm_components.storage import local_folder
 
@@ -60,7 +30,7 @@ def _tools(job: Job, stack: ExitStack) -> dict[str, Any]:
     }
 
 
-def _tokenise(job: Job) -> Any:
+def _tokenise(job: StepJob) -> Any:
     from csm_components.tokenise.step import tokenise
 
     with ExitStack() as stack:
@@ -73,7 +43,7 @@ def _tokenise(job: Job) -> Any:
         )
 
 
-def _plan(job: Job) -> Any:
+def _plan(job: StepJob) -> Any:
     from csm_components.tokenise.fanout import plan_tokenise
 
     with ExitStack() as stack:
@@ -85,7 +55,7 @@ def _plan(job: Job) -> Any:
         )
 
 
-def _shard(job: Job) -> Any:
+def _shard(job: StepJob) -> Any:
     from csm_components.tokenise.fanout import tokenise_shard
 
     return tokenise_shard(
@@ -97,7 +67,7 @@ def _shard(job: Job) -> Any:
     )
 
 
-def _join(job: Job) -> Any:
+def _join(job: StepJob) -> Any:
     from csm_components.tokenise.fanout import join_tokenise
 
     return join_tokenise(

@@ -31,8 +31,8 @@ from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
+from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
-from csm_components.tokenise.spec import CheckSettings
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_components.workers import run_parallel
@@ -148,6 +148,7 @@ def tokenise(
     if (known := made_before(work, asked)) is not None:
         return known
     made.forget(out)
+    (out / MANIFEST).unlink(missing_ok=True)
     put_tools(work, out)
     speed = make_shards(work.tasks, tools=out, workers=worker_count(workers), console=console)
     return finish(work, asked, speed=speed, console=console)
@@ -185,7 +186,7 @@ def plan_work(
         mine = [item for item in conversations if item.split == split]
         for number, first in enumerate(range(0, len(mine), shard_conversations)):
             chosen = tuple(mine[first : first + shard_conversations])
-            key = shard_key(chosen, the_codec.digest, tokenizer.digest)
+            key = shard_key(chosen, the_codec.digest, tokenizer)
             tasks.append(ShardTask(name=f"{split}-{number:05}", key=key, conversations=chosen, out=out))
     return Work(
         dataset=read_manifest(folder),
@@ -339,6 +340,7 @@ def _manifest(
         "format": FORMAT,
         "codec_digest": codec.digest,
         "tokenizer_digest": tokenizer.digest,
+        "text_rules": tokenizer.rules,
         "dataset_digest": dataset["digest"],
         "splits": splits,
     }

@@ -6,6 +6,7 @@ it (queue, volumes, security context) belongs to the scheduler: `torchx_volcano.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,14 +78,14 @@ def build_app(spec: LaunchSpec, *, rendezvous_port: int, target: TrainTarget | N
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[${rank}]:",  # torchrun's default is the rank within the agent
     }
     if target is None:
-        python = sys.executable  # so that no other torchrun on PATH is taken
+        python = shlex.quote(_literal(sys.executable))  # so that no other torchrun on PATH is taken
         env |= {"PET_LOCAL_ADDR": "localhost", "GLOO_SOCKET_IFNAME": "lo"}  # the host's own name need not resolve
     else:
         python = "python"
         env |= {"HOME": "/tmp", **target.env}  # noqa: S108 - the only folder of the pod that can be written
     app = dist.torchrun(
         spec.module,
-        *spec.args,
+        *(_literal(argument) for argument in spec.args),
         m=NAME,
         j=spec.nodes,
         name=spec.name or spec.module.rsplit(".", 1)[-1],
@@ -102,6 +103,11 @@ def build_app(spec: LaunchSpec, *, rendezvous_port: int, target: TrainTarget | N
         role.name = ROLE
         role.resource.devices = {target.gpu_resource: target.gpus} if target.gpus else {}
     return app
+
+
+def _literal(word: str) -> str:
+    """A word in which torchx finds none of its macros, `${img_root}` and the like."""
+    return word.replace("$", "$$")
 
 
 def _of_a_pod(target: TrainTarget) -> dict[str, Any]:

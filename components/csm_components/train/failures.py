@@ -20,7 +20,10 @@ from csm_components.events import describe, restored
 from csm_components.storage import open_storage
 from csm_model.errors import CsmError
 
-_ECHO = re.compile(r"DistBackendError|DistNetworkError|Connection (closed|reset)|Broken pipe|TCPStore")
+# A worker whose peer is gone, and an agent whose peer held the rendezvous: neither is why the training ended.
+_ECHO = re.compile(
+    r"DistBackendError|DistNetworkError|Rendezvous\w*Error|Connection (closed|reset)|Broken pipe|TCPStore"
+)
 _TAIL = 40
 
 

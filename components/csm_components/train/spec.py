@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from csm_components import kinds
-from csm_components.spec import Input, Output, StepSettings, StepSpec
-from csm_components.train.nodes import check_nodes
+from csm_components.spec import Input, Output, StepSpec
+from csm_components.train.knobs import TrainSettings
 
 if TYPE_CHECKING:
-    from csm_components.job import Job
+    from csm_components.job import StepJob
 
 
-class TrainSettings(StepSettings):
-    """How to train."""
-
-    section = "train"
-
-    recipe: Mapping[str, Any] = Field(default_factory=dict)
-    """The trainer's own settings: model preset, steps, batch, learning rate, ..."""
-    nodes: Annotated[str, AfterValidator(check_nodes)] = "2x1"
-    """torchrun agents x workers of each."""
-    threads: int = Field(default=1, ge=1)
-    """Compute threads of a worker."""
-
-
-def _train(job: Job) -> Any:
+def _train(job: StepJob) -> Any:
     from csm_components.settings import load_settings
     from csm_components.train.step import train
 

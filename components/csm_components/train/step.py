@@ -29,9 +29,9 @@ from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
 from csm_components.tracking import RunLog, Tracker
+from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import METRICS, MetricsFollower, last_value, loss_figure, read_rows, training_seconds
 from csm_components.train.remote import job_name
-from csm_components.train.spec import TrainSettings
 from csm_model.errors import CsmError
 from csm_model.files import copy_file, digest_of, read_json, write_json
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from csm_model.errors import InputError
-from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST
+from csm_model.files import written_path
+from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S, GRPC_PORT, HOST, address_of
+from csm_serving.wire.protocol import MAX_STREAM_CHARACTERS
 
-SECRETS: Final = {"turn_key", "watermark_key"}
+SECRETS: Final = {"turn_key", "watermark_key", "token"}
 """Settings that are handed on in the environment, and never written down."""
 NOT_THE_MODELS: Final = {
     *("triton", "log", "grpc_port", "metrics_port"),
     *("ready_timeout_s", "connect_timeout_s", "chunk_timeout_s"),
+    *("tls_cert", "tls_key", "tls_client_ca", "tls", "ca", "client_cert", "client_key"),
 }
 """Settings of the program around Triton and of the client."""
+
+PATHS: Final = ("bundle", "codec", "voices", "audit", "token_file")
+"""Settings of the model that are paths, or may be."""
 
 
 class ServingSettings(BaseSettings):
@@ -47,7 +53,7 @@ class ServingSettings(BaseSettings):
     """Seconds that a stream may be ahead of its player where it is not alone; 0: as far as there is time for."""
     text_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds that a stream waits for more of its text before it ends."""
-    max_stream_characters: int = Field(default=10_000, ge=1)
+    max_stream_characters: int = Field(default=MAX_STREAM_CHARACTERS, ge=1)
     """Longest text of a stream, all its parts together."""
     max_frames: int | None = Field(default=None, ge=1)
     """Longest turn in frames of 80 ms, whatever a request asks for; None: the model's own."""
@@ -71,6 +77,14 @@ class ServingSettings(BaseSettings):
     """Where a line about every stream goes: `log`, a file, or `off`, which the log says."""
     audit_required: bool = True
     """Whether no stream begins while that line could not be written."""
+    token_file: Path | None = None
+    """File of those who may call, each with a token; None: whoever reaches the server may, which the log says."""
+    tls_cert: Path | None = None
+    """PEM file of the server's certificate and its chain: the streams go over TLS. None: unencrypted."""
+    tls_key: Path | None = None
+    """PEM file of that certificate's key."""
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities that must have signed a client's certificate; None: clients need none."""
     triton: Path | None = None
     """Folder of the Triton to start, as NVIDIA's image has it in /opt/tritonserver; None: the one of the wheel."""
     log: Literal["file", "stderr"] = "file"
@@ -97,11 +111,25 @@ class ServingSettings(BaseSettings):
     """Seconds that a client waits for a server to answer at all."""
     chunk_timeout_s: float = Field(default=CHUNK_TIMEOUT_S, gt=0)
     """Seconds that a client waits for the next chunk of a stream."""
+    tls: bool = False
+    """Whether a client encrypts; it does, too, where one of the next two is set."""
+    ca: Path | None = None
+    """PEM file of the authorities whose certificates a client believes; None: those that gRPC brings along."""
+    client_cert: Path | None = None
+    """PEM file of a client's own certificate, for a server that asks for one."""
+    client_key: Path | None = None
+    """PEM file of its key."""
+    token: str | None = Field(default=None, repr=False)
+    """A client's token, as `csm token add` printed it."""
 
     @property
     def url(self) -> str:
         """Where the streams are: `host:port`."""
-        return f"{self.host}:{self.grpc_port}"
+        return address_of(self.host, self.grpc_port)
+
+    def unguarded(self) -> Self:
+        """The same for a server that is started for its starter alone, on loopback: without TLS and tokens."""
+        return self.model_copy(update=dict.fromkeys(("token_file", "tls_cert", "tls_key", "tls_client_ca")))
 
     def of_model(self) -> dict[str, Any]:
         """What the model needs to know, as JSON: all that is set, without the client's part and the secrets.
@@ -109,9 +137,9 @@ class ServingSettings(BaseSettings):
         Paths are absolute: the model runs in another process, maybe in another folder.
         """
         values = self.model_dump(mode="json", exclude=set(NOT_THE_MODELS | SECRETS), exclude_none=True)
-        for name in ("bundle", "codec", "voices", "audit"):
+        for name in PATHS:
             if values.get(name) not in (None, "log", "off"):
-                values[name] = str(Path(values[name]).absolute())
+                values[name] = written_path(Path(values[name]).absolute())
         return values
 
 

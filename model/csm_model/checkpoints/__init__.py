@@ -6,7 +6,7 @@ from csm_model.checkpoints.loading import load_model, read_sizes
 from csm_model.checkpoints.names import LAYOUTS, Layout
 from csm_model.checkpoints.sizes import Rope
 from csm_model.checkpoints.source import Checkpoint, open_checkpoint
-from csm_model.checkpoints.verify import Verdict, verify, weights_digest
+from csm_model.checkpoints.verify import Verification, verify, weights_digest
 
 __all__ = [
     "LAYOUTS",
@@ -15,7 +15,7 @@ __all__ = [
     "Description",
     "Layout",
     "Rope",
-    "Verdict",
+    "Verification",
     "convert",
     "describe",
     "load_model",

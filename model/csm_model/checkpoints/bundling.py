@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from csm_model.bundle import ROUNDED, Precision, write_bundle
+from csm_model.bundle import ROUNDED, check_fit, write_bundle
 from csm_model.checkpoints.loading import load_model
 from csm_model.checkpoints.sizes import Rope
 from csm_model.codec import load_codec
-from csm_model.errors import ArtifactError
+from csm_model.manifest import Precision
 from csm_model.text import load_tokenizer
 
 RELEASED = {"temperature": 0.9, "depth_temperature": 0.9, "top_k": 50}
@@ -44,16 +44,7 @@ def bundle_checkpoint(
     model = load_model(source, rope=rope)
     reader, sound = load_tokenizer(tokenizer, prompt=prompt), load_codec(codec)
     sizes = model.config
-    for name, has, needs in (
-        ("codebooks", sound.num_codebooks, sizes.num_codebooks),
-        ("codes a codebook", sound.codebook_size, sizes.codebook_size),
-    ):
-        if has != needs:
-            raise ArtifactError(f"{codec}: has {has} {name}, the checkpoint needs {needs}; give the codec of its codes")
-    if reader.vocab_size > sizes.text_vocab_size:
-        raise ArtifactError(
-            f"{tokenizer}: has {reader.vocab_size} ids, the checkpoint knows {sizes.text_vocab_size}; give its own"
-        )
+    check_fit(sizes, reader, sound, where=str(source))
     model.config = replace(sizes, text_prefix=reader.text_prefix)
     if precision in ROUNDED:
         model.float()

@@ -15,10 +15,10 @@ from csm_model.checkpoints import sizes
 from csm_model.checkpoints.mimi import codec_of, passed_through
 from csm_model.checkpoints.names import TIED, Entry, Layout, entries_of
 from csm_model.checkpoints.source import Checkpoint, open_checkpoint
-from csm_model.checkpoints.stored import is_finite
 from csm_model.checkpoints.writer import Outgoing, Progress, write_shards
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, InputError, quoted
 from csm_model.files import atomic_folder, write_json
+from csm_model.tensor_files import is_finite
 
 SHARD_BYTES = 5 * 10**9
 """Largest shard, as Hugging Face cuts them; one tensor that is larger has a shard of its own."""
@@ -120,7 +120,7 @@ def _tensors(checkpoint: Checkpoint, entry: Entry, dtype: torch.dtype | None) ->
 
 def _cast(rows: Tensor, dtype: torch.dtype, where: str) -> Tensor:
     made = rows.to(dtype)
-    if dtype == torch.float16 and not is_finite(made) and bool((made.isinf() & rows.isfinite()).any()):
+    if dtype == torch.float16 and not is_finite(made):
         raise ArtifactError(f"{where} reaches {rows.abs().max().item():.3g}, fp16 ends at 65504; use bf16")
     return made
 
@@ -128,6 +128,8 @@ def _cast(rows: Tensor, dtype: torch.dtype, where: str) -> Tensor:
 def _codec(checkpoint: Checkpoint, to: Layout, given: Path | None) -> tuple[list[Outgoing], dict[str, Any] | None, str]:
     """The codec's tensors and configuration, and a word for what becomes of it."""
     stored = (checkpoint.stored_config or {}).get("codec_config")
+    if stored is not None and not isinstance(stored, dict):
+        raise ArtifactError(f"{checkpoint.folder / 'config.json'}: codec_config is {quoted(stored)}, no configuration")
     if given is not None:
         return *codec_of(given), "added"
     if not checkpoint.codec:

@@ -85,7 +85,9 @@ def _transformer(part: TransformerConfig) -> str:
 
 def _unusual(checkpoint: Checkpoint) -> list[str]:
     config, stored = checkpoint.config, checkpoint.stored_config
-    found = ["int8 or int4 weights: for speaking, not to be converted"] if checkpoint.quantized else checkpoint.faults()
+    found = checkpoint.faults()
+    if checkpoint.rounded is not None:
+        found.insert(0, f"{checkpoint.rounded} weights: for speaking, not to be converted")
     if stored is None:
         found.append("no config.json: sizes are told from the tensors, and Llama 3's rope scaling is assumed")
     plain = [

@@ -21,10 +21,13 @@ def load_model(path: Path, *, dtype: torch.dtype | None = None, rope: Rope | Non
     write to them (training) changes the process's own copy. `dtype` None leaves them as they are.
 
     Raises:
-        InputError, ArtifactError: see `open_checkpoint`; or it is not a whole model.
+        InputError, ArtifactError: see `open_checkpoint`; or it is not a whole model, or a number in it is none.
     """
     checkpoint = open_checkpoint(path, rope=rope)
     checkpoint.check()
+    for entry in checkpoint.entries:
+        for _ in checkpoint.blocks(entry):  # read on the way to the page cache, in blocks; mapped, all would count
+            pass
     model = meta_model(checkpoint.config)
     files: dict[Path, Any] = {}
     state: dict[str, Tensor] = {}

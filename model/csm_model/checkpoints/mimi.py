@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from csm_model.checkpoints.names import CODEC, pairs_to_halves
-from csm_model.checkpoints.stored import Stored, find_files, read_tensors
+from csm_model.checkpoints.stored import find_files, read_tensors
 from csm_model.checkpoints.writer import Outgoing
-from csm_model.errors import ArtifactError
+from csm_model.errors import ArtifactError, shown
 from csm_model.files import read_json
+from csm_model.tensor_files import Stored, finite_blocks
 
 HEAD_DIM = 64
 """Rows of a head of Mimi's transformers."""
@@ -62,6 +64,8 @@ def codec_of(path: Path) -> tuple[list[Outgoing], dict[str, Any]]:
     found = read_tensors(files)
     place = files[0].parent / "config.json"
     config = read_json(place) if place.is_file() else {}
+    if not isinstance(config, dict) or not isinstance(config.get("codec_config") or {}, dict):
+        raise ArtifactError(f"{place}: not a configuration of Mimi; put the one that belongs to the weights there")
     if any(name.startswith(CODEC) for name in found):
         kept = {name: stored for name, stored in found.items() if name.startswith(CODEC)}
         return passed_through(kept), config.get("codec_config") or mimi_config()
@@ -79,11 +83,15 @@ def mimi_config() -> dict[str, Any]:
 
 
 def passed_through(tensors: Mapping[str, Stored]) -> list[Outgoing]:
-    """Tensors that are written as they are."""
+    """Tensors that are written as they are; a number in them that is none is an `ArtifactError` when they are."""
     return [
-        Outgoing(name=name, dtype=stored.dtype, shape=stored.shape, blocks=stored.blocks)
+        Outgoing(name=name, dtype=stored.dtype, shape=stored.shape, blocks=partial(_finite, stored, name))
         for name, stored in tensors.items()
     ]
+
+
+def _finite(stored: Stored, name: str) -> Iterator[Tensor]:
+    return finite_blocks(stored.blocks(), f"{stored.path}: {shown(name)}")
 
 
 def _from_moshi(name: str, stored: Stored) -> Iterator[Outgoing]:
@@ -92,6 +100,11 @@ def _from_moshi(name: str, stored: Stored) -> Iterator[Outgoing]:
     if not fused:
         yield from passed_through({CODEC + _renamed(name): stored})
         return
+    if len(stored.shape) != 2 or stored.shape[0] % (3 * HEAD_DIM):
+        raise ArtifactError(
+            f"{stored.path}: {name} has the shape {list(stored.shape)}; it must be three matrices of heads of "
+            f"{HEAD_DIM} rows, one below another"
+        )
     rows, width = stored.shape[0] // 3, stored.shape[1]
     for number, letter in enumerate("qkv"):
         part = replace(
@@ -99,7 +112,7 @@ def _from_moshi(name: str, stored: Stored) -> Iterator[Outgoing]:
         )
 
         def blocks(part: Stored = part, rotated: bool = letter != "v") -> Iterator[Tensor]:
-            for block in part.blocks(HEAD_DIM):
+            for block in finite_blocks(part.blocks(HEAD_DIM), f"{part.path}: {name}"):
                 yield pairs_to_halves(block, HEAD_DIM) if rotated else block
 
         yield Outgoing(

@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from csm_model.config import CONFIGS, RESERVED_CODES, ModelConfig, RopeScaling, TransformerConfig
-from csm_model.errors import ArtifactError, InputError
+from csm_model.config import (
+    BOUNDS,
+    CONFIGS,
+    RESERVED_CODES,
+    ModelConfig,
+    RopeScaling,
+    TransformerConfig,
+    check_size,
+)
+from csm_model.errors import ArtifactError, InputError, quoted
 
 Rope = Literal["llama3", "plain"]
 """What a Hugging Face configuration without `rope_scaling` is taken for: Llama 3's scaling, or none."""
@@ -24,18 +32,21 @@ OWN_KEY = "csm"
 
 _ORIGINAL = {"backbone": 1024, "depth": 16}  # of the released config.json: below the positions of each part
 _SHARED = ("num_codebooks", "vocab_size", "text_vocab_size", "codebook_eos_token_id", "max_position_embeddings")
-_PART = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
-    "rms_norm_eps", "rope_theta", "rope_scaling",
-)  # fmt: skip
+_FIELDS = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "intermediate_size": "ffn_dim",
+    "rms_norm_eps": "norm_eps",
+}
+"""Hugging Face's words for the sizes of a transformer, and this program's."""
+_PART = (*_FIELDS, "rope_theta", "rope_scaling")
 
 
-def from_own(stored: Mapping[str, Any], where: str) -> ModelConfig:
+def from_own(stored: Any, where: str) -> ModelConfig:
     """The sizes in this program's config.json."""
-    try:
-        return ModelConfig.from_json(dict(stored))
-    except (KeyError, TypeError, InputError) as error:
-        raise ArtifactError(f"{where}: not sizes of a model ({error}); write the checkpoint again") from None
+    return ModelConfig.from_json(stored, where=where)
 
 
 def from_sesame(stored: Mapping[str, Any], where: str) -> ModelConfig:
@@ -43,14 +54,14 @@ def from_sesame(stored: Mapping[str, Any], where: str) -> ModelConfig:
     if OWN_KEY in stored:
         return from_own(stored[OWN_KEY], where)
     for key in ("backbone_flavor", "decoder_flavor"):
-        if stored.get(key) not in FLAVOURS:
-            raise ArtifactError(f"{where}: {key} {stored.get(key)!r} is unknown; there are {', '.join(FLAVOURS)}")
+        if stored.get(key) not in list(FLAVOURS):
+            raise ArtifactError(f"{where}: {key} {quoted(stored.get(key))} is unknown; there are {', '.join(FLAVOURS)}")
     return _csm(
         FLAVOURS[stored["backbone_flavor"]],
         FLAVOURS[stored["decoder_flavor"]],
-        text_vocab=_value(stored, "text_vocab_size", where),
-        audio_vocab=_value(stored, "audio_vocab_size", where),
-        books=_value(stored, "audio_num_codebooks", where),
+        text_vocab=_size(stored, "text_vocab_size", where),
+        audio_vocab=_audio_vocab(stored, "audio_vocab_size", where),
+        books=_size(stored, "audio_num_codebooks", where, "num_codebooks"),
     )
 
 
@@ -79,13 +90,13 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> ModelConfi
         head = shapes["audio_head"]
         backbone = _from_shapes(shapes, "backbone", dim, head=128 if dim >= 3072 else 64)
         depth = _from_shapes(shapes, "decoder", head[1], head=128 if head[1] == 1024 else 64)
+        return _csm(backbone, depth, text_vocab=text_vocab, audio_vocab=head[2], books=head[0] + 1)
     except KeyError as error:
         raise ArtifactError(f"{where}: there is no tensor {error}; is this a model of the CSM family?") from None
     except (InputError, ValueError, IndexError) as error:
         raise ArtifactError(
             f"{where}: its sizes cannot be told from its tensors ({error}); put its config.json beside it"
         ) from None
-    return _csm(backbone, depth, text_vocab=text_vocab, audio_vocab=head[2], books=head[0] + 1)
 
 
 def _from_shapes(shapes: Mapping[str, tuple[int, ...]], stack: str, dim: int, *, head: int) -> TransformerConfig:
@@ -121,66 +132,81 @@ def from_hf(stored: Mapping[str, Any], where: str, *, rope: Rope | None = None) 
         ArtifactError: it has no `rope_scaling`. transformers' own default is none, the released models' is Llama 3's;
             a file that does not say is not trusted, unless `rope` says it. Or it has something that this model has not.
     """
+    depth = _part(_value(stored, "depth_decoder_config", where), "depth_decoder_config", where)
+    for key, above in (
+        ("num_codebooks", "num_codebooks"), ("vocab_size", "vocab_size"), ("backbone_hidden_size", "hidden_size"),
+    ):  # fmt: skip
+        if key in depth and depth[key] != stored.get(above):
+            raise ArtifactError(
+                f"{where}: {key} of the depth decoder is {quoted(depth[key])}, {above} of the backbone is "
+                f"{quoted(stored.get(above))}; they must be one"
+            )
     if OWN_KEY in stored:
         own = from_own(stored[OWN_KEY], where)
         if _same(to_hf(own), stored):
             return own
     sizes = _csm(
         _from_hf("backbone", stored, where, rope),
-        _from_hf("depth decoder", _value(stored, "depth_decoder_config", where), where, rope),
-        text_vocab=_value(stored, "text_vocab_size", where),
-        audio_vocab=_value(stored, "vocab_size", where),
-        books=_value(stored, "num_codebooks", where),
+        _from_hf("depth decoder", depth, where, rope),
+        text_vocab=_size(stored, "text_vocab_size", where),
+        audio_vocab=_audio_vocab(stored, "vocab_size", where),
+        books=_size(stored, "num_codebooks", where),
     )
-    sizes = replace(sizes, max_rows=_value(stored, "max_position_embeddings", where))
+    sizes = replace(sizes, max_rows=_size(stored, "max_position_embeddings", where, "max_rows"))
     end = stored.get("codebook_eos_token_id", 0)
-    if end not in (0, sizes.codebook_size):
-        raise ArtifactError(f"{where}: codebook_eos_token_id is {end}; known are 0 and {sizes.codebook_size}")
+    if isinstance(end, bool) or end not in (0, sizes.codebook_size):
+        raise ArtifactError(f"{where}: codebook_eos_token_id is {quoted(end)}; known are 0 and {sizes.codebook_size}")
     return replace(sizes, end="zeros" if end == 0 else "reserved")
 
 
 def _from_hf(name: str, stored: Mapping[str, Any], where: str, rope: Rope | None) -> TransformerConfig:
-    values = {key: _value(stored, key, where) for key in _PART[:6]}
+    values = {key: _size(stored, key, where, field, part=name) for key, field in _FIELDS.items()}
     for key, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if stored.get(key, only) != only:
-            raise ArtifactError(f"{where}: {key} of the {name} is {stored[key]!r}; this model knows {only!r} only")
-    head = stored.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
-    if head * values["num_attention_heads"] != values["hidden_size"]:
+            raise ArtifactError(
+                f"{where}: {key} of the {name} is {quoted(stored[key])}; this model knows {only!r} only"
+            )
+    head = stored.get("head_dim")
+    if head is None:
+        head = values["hidden_size"] // values["num_attention_heads"]
+    if not isinstance(head, int) or head * values["num_attention_heads"] != values["hidden_size"]:
         raise ArtifactError(
-            f"{where}: head_dim {head} times {values['num_attention_heads']} heads of the {name} is not its "
+            f"{where}: head_dim {quoted(head)} times {values['num_attention_heads']} heads of the {name} is not its "
             f"hidden_size {values['hidden_size']}, as this model has it"
         )
-    turns = stored.get("rope_parameters") or {}  # of transformers 5: both keys in one
+    turns = stored.get("rope_parameters")  # of transformers 5: both keys in one
+    turns = {} if turns is None else _part(turns, "rope_parameters", where)
     scaling = turns or stored.get("rope_scaling")
+    base = {"rope_theta": turns.get("rope_theta", stored.get("rope_theta", 500_000.0))}
     if scaling is None and rope is None:
         raise ArtifactError(
             f"{where}: rope_scaling of the {name} is null, which is the default of transformers and not what the "
             "released models were trained with; give --assume-llama3-rope, or --assume-plain-rope for a model that "
             "was trained without"
         )
-    return TransformerConfig(
-        layers=values["num_hidden_layers"],
-        dim=values["hidden_size"],
-        heads=values["num_attention_heads"],
-        kv_heads=values["num_key_value_heads"],
-        ffn_dim=values["intermediate_size"],
-        rope_base=float(turns.get("rope_theta", stored.get("rope_theta", 500_000.0))),
-        rope_scaling=(RopeScaling() if rope == "llama3" else None) if scaling is None else _scaling(scaling, where),
-        norm_eps=values["rms_norm_eps"],
-    )
+    try:
+        return TransformerConfig(
+            **{field: values[key] for key, field in _FIELDS.items()},
+            rope_base=float(_size(base, "rope_theta", where, "rope_base", part=name)),
+            rope_scaling=(RopeScaling() if rope == "llama3" else None) if scaling is None else _scaling(scaling, where),
+        )
+    except InputError as error:
+        raise ArtifactError(f"{where}: {name}: {error}") from None
 
 
-def _scaling(stored: Mapping[str, Any], where: str) -> RopeScaling:
+def _scaling(stored: Any, where: str) -> RopeScaling:
     """Hugging Face's constants, in turns of another original context, as torchtune's: they scale alike."""
+    stored = _part(stored, "rope_scaling", where)
     kind = stored.get("rope_type", stored.get("type"))
     if kind != "llama3":
-        raise ArtifactError(f"{where}: rope_scaling of type {kind!r}; this program knows llama3")
-    stretch = RopeScaling().original_rows / float(_value(stored, "original_max_position_embeddings", where))
-    return RopeScaling(
-        factor=float(_value(stored, "factor", where)),
-        low=float(_value(stored, "low_freq_factor", where)) * stretch,
-        high=float(_value(stored, "high_freq_factor", where)) * stretch,
+        raise ArtifactError(f"{where}: rope_scaling of type {quoted(kind)}; this program knows llama3")
+    original = _size(stored, "original_max_position_embeddings", where, "original_rows", part="rope_scaling")
+    stretch = RopeScaling().original_rows / original
+    factor, low, high = (
+        float(_size(stored, key, where, field, part="rope_scaling"))
+        for key, field in (("factor", "factor"), ("low_freq_factor", "low"), ("high_freq_factor", "high"))
     )
+    return RopeScaling(factor=factor, low=low * stretch, high=high * stretch)
 
 
 def to_hf(config: ModelConfig, *, dtype: str = "float32", codec: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -271,6 +297,31 @@ def _same(made: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
     return all(made[key] == stored.get(key) for key in (*_SHARED, *_PART)) and all(
         made["depth_decoder_config"][key] == depth.get(key) for key in _PART
     )
+
+
+def _part(value: Any, key: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{where}: {key} is {quoted(value)}; it must be an object")
+    return value
+
+
+def _size(stored: Mapping[str, Any], key: str, where: str, field: str | None = None, *, part: str = "") -> Any:
+    """The number under `key`, within the bounds of `field` (`key` itself by default)."""
+    value = _value(stored, key, where)
+    try:
+        check_size(f"{key} of the {part}" if part else key, value, field=field or key)
+    except InputError as error:
+        raise ArtifactError(f"{where}: {error}") from None
+    return value
+
+
+def _audio_vocab(stored: Mapping[str, Any], key: str, where: str) -> int:
+    """The audio ids of a codebook, the reserved ones among them."""
+    value: object = _value(stored, key, where)
+    least, most = (bound + RESERVED_CODES for bound in BOUNDS["codebook_size"])
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ArtifactError(f"{where}: {key} is {quoted(value)}; it must be a whole number from {least:,} to {most:,}")
+    return value
 
 
 def _value(stored: Mapping[str, Any], key: str, where: str) -> Any:

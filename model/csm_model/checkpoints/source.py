@@ -12,12 +12,14 @@ from torch import Tensor
 
 from csm_model.checkpoints import names, sizes
 from csm_model.checkpoints.names import CODEC, TIED, Entry, Layout
-from csm_model.checkpoints.stored import Stored, find_files, read_tensors, same_bits
+from csm_model.checkpoints.stored import find_files, read_tensors
 from csm_model.config import ModelConfig
-from csm_model.errors import ArtifactError
+from csm_model.errors import ArtifactError, quoted, shown
 from csm_model.files import read_json
+from csm_model.quantize import SCALE, Rounded, rounded_form
+from csm_model.tensor_files import Stored, check_records, checked_weight, same_bits
 
-_SCALE = ".scale"
+_FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Checkpoint:
     """By this program's names; those that are there."""
     tied: Stored | None
     """Hugging Face's second copy of the audio embeddings, where both are there."""
+    scales: dict[str, Stored]
+    """Of a bundle's rounded weights, by the names of the weights."""
     codec: dict[str, Stored]
     """Hugging Face's `codec_model.`, by full names."""
     derived: tuple[str, ...]
@@ -53,9 +57,11 @@ class Checkpoint:
         return self.files[0].parent
 
     @property
-    def quantized(self) -> bool:
-        """Whether its weights are a bundle's int8 or int4."""
-        return any(stored.dtype in (torch.int8, torch.uint8) for stored in self.weights.values())
+    def rounded(self) -> Rounded | None:
+        """How its weights are rounded, where it is a bundle for speaking only."""
+        if not self.scales:
+            return None
+        return "int4" if any(stored.dtype == torch.uint8 for stored in self.weights.values()) else "int8"
 
     @property
     def dtypes(self) -> dict[torch.dtype, int]:
@@ -67,23 +73,43 @@ class Checkpoint:
 
     def faults(self) -> list[str]:
         """What keeps it from being a whole model, by the headers alone."""
-        found = [f"{entry.name} is missing" for entry in self.entries if entry.own not in self.weights]
-        for entry in self.entries:
-            stored = self.weights.get(entry.own)
-            if stored is not None and stored.shape != entry.shape:
-                found.append(f"{entry.name} has the shape {list(stored.shape)}, not {list(entry.shape)}")
-        return found + [f"{name} belongs to no model of this layout and these sizes" for name in self.extra]
+        form = {} if self.rounded is None else rounded_form(self.config, self.rounded)
+        wanted: dict[str, tuple[str, tuple[int, ...], tuple[torch.dtype, ...]]]
+        wanted = {entry.own: (entry.name, entry.shape, _FLOATING) for entry in self.entries}
+        wanted |= {own: (own, shape, (dtype,)) for own, (dtype, shape) in form.items()}
+        stored_as = self.weights | {name + SCALE: stored for name, stored in self.scales.items()}
+        found = [f"{name} is missing" for own, (name, _, _) in wanted.items() if own not in stored_as]
+        for own, stored in stored_as.items():
+            if own not in wanted:
+                found.append(f"{own} belongs to a weight that is not rounded")
+                continue
+            name, shape, dtypes = wanted[own]
+            if stored.shape != shape:
+                found.append(f"{name} has the shape {list(stored.shape)}, not {list(shape)}")
+            elif stored.dtype not in dtypes:
+                found.append(f"{name} is of {_words(stored.dtype)}; it must be {' or '.join(map(_words, dtypes))}")
+        return found + [f"{shown(name)} belongs to no model of this layout and these sizes" for name in self.extra]
 
     def check(self) -> None:
         """Raises `ArtifactError` where the weights are not those of a whole model in floating point."""
-        if self.quantized:
+        if self.rounded is not None:
             raise ArtifactError(
-                f"{self.path}: its weights are int8 or int4, made for speaking only; take the bundle of their parent"
+                f"{self.path}: its weights are {self.rounded}, made for speaking only; take the bundle of their parent"
             )
+        self.check_whole()
+
+    def check_whole(self) -> None:
+        """Raises `ArtifactError` where a weight is missing, too many, or not of its shape and dtype.
+
+        Where the files have sums of what is in them, that is compared too: those of `torch.save` have.
+        """
         faults = self.faults()
         if faults:
             more = f" (and {len(faults) - 1} more; csm checkpoint inspect lists them)" if len(faults) > 1 else ""
             raise ArtifactError(f"{self.path}: {faults[0]}{more}; fetch or copy the checkpoint again")
+        for file in self.files:
+            if file.suffix != ".safetensors":
+                check_records(file)
         tied = self.tied
         if tied is not None and not _equal(tied, self.weights["audio_embeddings.weight"]):
             raise ArtifactError(
@@ -91,8 +117,12 @@ class Checkpoint:
             )
 
     def blocks(self, entry: Entry) -> Iterator[Tensor]:
-        """A weight in this program's form, block of rows after block."""
-        for rows in self.weights[entry.own].blocks(entry.unit):
+        """A weight in this program's form, block of rows after block.
+
+        Raises:
+            ArtifactError: a number in it is none, or all are zero.
+        """
+        for rows in checked_weight(self.weights[entry.own].blocks(entry.unit), f"{self.path}: {entry.name}"):
             yield entry.to_own(rows)
 
 
@@ -113,6 +143,8 @@ def open_checkpoint(path: Path, *, rope: sizes.Rope | None = None) -> Checkpoint
     layout = _layout(found, path)
     place = files[0].parent / "config.json"
     stored_config = read_json(place) if place.is_file() else None
+    if stored_config is not None and not isinstance(stored_config, dict):
+        raise ArtifactError(f"{place}: is {quoted(stored_config)}; it must be an object of sizes")
     config = _config(layout, stored_config, found, str(place if stored_config else path), rope)
     entries = tuple(names.entries_of(layout, config))
     codec = {name: found.pop(name) for name in list(found) if layout == "hf" and name.startswith(CODEC)}
@@ -121,7 +153,7 @@ def open_checkpoint(path: Path, *, rope: sizes.Rope | None = None) -> Checkpoint
     tied = found.pop(TIED, None) if layout == "hf" else None
     if tied is not None and "audio_embeddings.weight" not in weights:
         weights["audio_embeddings.weight"], tied = tied, None
-    scales = {f"{entry.name}{_SCALE}" for entry in entries} if layout == "csm" else set()
+    scales = {own: found.pop(own + SCALE) for own in weights if layout == "csm" and own + SCALE in found}
     return Checkpoint(
         path=path,
         files=tuple(files),
@@ -131,9 +163,10 @@ def open_checkpoint(path: Path, *, rope: sizes.Rope | None = None) -> Checkpoint
         entries=entries,
         weights={entry.own: weights[entry.own] for entry in entries if entry.own in weights},
         tied=tied,
+        scales=scales,
         codec=codec,
         derived=derived,
-        extra=tuple(name for name in found if name not in scales),
+        extra=tuple(found),
     )
 
 
@@ -144,9 +177,9 @@ def _layout(found: Mapping[str, Stored], path: Path) -> Layout:
         return "sesame"
     if "backbone.norm.weight" in found:
         return "csm"
-    shown = ", ".join(list(found)[:3])
+    some = ", ".join(shown(name) for name in list(found)[:3])
     raise ArtifactError(
-        f"{path}: no model of the CSM family: there is no norm of a backbone among its {len(found)} tensors ({shown})"
+        f"{path}: no model of the CSM family: there is no norm of a backbone among its {len(found)} tensors ({some})"
     )
 
 
@@ -154,7 +187,7 @@ def _config(
     layout: Layout, stored: Any, found: Mapping[str, Stored], where: str, rope: sizes.Rope | None
 ) -> ModelConfig:
     """The sizes: from config.json, by what is in it; for Sesame's layout from the tensors where there is none."""
-    stored = stored if isinstance(stored, dict) else {}
+    stored = stored or {}
     if layout == "csm" and "backbone" in stored:
         return sizes.from_own(stored, where)
     if layout == "hf" and "depth_decoder_config" in stored:
@@ -167,6 +200,10 @@ def _config(
         f"{where}: the tensors are of {names.LAYOUTS[layout]} layout, but there is no config.json of it beside them; "
         "put the one that belongs to it there"
     )
+
+
+def _words(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _equal(one: Stored, other: Stored) -> bool:

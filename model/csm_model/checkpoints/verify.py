@@ -7,19 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from csm_model.checkpoints.names import Entry
 from csm_model.checkpoints.sizes import Rope
 from csm_model.checkpoints.source import Checkpoint, open_checkpoint
-from csm_model.checkpoints.stored import bytes_of, is_finite, same_bits
 from csm_model.checkpoints.writer import Progress
-from csm_model.errors import ArtifactError
+from csm_model.errors import ArtifactError, shown
 from csm_model.files import digest_of
+from csm_model.manifest import MANIFEST, read_manifest
+from csm_model.quantize import SCALE
+from csm_model.tensor_files import bytes_of, checked_weight, finite_blocks, same_bits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verification:
     """Of a checkpoint that is whole."""
 
     tensors: int
@@ -39,7 +42,7 @@ def verify(
     tolerance: float = 0.0,
     rope: Rope | None = None,
     progress: Progress | None = None,
-) -> Verdict:
+) -> Verification:
     """Looks at every weight of one checkpoint, and compares each to the same weight of another.
 
     Weights of one dtype must be equal to the bit. Those of two must be what rounding the wider gives, or differ by no
@@ -49,7 +52,12 @@ def verify(
         InputError, ArtifactError: see `open_checkpoint`; a weight is missing, too many, not finite, or not the same.
     """
     one = open_checkpoint(path, rope=rope)
+    if one.layout == "csm" and (one.folder / MANIFEST).is_file():
+        read_manifest(one.folder)
+    if one.rounded is not None and other is None:
+        return _verify_rounded(one, progress)
     one.check()
+    _check_codec(one)
     two = None if other is None else open_checkpoint(other, rope=rope)
     if two is not None:
         two.check()
@@ -58,7 +66,6 @@ def verify(
     total, done, count, identical, difference = sum(s.nbytes for s in one.weights.values()), 0, 0, True, 0.0
     for entry in one.entries:
         for mine, its in _pairs(one, two, entry):
-            _check_finite(mine, f"{path}: {entry.name}")
             if its is not None and not same_bits(mine, its):
                 identical = False
                 apart = (mine.double() - its.double()).abs().max().item()
@@ -69,7 +76,7 @@ def verify(
             done += mine.nbytes
             if progress is not None:
                 progress(done, total)
-    return Verdict(
+    return Verification(
         tensors=len(one.entries),
         weights=count,
         identical=None if two is None else identical,
@@ -103,15 +110,32 @@ def _pairs(one: Checkpoint, two: Checkpoint | None, entry: Entry) -> Iterator[tu
     unit = max(entry.unit, there.unit)
     stored = two.weights[there.own]
     start = 0
-    for rows in one.weights[entry.own].blocks(unit):
+    for rows in checked_weight(one.weights[entry.own].blocks(unit), f"{one.path}: {entry.name}"):
         stop = start + len(rows)
         yield entry.to_own(rows), there.to_own(stored.read(start, stop))
         start = stop
 
 
-def _check_finite(block: Tensor, where: str) -> None:
-    if not is_finite(block):
-        raise ArtifactError(f"{where} is not finite everywhere; the model cannot be used")
+def _verify_rounded(one: Checkpoint, progress: Progress | None) -> Verification:
+    """Of a bundle's int8 or int4 weights, and of their scales."""
+    one.check_whole()
+    tensors = one.weights | {name + SCALE: stored for name, stored in one.scales.items()}
+    total, done, count = sum(stored.nbytes for stored in tensors.values()), 0, 0
+    for name, stored in tensors.items():
+        for block in checked_weight(stored.blocks(), f"{one.path}: {name}"):
+            if not name.endswith(SCALE):
+                count += block.numel() * (2 if stored.dtype == torch.uint8 else 1)
+            done += block.nbytes
+            if progress is not None:
+                progress(done, total)
+    return Verification(tensors=len(tensors), weights=count, identical=None, difference=0.0)
+
+
+def _check_codec(checkpoint: Checkpoint) -> None:
+    """Raises `ArtifactError` where a number of the codec in a Hugging Face checkpoint is none."""
+    for name, stored in checkpoint.codec.items():
+        for _ in finite_blocks(stored.blocks(), f"{checkpoint.path}: {shown(name)}"):
+            pass
 
 
 def _rounded(one: Tensor, other: Tensor) -> bool:

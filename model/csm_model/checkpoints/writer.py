@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csm_model.checkpoints.stored import DTYPES, bytes_of
 from csm_model.files import write_json
+from csm_model.tensor_files import DTYPES, bytes_of
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 

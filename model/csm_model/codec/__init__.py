@@ -7,7 +7,7 @@ from pathlib import Path
 from csm_model.codec.base import AudioCodec, SlotDecoder, StreamingDecoder
 from csm_model.codec.rvq import RvqCodec
 from csm_model.codec.rvq_network import RvqConfig
-from csm_model.errors import ArtifactError
+from csm_model.errors import ArtifactError, quoted
 from csm_model.files import read_json
 
 __all__ = ["AudioCodec", "RvqCodec", "RvqConfig", "SlotDecoder", "StreamingDecoder", "load_codec"]
@@ -15,11 +15,12 @@ __all__ = ["AudioCodec", "RvqCodec", "RvqConfig", "SlotDecoder", "StreamingDecod
 
 def load_codec(folder: Path) -> AudioCodec:
     """Loads the codec in `folder`, whose `codec.json` says of which kind it is (`rvq` or `mimi`)."""
-    kind = read_json(folder / "codec.json").get("kind")
+    stored = read_json(folder / "codec.json")
+    kind = stored.get("kind") if isinstance(stored, dict) else None
     if kind == "rvq":
         return RvqCodec.load(folder)
     if kind == "mimi":
         from csm_model.codec.mimi import MimiCodec
 
         return MimiCodec.load(folder)
-    raise ArtifactError(f"{folder / 'codec.json'}: kind {kind!r} is not a codec; it must be 'rvq' or 'mimi'")
+    raise ArtifactError(f"{folder / 'codec.json'}: kind {quoted(kind)} is not a codec; it must be 'rvq' or 'mimi'")

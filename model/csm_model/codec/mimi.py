@@ -10,7 +10,6 @@ Shapes: B batch, K codebooks, T frames, S samples (S = T * 1920).
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import threading
 from collections.abc import Iterator
@@ -23,9 +22,10 @@ from torch import Tensor
 
 from csm_model.codec.mimi_decoder import MimiDecoder, MimiShape, MimiSlotDecoder
 from csm_model.codec.slots import SlotStream
-from csm_model.errors import ArtifactError, AudioError, DigestError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, AudioError, DigestError, InputError, MissingDependencyError, quoted, shown
 from csm_model.files import atomic_path, digest_of, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
+from csm_model.tensor_files import check_finite, stored_tensors
 
 HUB_REPOSITORY = "kyutai/moshiko-pytorch-bf16"
 """Where Kyutai publishes the weights in moshi's own layout."""
@@ -73,12 +73,14 @@ class MimiCodec:
         path = _find(str(weights), revision)
         loaders = _loaders()
         try:
+            stored_tensors(path)
             model = loaders.get_mimi(path, device=device, num_codebooks=MAX_CODEBOOKS)
-        except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError, _safetensors_error()) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
+        except Exception as error:  # the file's content decides what moshi raises
             raise ArtifactError(
-                f"{path}: not Mimi weights in moshi's layout ({reason[0]}); use {HUB_FILE} of {HUB_REPOSITORY}"
+                f"{path}: not Mimi weights in moshi's layout ({shown(error)}); use {HUB_FILE} of {HUB_REPOSITORY}"
             ) from None
+        for name, tensor in model.state_dict().items():
+            check_finite(tensor, f"{path}: {name}")
         return cls(model, num_codebooks=num_codebooks)
 
     @classmethod
@@ -93,15 +95,19 @@ class MimiCodec:
                 f'{folder / "codec.json"}: does not describe a Mimi codec; it needs "kind": "mimi" and "weights"'
             )
         weights = config["weights"]
-        if (folder / weights).is_file():
+        books, revision, expected = (
+            config.get("num_codebooks", MAX_CODEBOOKS), config.get("revision"), config.get("digest"),
+        )  # fmt: skip
+        for name, value, kind in (
+            ("num_codebooks", books, int), ("revision", revision, str), ("digest", expected, str),
+        ):  # fmt: skip
+            if isinstance(value, bool) or not isinstance(value, kind | None):
+                raise ArtifactError(f"{folder / 'codec.json'}: {name} is {quoted(value)}; copy the codec again")
+        if weights.isprintable() and (folder / weights).is_file():
             weights = str(folder / weights)
         codec = cls.from_weights(
-            weights,
-            num_codebooks=int(config.get("num_codebooks", MAX_CODEBOOKS)),
-            revision=config.get("revision"),
-            device=device,
+            weights, num_codebooks=MAX_CODEBOOKS if books is None else books, revision=revision, device=device
         )
-        expected = config.get("digest")
         if expected is not None and expected != codec.digest:
             raise DigestError(
                 f"{folder}: the codec's digest is {codec.digest[:12]}, its codec.json names {expected[:12]}; "
@@ -239,12 +245,6 @@ def _loaders() -> Any:
             f"the Mimi codec needs the moshi package ({error}); install csm-foundry[train]"
         ) from None
     return loaders
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
 
 
 def _digest_of_tensor(tensor: Tensor) -> str:

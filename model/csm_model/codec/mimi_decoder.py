@@ -22,7 +22,7 @@ from torch import Tensor
 
 from csm_model.codec.loops import loops
 from csm_model.codec.quantizer import added
-from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, elu_, rows_of
+from csm_model.codec.slots import Past, StepSlots, checked_room, checked_slot, elu_, rows_of
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.kernels.affine import Affine
 from csm_model.kernels.machine import kernels_for
@@ -73,7 +73,7 @@ class _ToMono:
         self._weight, self._bias = weight.detach().transpose(1, 2).reshape(-1).clone(), bias.detach()
         self.kernel, self.channels = weight.shape[2], weight.shape[1]
 
-    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, past: Past, rows: StepSlots) -> Tensor:
         """`[M, T, in]` to `[M, T]`."""
         window = past.before(x, rows, elu=True)
         if not kernels_for(window.device):
@@ -116,7 +116,7 @@ class _Layer:
         self._up = Affine(weights[f"{prefix}.linear1.weight"], gelu="erf")
         self._down = Affine(weights[f"{prefix}.linear2.weight"] * scales[1])
 
-    def __call__(self, x: Tensor, ring: Tensor, places: Sequence[_Place], rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, ring: Tensor, places: Sequence[_Place], rows: StepSlots) -> Tensor:
         """`[M, 2 t, C]` to the same; `ring` `[slots, 2, H, rows, D]` gets the new keys and values, frame by frame."""
         width = x.shape[2]
         asked = self._enter(F.layer_norm(x, (width,), *self._norms[0]))
@@ -127,7 +127,7 @@ class _Layer:
         x = self._leave(torch.cat(heard, dim=1).flatten(2), x)
         return self._down(self._up(F.layer_norm(x, (width,), *self._norms[1])), x)
 
-    def _frame(self, asked: Tensor, ring: Tensor, place: _Place, rows: Rows) -> Tensor:
+    def _frame(self, asked: Tensor, ring: Tensor, place: _Place, rows: StepSlots) -> Tensor:
         """Queries, keys and values of a frame, `[M, 2, 3, H, D]`, to what is heard, `[M, 2, H, D]`."""
         if place.mask is None:
             loops().turn(asked.numpy(), torch.view_as_real(place.turn[:, :, 0, 0]).numpy())
@@ -180,7 +180,7 @@ class _Transformer:
         size = (len(self._layers), slots, 2, self._heads, self.ring_rows, self.width // self._heads)
         return torch.zeros(size, device=self._rows.device)
 
-    def __call__(self, x: Tensor, rings: Tensor, rows: Rows, steps: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rings: Tensor, rows: StepSlots, steps: Tensor) -> Tensor:
         """`[M, 2 t, C]` to the same, for streams that are `steps` `[M]` rows long so far."""
         streams = torch.tensor(rows.numbers, device=x.device)[:, None]
         places = [self._place(streams, steps + row) for row in range(0, x.shape[1], 2)]
@@ -214,7 +214,7 @@ class _Upsampling:
         kernel = weights["upsample.convtr.convtr.convtr.weight"].detach()[:, 0].T.contiguous()  # [4, C]
         self._now, self._then = kernel.chunk(2)
 
-    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, past: Past, rows: StepSlots) -> Tensor:
         """`[M, t, C]` to `[M, 2 t, C]`."""
         window = past.before(x, rows)
         return (window[:, 1:, None] * self._now + window[:, :-1, None] * self._then).flatten(1, 2)
@@ -238,7 +238,7 @@ class _Stage:
         """What it keeps of every slot."""
         return self.up.past(slots), self.wide.past(slots)
 
-    def __call__(self, x: Tensor, pasts: tuple[Past, Past], rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, pasts: tuple[Past, Past], rows: StepSlots) -> Tensor:
         """`[M, T, C]` to `[M, T * stride, C / 2]`."""
         x = self.up(pasts[0].before(x, rows, elu=True)).view(len(x), -1, self.channels)
         return self.narrow(elu_(self.wide(pasts[1].before(x, rows, elu=True))), x)
@@ -301,7 +301,7 @@ class MimiSlotDecoder:
             sound[:, where] = self._frames(part, rows)
         return sound[:, None]
 
-    def _frames(self, codes: Tensor, rows: Rows) -> Tensor:
+    def _frames(self, codes: Tensor, rows: StepSlots) -> Tensor:
         """Codes `[M, K, t]` to sound `[M, t * 1920]`."""
         decoder = self._decoder
         x = decoder.upsampling(decoder.codebooks(codes), self._latent, rows)

@@ -16,16 +16,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from csm_model.codec.quantizer import ResidualQuantizer
 from csm_model.codec.rvq_decoder import RvqSlotDecoder
 from csm_model.codec.rvq_network import Decoder, Encoder, RvqConfig
 from csm_model.codec.slots import SlotStream
-from csm_model.errors import ArtifactError, InputError
-from csm_model.files import atomic_path, read_json, write_json
+from csm_model.config import built
+from csm_model.errors import ArtifactError, InputError, shown
+from csm_model.files import atomic_path, private_copy, read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, frames_of
+from csm_model.tensor_files import load_tensors
 
 _SURELY = 2.0  # log odds of a voice before there is anything learnt
 
@@ -55,10 +57,7 @@ class RvqCodec(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of the configuration and the weights, as they are stored (float16)."""
-        config = asdict(self.config)
-        if not config["voicing"]:
-            del config["voicing"]  # as it was before there was such a thing
-        total = hashlib.sha256(repr(sorted(config.items())).encode())
+        total = hashlib.sha256(repr(sorted(self._sizes().items())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             total.update(name.encode())
             total.update(tensor.half().numpy().tobytes())
@@ -131,30 +130,44 @@ class RvqCodec(nn.Module):
             )
         return codes
 
+    def _sizes(self) -> dict[str, int]:
+        """The configuration as it is stored: without voicing, what it was before there was such a thing."""
+        sizes = asdict(self.config)
+        if not sizes["voicing"]:
+            del sizes["voicing"]
+        return sizes
+
     def save(self, folder: Path) -> None:
         """Writes `codec.safetensors` (float16) and then `codec.json`."""
         tensors = {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
         with atomic_path(folder / "codec.safetensors") as partial:
             save_file(tensors, partial)
-        write_json(folder / "codec.json", {"kind": "rvq", "config": asdict(self.config), "digest": self.digest})
+        write_json(folder / "codec.json", {"kind": "rvq", "config": self._sizes(), "digest": self.digest})
 
     @classmethod
     def load(cls, folder: Path) -> RvqCodec:
         """Reads what `save` wrote, ready for inference; the digest must be the one stored."""
         stored = read_json(folder / "codec.json")
-        codec = cls(RvqConfig(**stored["config"]))
+        if not isinstance(stored, dict) or not isinstance(stored.get("digest"), str):
+            raise ArtifactError(f"{folder / 'codec.json'}: does not name the digest of its codec; copy the codec again")
+        config = built(RvqConfig, stored.get("config"), f"{folder / 'codec.json'}: config")
+        path = folder / "codec.safetensors"
         try:
-            weights = load_file(folder / "codec.safetensors")
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{folder / 'codec.safetensors'}: cannot be read ({error}); copy the codec again"
-            ) from None
+            with private_copy(path) as (copy, _):
+                weights = load_tensors(copy, called=path)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({shown(error)}); copy the codec again") from None
+        another = ArtifactError(
+            f"{folder}: the weights are not those of this version's RvqCodec; train the codec again"
+        )
+        largest = max((len(weights), *(size for tensor in weights.values() for size in tensor.shape)))
+        if max(asdict(config).values()) > largest:  # sizes that no weight has are given no memory
+            raise another
+        codec = cls(config)
         try:
             codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except RuntimeError:
-            raise ArtifactError(
-                f"{folder}: the weights are not those of this version's RvqCodec; train the codec again"
-            ) from None
+            raise another from None
         if codec.digest != stored["digest"]:
             raise ArtifactError(
                 f"{folder}: the codec's weights do not match the digest in codec.json; copy the codec again"

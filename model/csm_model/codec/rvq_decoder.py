@@ -19,7 +19,7 @@ from torch import Tensor
 from csm_model.codec.blocks import KERNEL, CausalStack, ConvNeXtBlock
 from csm_model.codec.loops import loops
 from csm_model.codec.rvq_network import Decoder
-from csm_model.codec.slots import Past, Rows, checked_room, checked_slot, rows_of
+from csm_model.codec.slots import Past, StepSlots, checked_room, checked_slot, rows_of
 from csm_model.codec.source import Controls, SourceState
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.kernels.affine import Affine
@@ -44,7 +44,7 @@ class _Block:
         """The six steps that it keeps of every slot."""
         return Past(slots, *self._size)
 
-    def __call__(self, x: Tensor, past: Past, rows: Rows) -> Tensor:
+    def __call__(self, x: Tensor, past: Past, rows: StepSlots) -> Tensor:
         """`[M, L, C]` to `[M, L, C]`."""
         return self._down(self._up(self._mixed(past.before(x, rows))), x)
 
@@ -130,7 +130,7 @@ class RvqSlotDecoder:
             part.copy_(self._frame(latent[:, frame : frame + 1], rows))
         return sound
 
-    def _frame(self, latent: Tensor, rows: Rows) -> Tensor:
+    def _frame(self, latent: Tensor, rows: StepSlots) -> Tensor:
         """One frame's latents `[M, 1, D]` to its sound `[M, 1920]`."""
         controls = self._controls(latent, rows)
         state = SourceState(**{name: whole[rows.index] for name, whole in vars(self._state).items()})
@@ -140,7 +140,7 @@ class RvqSlotDecoder:
             getattr(self._state, name)[rows.index] = part
         return sound
 
-    def _controls(self, latent: Tensor, rows: Rows) -> Controls:
+    def _controls(self, latent: Tensor, rows: StepSlots) -> Controls:
         """One frame's latents `[M, 1, D]` to what the vocoder is to do in it."""
         weights = self._weights
         x = weights.enter(latent)

@@ -5,7 +5,7 @@ Shapes: B batch, T frames (12.5 Hz), S samples, C channels, D latent dim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from csm_model.codec.blocks import CausalStack, LogMel
 from csm_model.codec.pitch import HOP
 from csm_model.codec.source import NOISE_SAMPLES, WINDOW, Controls, HarmonicNoise
+from csm_model.errors import InputError, quoted
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
 STEPS = FRAME_SAMPLES // HOP  # of 100 Hz in a frame
@@ -44,7 +45,15 @@ class RvqConfig:
     decoder_depth: int = 6
     """Blocks of the decoder at 100 Hz."""
     voicing: bool = False
-    """Whether the decoder says where there is a voice. Codecs from before it could do so do not."""
+    """Whether the decoder says where there is a voice. Codecs from before it could do not."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.voicing, bool):
+            raise InputError(f"voicing is {quoted(self.voicing)}; it must be true or false")
+        for field in (field for field in fields(self) if field.name != "voicing"):
+            value, most = getattr(self, field.name), 2**16 if field.name == "codebook_size" else 2**12
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise InputError(f"{field.name} is {quoted(value)}; it must be a whole number from 1 to {most:,}")
 
     @classmethod
     def debug(cls) -> RvqConfig:

@@ -18,7 +18,7 @@ from csm_model.kernels.machine import kernels_for
 
 
 @dataclass(frozen=True)
-class Rows:
+class StepSlots:
     """The slots of a step."""
 
     index: slice | Tensor
@@ -26,7 +26,7 @@ class Rows:
     numbers: npt.NDArray[np.int64]
 
 
-def rows_of(slots: Sequence[int], count: int, room: int, device: torch.device) -> Rows:
+def rows_of(slots: Sequence[int], count: int, room: int, device: torch.device) -> StepSlots:
     """The rows of `count` streams in `slots`, of `room` that there are; `InputError` where they do not fit."""
     chosen = [int(slot) for slot in slots]
     if len(chosen) != count:
@@ -38,8 +38,8 @@ def rows_of(slots: Sequence[int], count: int, room: int, device: torch.device) -
     first = chosen[0] if chosen else 0
     numbers = np.array(chosen, np.int64)
     if chosen == list(range(first, first + len(chosen))):
-        return Rows(slice(first, first + len(chosen)), numbers)
-    return Rows(torch.tensor(chosen, device=device), numbers)
+        return StepSlots(slice(first, first + len(chosen)), numbers)
+    return StepSlots(torch.tensor(chosen, device=device), numbers)
 
 
 class Past:
@@ -53,7 +53,7 @@ class Past:
         """Zeros again."""
         self._held[slot] = 0
 
-    def before(self, x: Tensor, rows: Rows, *, elu: bool = False) -> Tensor:
+    def before(self, x: Tensor, rows: StepSlots, *, elu: bool = False) -> Tensor:
         """The steps kept and then the new ones `x` `[M, T, C]`, or their ELUs: `[M, kept + T, C]`; keeps the last."""
         streams, steps, channels = x.shape
         if self._flat is not None:

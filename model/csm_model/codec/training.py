@@ -29,9 +29,10 @@ from csm_model.codec.pitch import in_range, middle_pitch, track_pitch
 from csm_model.codec.rvq import RvqCodec
 from csm_model.codec.rvq_network import STEPS, RvqConfig
 from csm_model.codec.source import DELAY, MIDDLE_LOG_PITCH
-from csm_model.errors import InputError
+from csm_model.errors import CheckpointError, InputError, shown
 from csm_model.files import atomic_path
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
+from csm_model.tensor_files import load_pickle
 
 CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
 CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
@@ -143,11 +144,8 @@ class CodecTrainer:
         self.discriminators = Discriminators()
         trained: list[nn.Parameter]
         if config.stage == "joint":
-            trained = [
-                *self.codec.parameters(),
-                *self.phoneme_head.parameters(),
-                *self.pitch_head.parameters(),
-            ]
+            heads = (*self.phoneme_head.parameters(), *self.pitch_head.parameters())
+            trained = [*self.codec.parameters(), *heads]
         else:
             self.codec.encoder.requires_grad_(False)
             trained = list(self.codec.decoder.parameters())
@@ -161,14 +159,11 @@ class CodecTrainer:
     # -- state -----------------------------------------------------------------------------------
 
     def _modules(self) -> dict[str, Any]:
-        return {
-            "codec": self.codec,
-            "phoneme_head": self.phoneme_head,
-            "pitch_head": self.pitch_head,
-            "discriminators": self.discriminators,
-            "optimizer": self.optimizer,
-            "judge_optimizer": self.judge_optimizer,
-        }
+        """What the stage trains, and by what."""
+        always = {"codec": self.codec, "optimizer": self.optimizer}
+        if self.config.stage == "joint":
+            return {**always, "phoneme_head": self.phoneme_head, "pitch_head": self.pitch_head}
+        return {**always, "discriminators": self.discriminators, "judge_optimizer": self.judge_optimizer}
 
     def _save(self) -> None:
         state = {name: module.state_dict() for name, module in self._modules().items()}
@@ -181,12 +176,18 @@ class CodecTrainer:
         path = self.out / "training.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
-        self.codec.quantizer.counts.copy_(state["quantizer"]["counts"])
-        self.codec.quantizer.sums.copy_(state["quantizer"]["sums"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        state = load_pickle(path)
+        try:
+            for name, module in self._modules().items():
+                module.load_state_dict(state[name])
+            self.codec.quantizer.counts.copy_(state["quantizer"]["counts"])
+            self.codec.quantizer.sums.copy_(state["quantizer"]["sums"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: not of this training of a codec ({shown(error)}); remove it to begin again, or give another "
+                "out folder"
+            ) from None
 
     # -- batches ---------------------------------------------------------------------------------
 

@@ -3,15 +3,17 @@
 A step draws a frame of every slot that speaks, adds the silence of those that pause, turns all of it into sound by one
 batched step of the codec, marks it, and has the backbone read what was drawn. So the weights are read once a step,
 however many streams there are. What a stream says depends on what it was asked and on its seed, not on its neighbours,
-its slot, or when it came (`FrameDecoder`). Whose turn it is to be read or stepped is the scheduler's business
-(`csm_model.inference.scheduler`).
+its slot, or when it came (`FrameDecoder`). What a stream's own work raises (its text, its watches, who takes its
+frames) ends that stream alone; what `step` raises is a failure of the model, with which nobody can go on. Whose turn it
+is to be read or stepped is the scheduler's business (`csm_model.inference.scheduler`).
 
 Shapes: M slots stepped, K codebooks, F frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from csm_model.bundle import Bundle
 from csm_model.codec.base import AudioCodec
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.context import check_codes
 from csm_model.inference.decoding import FrameDecoder, Prompt
+from csm_model.inference.faults import fault_of
 from csm_model.inference.narration import Heard, Narration, Utterance
 from csm_model.inference.prefixes import PrefixCache
 from csm_model.inference.prompt import audio_rows
@@ -62,7 +65,7 @@ class _Stream:
     narration: Narration
     prompt: Prompt | None = None  # of the turn that is being spoken, or of the last one
     unread: Prompt | None = None  # what of it is still to be read
-    error: CsmError | None = None  # why it cannot go on
+    error: Exception | None = None  # why it cannot go on
     heard: Heard | None = None  # what it is still to be led through
     again: int = 0  # frames of that which it has been led through
 
@@ -115,23 +118,30 @@ class SpeechBatch:
         if self._marker is not None:
             self._marker.reset(slot)
         stream.narration.advance()
-        if asked.heard is not None and asked.heard.sentences:
-            check_codes(asked.heard.codes, self.bundle.model.config, "resumed frames")
-            stream.heard = asked.heard
-            self._hear_again(slot, stream)
-        else:
+        if asked.heard is None or not asked.heard.sentences:
             self._enter(slot, stream)
+            self._streams[slot] = stream
+            return
+        check_codes(asked.heard.codes, self.bundle.model.config, "resumed frames")
+        stream.heard = asked.heard
         self._streams[slot] = stream
+        try:
+            self.lead([slot])
+            if stream.error is not None:
+                raise stream.error
+        except BaseException:
+            self.close(slot)
+            raise
 
     def close(self, slot: int) -> None:
         """Frees a slot; what it held is forgotten."""
-        del self._streams[slot]
+        self._streams.pop(slot, None)
 
     def narration(self, slot: int) -> Narration:
         """What the stream in a slot says."""
         return self._streams[slot].narration
 
-    def over(self, slot: int) -> Reason | CsmError | None:
+    def over(self, slot: int) -> Reason | Exception | None:
         """Why a stream is over, or cannot go on; None while it is not over."""
         stream = self._streams[slot]
         return stream.error or (stream.narration.reason if stream.heard is None else None)
@@ -139,6 +149,10 @@ class SpeechBatch:
     def dropped(self, slot: int) -> int:
         """Turns said before that a stream had no room for."""
         return self._streams[slot].narration.dropped
+
+    def left_out(self, slot: int) -> str:
+        """Signs of a stream's text that could not be said."""
+        return self._streams[slot].narration.left_out
 
     def waits(self, slot: int) -> bool:
         """Whether a stream can do nothing before more text is there."""
@@ -155,7 +169,7 @@ class SpeechBatch:
                 stream.error = error
             raise
         if stream.heard is None:
-            self._take_up(slot, stream)
+            self._take_up(slot)
 
     def reads(self, slot: int) -> bool:
         """Whether a stream has rows to read, or frames to be led through, before it can speak."""
@@ -165,19 +179,34 @@ class SpeechBatch:
     def sounds(self, slot: int) -> bool:
         """Whether a stream's next frame can be made."""
         stream = self._streams[slot]
-        if stream.heard is not None:
+        if stream.heard is not None or stream.error is not None:
             return False
         return stream.narration.speaking is not None and (stream.narration.pause > 0 or stream.unread is None)
 
-    def prefill(self, slot: int) -> None:
-        """Reads the next rows of a stream's prompt, `prefill_rows` at most, or leads it through the next frames heard.
+    def leads(self, slot: int) -> bool:
+        """Whether a stream is still to be led through frames that its caller has heard."""
+        return self._streams[slot].heard is not None
 
-        Raises:
-            InputError: frames that do not fit the text.
+    def lead(self, slots: Sequence[int]) -> None:
+        """Leads streams through the next frames that their callers have heard, so many of each; one breaks whose frames
+        do not fit its text.
+
+        What is raised is a failure of the model, as in `step`.
         """
+        resumed = [(self._streams[slot], heard) for slot in slots if (heard := self._streams[slot].heard) is not None]
+        assert len(resumed) == len(slots)
+        count = min(_HEARD_FRAMES, *(len(heard.sentences) - stream.again for stream, heard in resumed))
+        codes = torch.stack([heard.codes[:, stream.again : stream.again + count] for stream, heard in resumed])
+        plain = self._codec.step(codes.to(self._device), slots)[:, 0]
+        for slot, (stream, heard), sound in zip(slots, resumed, plain, strict=True):
+            with self._own(slot):
+                self._hear_again(slot, stream, heard, sound)
+
+    def prefill(self, slot: int) -> None:
+        """Reads the next rows of a stream's prompt, `prefill_rows` at most, or leads it on."""
         stream = self._streams[slot]
         if stream.heard is not None:
-            self._hear_again(slot, stream)
+            self.lead([slot])
             return
         turn, unread, prompt = stream.narration.speaking, stream.unread, stream.prompt
         assert turn is not None
@@ -195,31 +224,44 @@ class SpeechBatch:
     def step(self, slots: Sequence[int], emit: Emit) -> None:
         """Makes the next frame of some slots that sound; the frame of one whose sentence ends is left out.
 
-        `over` then says which streams are over.
+        `over` then says which streams are over. What is raised is a failure of the model: of all slots, whose state is
+        not to be gone on from.
         """
-        speaking = [slot for slot in slots if not self.narration(slot).pause]
-        codes: dict[int, Tensor] = {
-            slot: self._silent(self.narration(slot).paused) for slot in slots if slot not in speaking
-        }
+        codes: dict[int, Tensor] = {}
+        speaking: dict[int, bool] = {}  # and whether it may end
+        for slot in slots:
+            with self._own(slot):
+                narration = self.narration(slot)
+                if narration.pause:
+                    codes[slot] = self._silent(narration.paused)
+                else:
+                    speaking[slot] = narration.may_end
         drawn: list[int] = []
         if speaking:
-            frame = self._decoder.draw(speaking, [self.narration(slot).may_end for slot in speaking])
+            frame = self._decoder.draw(list(speaking), list(speaking.values()))
             each, ended = frame.codes.cpu(), frame.ended.tolist()
             drawn = [slot for slot, over in zip(speaking, ended, strict=True) if not over]
             codes |= {slot: one for slot, one, over in zip(speaking, each, ended, strict=True) if not over}
         sounding = list(codes)
         if sounding:
             plain = self._codec.step(torch.stack(list(codes.values()))[..., None].to(self._device), sounding)[:, 0]
-            marked = plain if self._marker is None else self._marker.step(plain, sounding)
-            for slot, heard, sound in zip(sounding, plain.cpu().numpy(), marked.cpu().numpy(), strict=True):
-                self._tell(slot, codes[slot], heard, sound, emit, paused=slot not in drawn)
-        going_on = [slot for slot in drawn if self.narration(slot).speaking is not None]
+            for row, slot in enumerate(sounding):
+                with self._own(slot):
+                    heard = plain[row]
+                    marked = heard if self._marker is None else self._marker.step(heard[None], [slot])[0]
+                    self._tell(
+                        slot, codes[slot], heard.cpu().numpy(), marked.cpu().numpy(), emit, paused=slot not in drawn
+                    )
+        going_on = [slot for slot in drawn if self._goes_on(slot)]
         if going_on:
             self._decoder.feed(going_on, torch.stack([codes[slot] for slot in going_on]).to(self._device))
         for slot in speaking:
-            if slot not in drawn:
-                self.narration(slot).finish(Reason.ENDED)
-            self._take_up(slot, self._streams[slot])
+            if self._streams[slot].error is not None:
+                continue
+            with self._own(slot):
+                if slot not in drawn:
+                    self.narration(slot).finish(Reason.ENDED)
+            self._take_up(slot)
 
     @property
     def _device(self) -> torch.device:
@@ -234,13 +276,25 @@ class SpeechBatch:
             narration.see(codes, heard)
         emit(slot, frame)
 
-    def _take_up(self, slot: int, stream: _Stream) -> None:
-        """Goes on to the stream's next turn, where there is one."""
+    @contextmanager
+    def _own(self, slot: int) -> Iterator[None]:
+        """A stream's own work: whatever it raises ends that stream, and no other one."""
         try:
-            if stream.narration.advance():
+            yield
+        except BaseException as error:
+            self._streams[slot].error = fault_of(error)
+
+    def _goes_on(self, slot: int) -> bool:
+        """Whether the sentence of a slot goes on after the frame that it was just told of."""
+        stream = self._streams[slot]
+        return stream.error is None and stream.narration.speaking is not None
+
+    def _take_up(self, slot: int) -> None:
+        """Goes on to the stream's next turn, where there is one."""
+        stream = self._streams[slot]
+        with self._own(slot):
+            if stream.error is None and stream.narration.advance():
                 self._enter(slot, stream)
-        except CsmError as error:
-            stream.error = error
 
     def _enter(self, slot: int, stream: _Stream) -> None:
         """Makes the slot ready for the turn: what it holds of the prompt stays, or a voice read before comes in."""
@@ -266,31 +320,36 @@ class SpeechBatch:
             prompt = prompt.then(*audio_rows(narration.said, config, close=False))
         stream.unread = prompt.part(self._decoder.held(slot))
 
-    def _hear_again(self, slot: int, stream: _Stream) -> None:
-        """Takes a narration, the codec and the mark some frames on, to where the stream broke off."""
-        heard, narration = stream.heard, stream.narration
-        assert heard is not None
-        begin, stream.again = stream.again, min(stream.again + _HEARD_FRAMES, len(heard.sentences))
-        frames = heard.codes[:, begin : stream.again]
-        plain = self._codec.step(frames[None].to(self._device), [slot])[:, 0]
-        for number, (codes, sound) in enumerate(
-            zip(frames.unbind(1), torch.split(plain, FRAME_SAMPLES, dim=1), strict=True), begin
-        ):
+    def _hear_again(self, slot: int, stream: _Stream, heard: Heard, plain: Tensor) -> None:
+        """Takes a narration and the mark some frames on, towards where the stream broke off.
+
+        Args:
+            slot: the stream's.
+            stream: it.
+            heard: all frames that were heard.
+            plain: sound `[S]` of those that it is led through, without a mark.
+
+        Raises:
+            InputError: frames that do not fit the text.
+        """
+        narration = stream.narration
+        for sound in torch.split(plain, FRAME_SAMPLES):
+            codes, sentence = heard.codes[:, stream.again], heard.sentences[stream.again]
             if self._marker is not None:
-                self._marker.step(sound, [slot])
-            sentence = heard.sentences[number]
+                self._marker.step(sound[None], [slot])
             if narration.spoken and sentence != narration.sentence:
                 narration.finish(Reason.ENDED)
             narration.advance()
             if narration.speaking is None or sentence != narration.sentence:
                 raise InputError(
-                    f"resumed frame {number} of sentence {sentence} does not fit the text: give the whole text so far, "
-                    "and the frames as they came"
+                    f"resumed frame {stream.again} of sentence {sentence} does not fit the text: give the whole text "
+                    "so far, and the frames as they came"
                 )
             if narration.pause:
                 narration.passed()
             else:
-                narration.see(codes, sound[0].cpu().numpy())
+                narration.see(codes, sound.cpu().numpy())
+            stream.again += 1
         if stream.again == len(heard.sentences):
             stream.heard = None
             narration.advance()

@@ -19,7 +19,8 @@ Shapes: T rows, K codebooks, F frames, L text ids. A row is `[K + 1]` ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +28,9 @@ import torch
 from torch import Tensor
 
 from csm_model.config import ModelConfig
-from csm_model.errors import InputError
+from csm_model.errors import CsmError, InputError
 from csm_model.inference.decoding import Prompt
+from csm_model.inference.faults import fault_of
 from csm_model.inference.prompt import audio_rows, text_rows
 from csm_model.inference.safety import frame_limit
 from csm_model.text import Tokenizer
@@ -100,7 +102,7 @@ def lay_out(
         InputError: nothing to say, an unknown speaker, codes of another codec, or a text and a voice prompt that do not
             fit even without the turns said before.
     """
-    ids = tokenizer.encode(text, speaker)
+    ids = text_ids(text, speaker, tokenizer)
     limit = frame_limit(tokenizer.sounds(ids), max_frames)
     pinned: list[Rows] = []
     after: list[Rows] = []
@@ -117,7 +119,7 @@ def lay_out(
                     f"voice prompt of speaker {voice.speaker} cannot be continued by speaker {speaker}: "
                     "ask for the prompt's speaker, or take the style segment"
                 )
-            target = tokenizer.encode(f"{voice.text.strip()} {text.lstrip()}", speaker)
+            target = text_ids(f"{voice.text.strip()} {text.lstrip()}", speaker, tokenizer)
             after = [audio_rows(voice.codes, config, close=False)]
     needed = _count(pinned) + len(target) + _count(after) + limit
     if needed > config.max_rows:
@@ -153,14 +155,68 @@ def _newest(
     return [part for rows in reversed(kept) for part in rows], len(context) - len(kept)
 
 
+def turns_that_fit(turns: Sequence[tuple[str, int, int]], room: int, tokenizer: Tokenizer) -> int:
+    """How many of the newest turns `lay_out` keeps where there are `room` rows for them.
+
+    Args:
+        turns: text, speaker and frames of sound of each, oldest first; 0 frames where it has none.
+        room: rows.
+        tokenizer: the model's.
+    """
+    fitting = 0
+    for text, speaker, frames in reversed(turns):
+        sound = frames + 1 if frames else 0  # and the row that closes it
+        if sound < room:  # else its text does not matter
+            sound += len(text_ids(text, speaker, tokenizer))
+        if sound > room:
+            break
+        room -= sound
+        fitting += 1
+    return fitting
+
+
 def _turn_rows(turn: ContextTurn | VoicePrompt, tokenizer: Tokenizer, config: ModelConfig) -> list[Rows]:
     """A turn as a segment: text rows and, where its codes are known, audio rows and the row that closes them."""
-    rows = [text_rows(tokenizer.encode(turn.text, turn.speaker), config)]
+    rows = [text_rows(text_ids(turn.text, turn.speaker, tokenizer), config)]
     return rows if turn.codes is None else [*rows, audio_rows(turn.codes, config, close=True)]
 
 
 def _count(parts: Sequence[Rows]) -> int:
     return sum(len(rows) for rows, _ in parts)
+
+
+def text_ids(text: str, speaker: int, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a turn's text. Whatever the tokenizer raises, it is the text that it could not read.
+
+    Raises:
+        InputError: the text cannot be said, or not be read.
+        MemoryError, OSError: which no text is to blame for.
+    """
+    with reading(text):
+        return tokenizer.encode(text, speaker)
+
+
+@contextmanager
+def reading(text: str) -> Iterator[None]:
+    """Around all that reads a text: whatever that raises, it is the text that could not be read, its caller's error.
+
+    Raises:
+        InputError: what was raised, as one line.
+        MemoryError, OSError: which no text is to blame for.
+    """
+    try:
+        yield
+    except (CsmError, MemoryError, OSError):
+        raise
+    except BaseException as error:
+        kind = type(fault_of(error)).__name__
+        raise InputError(f"text {text[:40]!r} cannot be read ({kind}): say it in other words") from error
+
+
+def sounds_in(text: str, tokenizer: Tokenizer) -> int:
+    """How many phonemes and pauses of a text are said; raises `InputError` where it cannot be read."""
+    with reading(text):
+        return sum(tokenizer.sounds_in(passage.words) for passage in tokenizer.read(text).passages)
 
 
 def check_codes(codes: Tensor, config: ModelConfig, what: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling, noise, sample
-from csm_model.kernels import PackedLinear, attend_slots
+from csm_model.kernels import KernelLinear, attend_slots
 from csm_model.model import CsmModel
 from csm_model.transformer import CacheItems, KVCache
 
@@ -58,14 +58,14 @@ class Prompt(NamedTuple):
         return self.rows, self.mask, self.mask if self.unread is None else self.unread
 
 
-class Frame(NamedTuple):
+class SampledFrame(NamedTuple):
     """What a step makes."""
 
     codes: Tensor  # [M, K] int64
     ended: Tensor  # [M] bool: the codes say that speech is over, and are no sound
 
 
-class Rows(NamedTuple):
+class KeptRows(NamedTuple):
     """Keys and values of rows that were read, to be copied into another slot."""
 
     keys: list[Tensor]  # a layer: [G, T, H]
@@ -114,7 +114,7 @@ class FrameDecoder:
         self._depth_cache = KVCache(
             config.depth, batch_size=slots, rows=config.num_codebooks, dtype=kept, device=device
         )
-        if isinstance(model.projection, PackedLinear):
+        if isinstance(model.projection, KernelLinear):
             self._cache.attend = self._depth_cache.attend = attend_slots
         self._numbers = torch.arange(slots, device=device)
         self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
@@ -172,14 +172,14 @@ class FrameDecoder:
         self._held[slot] += len(rows)
 
     @torch.inference_mode()
-    def copy(self, slot: int, count: int) -> Rows:
+    def copy(self, slot: int, count: int) -> KeptRows:
         """The first `count` rows that a slot has read, to be `put` into others."""
         assert count <= self._held[slot], (count, self._held[slot])
         keys, values = ([part[slot, :, :count].clone() for part in parts] for parts in self._buffers())
-        return Rows(keys, values)
+        return KeptRows(keys, values)
 
     @torch.inference_mode()
-    def put(self, slot: int, rows: Rows) -> None:
+    def put(self, slot: int, rows: KeptRows) -> None:
         """Gives a slot that was just begun rows that were read elsewhere; at least one more must then be read."""
         assert self._held[slot] == 0, self._held[slot]
         for parts, given in zip(self._buffers(), rows, strict=True):
@@ -189,7 +189,7 @@ class FrameDecoder:
         self._cache.lengths[slot :: self.slots] = rows.length
 
     @torch.inference_mode()
-    def draw(self, slots: Sequence[int], may_end: Sequence[bool]) -> Frame:
+    def draw(self, slots: Sequence[int], may_end: Sequence[bool]) -> SampledFrame:
         """The next frame of some slots, from what each has read.
 
         Args:
@@ -246,7 +246,7 @@ class FrameDecoder:
         embedded = self.model.embed_rows(rows[:, None], self._audio_only.expand(len(rows), -1, -1))
         self._state[sequences] = self.model.backbone(embedded, self._at(sequences, most))[:, -1]
 
-    def _draw(self, step: _Step) -> Frame:
+    def _draw(self, step: _Step) -> SampledFrame:
         """Codes of the frame that the states predict."""
         model, config, slots = self.model, self.config, step.slots
         batch, books = len(slots), config.num_codebooks
@@ -269,7 +269,7 @@ class FrameDecoder:
             entering = model.embed_code(codes[-1], book)[:, None]
         frame = torch.stack(codes, dim=1)
         ended = frame[:, 0] == config.end_code if config.end == "reserved" else (frame == config.end_code).all(1)
-        return Frame(frame, ended)
+        return SampledFrame(frame, ended)
 
     def _sample(self, logits: Tensor, bans: Tensor, step: _Step, book: int, temperature: Tensor) -> Tensor:
         logits = logits.float().masked_fill(bans, -torch.inf)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from csm_model.bundle import Bundle
-from csm_model.errors import CsmError
 from csm_model.inference.batch import Frame, SpeechBatch
 from csm_model.inference.context import ContextTurn, VoicePrompt
 from csm_model.inference.narration import SpokenSentence, Utterance
@@ -38,6 +37,8 @@ class Speech:
     """Why it stopped."""
     dropped: int = 0
     """Turns said before that there was no room for: so many of the oldest."""
+    left_out: str = ""
+    """Signs of the text that could not be said."""
 
     @property
     def ended(self) -> bool:
@@ -45,7 +46,7 @@ class Speech:
         return self.reason is Reason.ENDED
 
 
-class SpeechStream(Iterator[Frame]):
+class SpokenFrames(Iterator[Frame]):
     """The frames of one stream; asking for one waits for the text that it needs.
 
     Args:
@@ -77,6 +78,11 @@ class SpeechStream(Iterator[Frame]):
         return self._narration.dropped
 
     @property
+    def left_out(self) -> str:
+        """Signs of the text so far that could not be said."""
+        return self._narration.left_out
+
+    @property
     def sentences(self) -> list[SpokenSentence]:
         """Those that are over, in order; a short text is one."""
         return self._narration.sentences
@@ -86,7 +92,7 @@ class SpeechStream(Iterator[Frame]):
         self._made = None
         while self._made is None:
             over = batch.over(0)
-            if isinstance(over, CsmError):
+            if isinstance(over, Exception):
                 raise over
             if over is not None:
                 raise StopIteration
@@ -134,7 +140,7 @@ class Generator:
         voice: VoicePrompt | None = None,
         sampling: Sampling | None = None,
         max_frames: int | None = None,
-    ) -> SpeechStream:
+    ) -> SpokenFrames:
         """Each frame of one turn as it is made, until speech ends, is no speech any more, or `max_frames` are made.
 
         Args:
@@ -157,7 +163,7 @@ class Generator:
             max_frames=max_frames,
             sentences=False,
         )
-        return SpeechStream(self._batch(asked), asked)
+        return SpokenFrames(self._batch(asked), asked)
 
     def narrate(
         self,
@@ -168,7 +174,7 @@ class Generator:
         voice: VoicePrompt | None = None,
         sampling: Sampling | None = None,
         turns: int | None = None,
-    ) -> SpeechStream:
+    ) -> SpokenFrames:
         """A text of any length, whole or in parts as they come, spoken sentence by sentence as one sound.
 
         Args:
@@ -192,7 +198,7 @@ class Generator:
             sampling=sampling or self.sampling,
             turns=turns,
         )
-        return SpeechStream(self._batch(asked), asked, parts)
+        return SpokenFrames(self._batch(asked), asked, parts)
 
     def speak(
         self,
@@ -219,7 +225,7 @@ class Generator:
         )
 
 
-def speech_of(stream: SpeechStream) -> Speech:
+def speech_of(stream: SpokenFrames) -> Speech:
     """All of a stream."""
     frames = list(stream)
     assert stream.reason is not None
@@ -228,4 +234,5 @@ def speech_of(stream: SpeechStream) -> Speech:
         codes=torch.stack([frame.codes for frame in frames], dim=1),
         reason=stream.reason,
         dropped=stream.dropped,
+        left_out=stream.left_out,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import InputError
 from csm_model.frames import FRAME_SECONDS
 from csm_model.inference.batch import Frame
 from csm_model.inference.narration import Utterance
@@ -18,7 +18,7 @@ Late = Literal["deadline", "wait", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class SchedulerPolicy:
     """Bounds of what is taken on."""
 
     queue: int = 16
@@ -30,6 +30,8 @@ class Policy:
     for. What is made further ahead delays others' first sound, and is thrown away when its listener interrupts."""
     text_timeout_s: float = 30.0
     """Seconds that a stream waits for more of its text."""
+    reading_s: float = 10.0
+    """Seconds that a request may wait until somebody begins to read it, where it asks for no longer wait."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -37,6 +39,7 @@ class Policy:
             ("frame_budget", self.frame_budget, 0.0 <= self.frame_budget <= 10.0, "from 0 (no bound) to 10"),
             ("lead_s", self.lead_s, self.lead_s is None or self.lead_s > 0, "more than 0, or None"),
             ("text_timeout_s", self.text_timeout_s, self.text_timeout_s > 0, "more than 0"),
+            ("reading_s", self.reading_s, self.reading_s > 0, "more than 0"),
         )
         for name, value, holds, rule in rules:
             if not holds:
@@ -44,7 +47,7 @@ class Policy:
 
 
 class Streams(Protocol):
-    """What does the work: `SpeechBatch`."""
+    """What does the work: `SpeechBatch`. What `step` raises is a failure of the model, not of a stream."""
 
     slots: int
 
@@ -76,16 +79,28 @@ class Streams(Protocol):
         """Reads some of a stream's prompt."""
         ...
 
+    def leads(self, slot: int) -> bool:
+        """Whether a stream that goes on is still to be led through frames that its caller has heard."""
+        ...
+
+    def lead(self, slots: Sequence[int]) -> None:
+        """Leads streams through some of those frames. What it raises is a failure of the model, as of `step`."""
+        ...
+
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:
         """Makes the next frame of some slots."""
         ...
 
-    def over(self, slot: int) -> Reason | CsmError | None:
-        """Why a stream is over; None while it is not."""
+    def over(self, slot: int) -> Reason | Exception | None:
+        """Why a stream is over, or what its own work broke on; None while it is not."""
         ...
 
     def dropped(self, slot: int) -> int:
         """Turns said before that a stream had no room for."""
+        ...
+
+    def left_out(self, slot: int) -> str:
+        """Signs of a stream's text that could not be said."""
         ...
 
 
@@ -100,8 +115,8 @@ class Listener(Protocol):
         """Takes a frame."""
         ...
 
-    def end(self, reason: Reason, dropped: int) -> None:
-        """The stream is over."""
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
+        """The stream is over; so many turns and signs were left out."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -128,10 +143,12 @@ class StreamEnded:
     reason: Reason
     dropped: int
     """Turns said before that it had no room for."""
+    left_out: str = ""
+    """Signs of its text that could not be said."""
 
     def tell(self, listener: Listener) -> None:
         """Says so."""
-        listener.end(self.reason, self.dropped)
+        listener.end(self.reason, self.dropped, self.left_out)
 
 
 @dataclass(frozen=True)
@@ -170,7 +187,7 @@ StreamOutcome = StreamEnded | StreamFailed | StreamExpired | StreamDropped
 
 
 @dataclass(eq=False, kw_only=True)
-class Job:
+class StreamJob:
     """A stream that was asked for, and how far it is."""
 
     listener: Listener
@@ -182,6 +199,8 @@ class Job:
     """Seconds it may wait for a slot."""
     deadline_s: float | None = None
     """Seconds after its arrival at which it must be over."""
+    reading: bool = False
+    """Whether somebody reads the request now."""
     number: int = 0
     arrived: float = 0.0
     slot: int | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from csm_model.bundle import Bundle
 from csm_model.errors import InputError
-from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out
+from csm_model.inference.context import ContextTurn, Layout, VoicePrompt, lay_out, reading
 from csm_model.inference.safety import MIN_FRAMES, Audio, Bounds, Reason, Watch
 from csm_model.inference.sampling import Sampling
-from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter
+from csm_model.inference.sentences import LONGEST, Break, Piece, SentenceSplitter, cut_to
+from csm_model.text.base import Tokenizer, check_speaker
 
 BETWEEN = -1
 """Number of the sentence that silence between two belongs to."""
@@ -58,6 +60,8 @@ class Utterance:
     """Whether more text follows."""
     context: tuple[ContextTurn, ...] = ()
     """Turns said before, oldest first."""
+    dropped: int = 0
+    """Older turns that were left out of it already, for want of room."""
     voice: VoicePrompt | None = None
     """Whose voice is taken up by every sentence."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -80,6 +84,23 @@ class Utterance:
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"max_frames {self.max_frames}: must be at least 1")
 
+    def is_whole(self, tokenizer: Tokenizer) -> bool:
+        """Whether the text is one turn: it is all there, short enough, and asks for no pause within."""
+        if self.sentences is not None:
+            return not self.sentences
+        if self.more or len(self.text) > self.longest:
+            return False
+        with reading(self.text):
+            passages = tokenizer.read(self.text).passages
+            if len(passages) != 1:
+                return not passages
+            words, most = passages[0].words, self.most(tokenizer)
+            return len(words) <= 2 * most and tokenizer.sounds_in(words) <= most
+
+    def most(self, tokenizer: Tokenizer) -> int:
+        """Sounds of a sentence, at most: as many as in training, where `longest` is what it was there."""
+        return tokenizer.longest_turn * self.longest // LONGEST
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenSentence:
@@ -97,7 +118,7 @@ class SpokenSentence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class SpokenTurn:
     """What is to be spoken next."""
 
     layout: Layout
@@ -113,10 +134,17 @@ class Narration:
 
     def __init__(self, asked: Utterance, *, bundle: Bundle, bounds: Bounds) -> None:
         self._asked, self._bundle, self._bounds = asked, bundle, bounds
-        many = asked.more or len(asked.text) > asked.longest
-        self._whole = not (many if asked.sentences is None else asked.sentences)
+        check_speaker(asked.speaker, bundle.tokenizer.num_speakers)
+        self._whole = asked.is_whole(bundle.tokenizer)
+        self._most = asked.most(bundle.tokenizer)
         self._splitter = SentenceSplitter(longest=asked.longest)
-        self._pieces: deque[Piece] = deque()
+        self._written: deque[Piece] = deque()  # as they were written
+        self._saying: Iterator[Piece] | None = None  # what is said of the one that was read last
+        self._saying_text = ""
+        self._piece_to_come: Piece | None = None
+        self._asked_pause = 0  # before the next one
+        self.left_out = ""
+        """Signs of the text so far that are not said, in order."""
         self._open = True
         self._context = list(asked.context)
         self._turns = trained_turns(bundle.manifest) if asked.turns is None else asked.turns
@@ -126,7 +154,7 @@ class Narration:
         """Codes `[K, F]` of the last sentence that is over."""
         self._said: list[Tensor] = []
         self._watch = Watch(bounds)
-        self.speaking: Turn | None = None
+        self.speaking: SpokenTurn | None = None
         self.pause = 0
         self.paused = 0
         """Frames of the present pause that are over."""
@@ -159,12 +187,17 @@ class Narration:
     @property
     def waiting(self) -> bool:
         """Whether nothing can be said before more text is there."""
-        return self.speaking is None and not self._pieces and self._open
+        return self.speaking is None and not self._more_to_read and self._open
+
+    @property
+    def _more_to_read(self) -> bool:
+        """Whether there is text that was not taken up yet; there may be nothing to say in it."""
+        return self._piece_to_come is not None or self._saying is not None or bool(self._written)
 
     @property
     def reason(self) -> Reason | None:
         """Why the stream is over: that of the first sentence that the model did not end; None while it is not over."""
-        if self.speaking is not None or self._pieces or self._open:
+        if self.speaking is not None or self._more_to_read or self._open:
             return None
         return next((s.reason for s in self.sentences if s.reason is not Reason.ENDED), Reason.ENDED)
 
@@ -172,22 +205,19 @@ class Narration:
     def dropped(self) -> int:
         """Turns said before that the first sentence had no room for."""
         if self.sentences:
-            return self.sentences[0].dropped
-        return self.speaking.layout.dropped if self.speaking is not None else 0
+            return self._asked.dropped + self.sentences[0].dropped
+        return self._asked.dropped + (self.speaking.layout.dropped if self.speaking is not None else 0)
 
     def add(self, text: str, *, more: bool) -> None:
         """Takes the next part of the text; raises `InputError` where the text has ended before."""
         if not self._open:
             raise InputError("the text has ended: a stream takes no more after its last part")
-        if self._whole:
-            self._pieces.append(Piece(text=text, after=Break.SENTENCE))
-        else:
-            self._pieces += self._splitter.feed(text)
+        self._written += self._cut(text, more=more)
         if not more:
             self._open = False
-            self._pieces += [] if self._whole else self._splitter.finish()
-            if not self._pieces and not self.sentences and self.speaking is None:
-                raise InputError("the text has nothing to say: give at least one letter or digit")
+            if self.speaking is None and not self.sentences and not self._read_on():
+                told = f"; {self.left_out[:40]!r} cannot be said" if self.left_out else ""
+                raise InputError(f"the text has nothing to say{told}: give at least one word or number")
 
     def advance(self) -> bool:
         """Takes up the next turn, where there is one and none is being spoken; whether it did.
@@ -195,10 +225,12 @@ class Narration:
         Raises:
             InputError: the turn cannot be said; see `lay_out`.
         """
-        if self.speaking is not None or not self._pieces:
+        if self.speaking is not None or not self._read_on():
             return False
         asked = self._asked
-        piece = self._pieces.popleft()
+        piece, self._piece_to_come = self._piece_to_come, None
+        assert piece is not None
+        self.pause = max(self.pause, piece.before)
         index = len(self.sentences)
         layout = lay_out(
             piece.text,
@@ -211,7 +243,7 @@ class Narration:
         )
         sampling = replace(asked.sampling, seed=sentence_seed(asked.sampling.seed, index))
         self._piece, self._said, self._watch = piece, [], Watch(self._bounds)
-        self.speaking = Turn(layout=layout, sampling=sampling)
+        self.speaking = SpokenTurn(layout=layout, sampling=sampling)
         return True
 
     def passed(self) -> None:
@@ -252,16 +284,89 @@ class Narration:
         self.speaking, self._piece, self._said = None, None, []
         self.paused = 0
         self.pause = 0 if reason is Reason.SILENCE else piece.pause  # there was silence enough
-        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and (self._pieces or self._open):
-            self._pieces.clear()  # there is no room for another word
+        more = self._more_to_read or self._open
+        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and more:
+            self._saying = self._piece_to_come = None  # there is no room for another word
+            self._written.clear()
             self._open = False
             self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
+
+    def _cut(self, text: str, *, more: bool) -> list[Piece]:
+        """The pieces that are complete with the next part of the text."""
+        if self._whole:
+            return [Piece(text=text, after=Break.SENTENCE)]
+        with reading(text):
+            return [*self._splitter.feed(text), *([] if more else self._splitter.finish())]
+
+    def _read_on(self) -> bool:
+        """Reads on until there is a piece to say; whether there is one."""
+        while self._piece_to_come is None:
+            if self._saying is not None:
+                with reading(self._saying_text):
+                    self._piece_to_come = next(self._saying, None)
+                if self._piece_to_come is None:
+                    self._saying = None
+            elif self._written:
+                written = self._written.popleft()
+                self._saying, self._saying_text = self._said_of(written), written.text
+            else:
+                return False
+        return True
+
+    def _said_of(self, written: Piece) -> Iterator[Piece]:
+        """What is said of a piece: nothing, where all of it is left out."""
+        read = self._bundle.tokenizer.read(written.text)
+        self.left_out += read.left_out
+        last: Piece | None = None
+        for passage in read.passages:
+            self._asked_pause += passage.pause
+            for text, after in self._parts(passage.words):
+                if not self._bundle.tokenizer.sounds_in(text):
+                    self.left_out += text
+                    continue
+                if last is not None:
+                    yield last
+                last = Piece(text=text, after=after, before=self._asked_pause)
+                self._asked_pause = 0
+            if last is not None and passage is not read.passages[-1]:
+                last = replace(last, after=Break.SPACE)  # what comes next is not said at once for another reason
+        self._asked_pause += read.pause
+        if last is not None:
+            yield replace(last, after=written.after)
+
+    def _parts(self, words: str) -> Iterable[tuple[str, Break]]:
+        if self._whole:
+            return [(words, Break.SENTENCE)]
+        return cut_to(words, most=self._most, sounds=self._bundle.tokenizer.sounds_in)
 
     def _newest(self) -> list[ContextTurn]:
         """The turns that the next sentence hears; the others are forgotten."""
         if self._turns is not None:
             self._context = self._context[len(self._context) - min(self._turns, len(self._context)) :]
         return self._context
+
+
+def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
+    """The most rows that are left for turns said before, and the most turns that are heard; None: all that fit.
+
+    Of a text that is one turn, to the row. Of one that comes sentence by sentence its first sentence takes some more.
+
+    Raises:
+        InputError: a text of one turn that cannot be said.
+    """
+    config = bundle.model.config
+    if not asked.is_whole(bundle.tokenizer):
+        voice = 0 if asked.voice is None else asked.voice.codes.shape[1]
+        return config.max_rows - voice, trained_turns(bundle.manifest) if asked.turns is None else asked.turns
+    layout = lay_out(
+        asked.text,
+        asked.speaker,
+        tokenizer=bundle.tokenizer,
+        config=config,
+        voice=asked.voice,
+        max_frames=asked.max_frames,
+    )
+    return config.max_rows - len(layout.prompt.rows) - layout.limit, None
 
 
 def trained_turns(manifest: dict[str, Any]) -> int | None:

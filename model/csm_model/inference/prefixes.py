@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 
 from csm_model.errors import InputError
-from csm_model.inference.decoding import Prompt, Rows
+from csm_model.inference.decoding import KeptRows, Prompt
 
 
 class PrefixCache:
@@ -21,10 +21,10 @@ class PrefixCache:
             raise InputError(f"room {room} for voice prompts: must be 0 (none are kept) bytes or more")
         self.room = room
         self.hits = self.misses = 0
-        self._rows: OrderedDict[bytes, Rows] = OrderedDict()
+        self._rows: OrderedDict[bytes, KeptRows] = OrderedDict()
         self._bytes = 0
 
-    def get(self, prompt: Prompt) -> Rows | None:
+    def get(self, prompt: Prompt) -> KeptRows | None:
         """The rows of a prompt, or None."""
         key = _key(prompt)
         rows = self._rows.get(key)
@@ -35,7 +35,7 @@ class PrefixCache:
         self._rows.move_to_end(key)
         return rows
 
-    def add(self, prompt: Prompt, rows: Rows) -> None:
+    def add(self, prompt: Prompt, rows: KeptRows) -> None:
         """Keeps the rows of a prompt."""
         key = _key(prompt)
         if key in self._rows or rows.bytes > self.room:

@@ -6,6 +6,12 @@ torch here and no thread. `admit` and `append` may be called from any thread, `r
 A stream is admitted at once where a slot is free and the step would not become too long for the live ones; else it may
 wait in the queue, as long as it says, or is refused with a hint when to come again.
 
+A request that is not read yet waits in the same queue, bounded and expired as the others, until a reader takes it
+(`take_unread`): what nobody waits for any more is not begun. It takes no place from those that are read.
+
+What a stream's own work raises, its listener's among it, ends that stream alone. What a step raises ends all the
+streams of the step, and `failed` hears of it.
+
 A round reads some of the prompts of those that have just come, and then steps: first those that nothing was heard of
 yet, and with them those that are about to be late; where there are none, all. So the first sound of one does not wait
 for the others' lead, and no lead is eaten up for it.
@@ -15,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,19 +31,22 @@ from typing import Literal
 from csm_model.errors import CsmError
 from csm_model.frames import FRAME_SECONDS
 from csm_model.inference.batch import Frame
+from csm_model.inference.faults import fault_of
 from csm_model.inference.jobs import (
-    Job,
     Late,
-    Policy,
     RefusedError,
+    SchedulerPolicy,
     StreamDropped,
     StreamEnded,
     StreamExpired,
     StreamFailed,
+    StreamJob,
     StreamOutcome,
     Streams,
 )
 from csm_model.inference.safety import Reason
+
+log = logging.getLogger(__name__)
 
 _SAMPLES = 16
 """Steps of each size, and streams, whose times are remembered."""
@@ -78,18 +88,21 @@ class Scheduler:
         policy: bounds of what is taken on.
         clock: seconds.
         seen: hears of each step: its streams and its seconds.
+        failed: hears of what a step raised, or the reading of a prompt: True where it was the former.
     """
 
     def __init__(
         self,
         streams: Streams,
-        policy: Policy,
+        policy: SchedulerPolicy,
         *,
         clock: Callable[[], float],
         seen: Callable[[int, float], None] = lambda streams, seconds: None,
+        failed: Callable[[Exception, bool], None] = lambda error, step: None,
     ) -> None:
         self.policy = policy
         self._tell = seen
+        self._failed = failed
         self.times = StepTimes()
         self.bounded = True
         """Whether the budget counts; not while steps are measured first."""
@@ -97,8 +110,8 @@ class Scheduler:
         self._clock = clock
         self._lock = threading.RLock()
         self._numbers = itertools.count()
-        self._queue: list[Job] = []
-        self._live: dict[int, Job] = {}
+        self._queue: list[StreamJob] = []
+        self._live: dict[int, StreamJob] = {}
         self._lasted: deque[float] = deque(maxlen=_SAMPLES)
         self._hinted = 0.0
 
@@ -112,21 +125,37 @@ class Scheduler:
         """Streams that have no slot yet."""
         return len(self._queue)
 
-    def admit(self, job: Job) -> None:
+    def admit(self, job: StreamJob) -> None:
         """Takes a stream on, in a slot with the next round or in the queue; raises `RefusedError`."""
         with self._lock:
-            reason = self._no_room(len(self._live) + len(self._queue))
-            if reason is not None and (job.max_wait_s <= 0 or len(self._queue) >= self.policy.queue):
+            ahead = sum(other.asked is not None or job.asked is None for other in self._queue)
+            reason = self._no_room(len(self._live) + ahead)
+            if reason is not None and (job.max_wait_s <= 0 or ahead >= self.policy.queue):
                 raise RefusedError(reason, self._retry_after())
             job.number, job.arrived = next(self._numbers), self._clock()
             self._queue.append(job)
 
-    def append(self, job: Job, text: str, *, more: bool) -> None:
+    def take_unread(self) -> StreamJob | None:
+        """The stream whose request is to be read next, from now on the caller's to read; None where none waits."""
+        with self._lock:
+            unread = [job for job in self._queue if job.asked is None and not job.reading]
+            job = min(unread, key=lambda job: (-job.priority, job.number), default=None)
+            if job is not None:
+                job.reading = True
+            return job
+
+    @property
+    def unread(self) -> int:
+        """Streams whose requests are read now, or wait to be."""
+        with self._lock:
+            return sum(job.asked is None for job in self._queue)
+
+    def append(self, job: StreamJob, text: str, *, more: bool) -> None:
         """More text for a stream, taken up with the next round."""
         with self._lock:
             job.text.append((text, more))
 
-    def fail(self, job: Job, error: Exception) -> None:
+    def fail(self, job: StreamJob, error: Exception) -> None:
         """Fails a stream that has no slot yet."""
         self._leave(job, StreamFailed(error))
 
@@ -135,7 +164,7 @@ class Scheduler:
         with self._lock:
             waiting, self._queue = self._queue, []
         for job in waiting:
-            job.listener.fail(error)
+            _tell(job, StreamFailed(error))
         for job in list(self._live.values()) if live else ():
             self._leave(job, StreamFailed(error))
 
@@ -179,23 +208,32 @@ class Scheduler:
             late: Late | None = None
             if job.deadline_s is not None and now - job.arrived >= job.deadline_s:
                 late = "deadline"
-            elif job.slot is None and now - job.arrived >= job.max_wait_s and self._is_waiting(job):
+            elif job.slot is None and self._has_waited(job, now - job.arrived):
                 late = "wait"
             elif job.starving is not None and now - job.starving >= self.policy.text_timeout_s:
                 late = "text"
-            if job.listener.gone():
+            try:
+                gone = job.listener.gone()
+            except BaseException as error:
+                self._leave(job, StreamFailed(fault_of(error)))
+                continue
+            if gone:
                 self._leave(job, StreamDropped())
             elif late is not None:
                 self._leave(job, StreamExpired(late))
 
-    def _is_waiting(self, job: Job) -> bool:
-        """Whether a queued stream that was read has no place in the next round."""
+    def _has_waited(self, job: StreamJob, waited_s: float) -> bool:
+        """Whether a queued stream has waited for as long as it may, and has no place in the next round either."""
+        if job.asked is None:
+            return not job.reading and waited_s >= max(job.max_wait_s, self.policy.reading_s)
+        if waited_s < job.max_wait_s:
+            return False
         with self._lock:
             room = self._streams.slots - len(self._live)
             ready = self._ready()
             return job in ready and (job not in ready[:room] or self._no_room(len(self._live)) is not None)
 
-    def _ready(self) -> list[Job]:
+    def _ready(self) -> list[StreamJob]:
         """Those that may get a slot, in order."""
         ready = [job for job in self._queue if job.asked is not None]
         return sorted(ready, key=lambda job: (-job.priority, job.number))
@@ -211,14 +249,14 @@ class Scheduler:
                 self._queue.remove(job)
                 job.slot = next(slot for slot in range(self._streams.slots) if slot not in self._live)
                 self._live[job.slot] = job
-            job.listener.begin(self._clock() - job.arrived)
             assert job.asked is not None
             try:
+                job.listener.begin(self._clock() - job.arrived)
                 self._streams.open(job.slot, job.asked)
-            except Exception as error:
-                self._leave(job, StreamFailed(error), opened=False)
+            except BaseException as error:
+                self._leave(job, StreamFailed(fault_of(error)), opened=False)
 
-    def _take_text(self, live: Iterable[Job]) -> bool:
+    def _take_text(self, live: Iterable[StreamJob]) -> bool:
         worked = False
         for job in live:
             while job.slot is not None and job.text:
@@ -227,22 +265,27 @@ class Scheduler:
                 worked = True
                 try:
                     self._streams.add(job.slot, text, more=more)
-                except Exception as error:
-                    self._leave(job, StreamFailed(error))
+                except BaseException as error:
+                    self._leave(job, StreamFailed(fault_of(error)))
         return worked
 
-    def _read(self, live: Iterable[Job]) -> bool:
-        """Some rows of each prompt; of the first one only, where somebody is about to be late."""
+    def _read(self, live: Iterable[StreamJob]) -> bool:
+        """Some rows of each prompt, and some frames of those that go on; of the first one only, where somebody is about
+        to be late."""
         now, late = self._clock(), self._margin()
         reading = [job for job in live if job.slot is not None and self._streams.reads(job.slot)]
         if any(job.slack(now) < late for job in live if job.slot is not None and self._streams.sounds(job.slot)):
             reading = reading[:1]
+        going_on = [job for job in reading if job.slot is not None and self._streams.leads(job.slot)]
+        if going_on:
+            slots = [job.slot for job in going_on if job.slot is not None]
+            self._guarded(going_on, lambda: self._streams.lead(slots), step=True)
         for job in reading:
-            assert job.slot is not None
-            self._guarded([job], functools.partial(self._streams.prefill, job.slot))
+            if job.slot is not None and job not in going_on:
+                self._guarded([job], functools.partial(self._streams.prefill, job.slot), step=False)
         return bool(reading)
 
-    def _step(self, live: Iterable[Job]) -> bool:
+    def _step(self, live: Iterable[StreamJob]) -> bool:
         now, late = self._clock(), self._margin()
         ready = [job for job in live if job.slot is not None and self._streams.sounds(job.slot)]
         if self.policy.lead_s is not None and len(self._live) > 1:
@@ -252,7 +295,8 @@ class Scheduler:
         if not ready:
             return False
         slots = [job.slot for job in ready if job.slot is not None]
-        self._guarded(ready, lambda: self._streams.step(slots, self._emit))
+        if not self._guarded(ready, lambda: self._streams.step(slots, self._emit), step=True):
+            return True
         took = self._clock() - now
         self.times.add(len(slots), took)
         self._tell(len(slots), took)
@@ -266,35 +310,45 @@ class Scheduler:
         job = self._live[slot]
         try:
             job.listener.frame(frame)
-        except Exception as error:
-            job.broken = error
+        except BaseException as error:
+            job.broken = fault_of(error)
         job.frames += 1
         if job.first is None:
             job.first = self._clock()
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: StreamJob) -> None:
         """Ends a stream that is over, and notes when one begins to wait for text."""
         if job.slot is None:
             return
-        over = job.broken or self._streams.over(job.slot)
+        try:
+            over = job.broken or self._streams.over(job.slot)
+            dropped, left_out = self._streams.dropped(job.slot), self._streams.left_out(job.slot)
+            waits = self._streams.waits(job.slot)
+        except BaseException as error:
+            over, dropped, left_out, waits = fault_of(error), 0, "", False
         if isinstance(over, Reason):
-            self._leave(job, StreamEnded(over, self._streams.dropped(job.slot)))
+            self._leave(job, StreamEnded(over, dropped, left_out))
         elif over is not None:
             self._leave(job, StreamFailed(over))
-        elif self._streams.waits(job.slot) and not job.text:
+        elif waits and not job.text:
             job.starving = self._clock() if job.starving is None else job.starving
         else:
             job.starving = None
 
-    def _guarded(self, jobs: Sequence[Job], work: Callable[[], None]) -> None:
-        """Work that must not take the others down: what it raises fails the streams it was about."""
+    def _guarded(self, jobs: Sequence[StreamJob], work: Callable[[], None], *, step: bool) -> bool:
+        """Work that must not take the others down: what it raises fails the streams it was about. Whether it worked."""
         try:
             work()
-        except Exception as error:
+        except BaseException as broken:
+            error = fault_of(broken)
+            if step or not isinstance(error, CsmError):
+                self._failed(error, step)
             for job in jobs:
                 self._leave(job, StreamFailed(error))
+            return False
+        return True
 
-    def _leave(self, job: Job, outcome: StreamOutcome, *, opened: bool = True) -> None:
+    def _leave(self, job: StreamJob, outcome: StreamOutcome, *, opened: bool = True) -> None:
         """Frees the slot before the listener hears of it, so that its next request finds the slot free."""
         with self._lock:
             if job in self._queue:
@@ -308,4 +362,12 @@ class Scheduler:
                     self._lasted.append(self._clock() - job.arrived)
             else:
                 return
+        _tell(job, outcome)
+
+
+def _tell(job: StreamJob, outcome: StreamOutcome) -> None:
+    """Tells a listener how its stream ended; one that cannot be told is left alone."""
+    try:
         outcome.tell(job.listener)
+    except BaseException as error:
+        log.error("a listener could not be told of %s", type(outcome).__name__, exc_info=fault_of(error))

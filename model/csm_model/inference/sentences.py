@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from csm_model.errors import InputError
@@ -21,6 +22,10 @@ LONGEST = 90
 """Characters of a piece, at most, unless told otherwise: the turns that the demo's base was trained on have up to 91
 (the lines of `deploy/demo/make_corpora.py base`), those of the demo itself up to 72."""
 _SHORTEST_BOUND = 20
+_SHORTEST_PART = 8
+"""Characters of a part that is not cut again, whatever it takes to say."""
+_REACH = 125
+"""Characters that a hundred sounds may take, so that more need not be looked at."""
 
 
 class Break(enum.Enum):
@@ -51,8 +56,31 @@ _ENDS = "!?\u203d\u3002\uff01\uff1f"  # ! ? interrobang, and the full-width ones
 _WIDE_ENDS = "\u3002\uff01\uff1f"  # no space follows them
 _CLOSERS = "\"'\u201d\u2019\u00bb)]}*_"
 _OPENERS = "\"'\u201c\u2018\u00ab([{*_"
+_LOOK_AGAIN = 16
+"""Characters that are read before the next look, where there was no place to cut."""
+_MOST_OVER = 4
+"""Times `longest` that a piece may be rather than be cut within a form; one that is too long to say is cut as words."""
+_LONGEST_MARK = 300
+_NEAR = 40
+_UNREAD = 4
+"""Characters in which a number has not begun yet, perhaps."""
+_MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec"
+_JOINED_BEFORE = re.compile(
+    rf"(?:\d[.)%'\"]?|[$\u20ac\u00a3\u00a5+\u2212\u2013-]|\d,|\b(?:{_MONTHS})[a-z]*\.?|\b(?:[Nn]os?|pp?|[Vv]ol|[Cc]h|[Ff]ig)\."
+    r"|[A-Z]{2,3})$"
+)
+"""What belongs to a number that follows, or to a unit; a comma only to a year."""
+_JOINED_AFTER = re.compile(
+    r" (?:(?<=\d, )(?:19|20)\d\d\b|(?<![,] )[($+\u20ac\u00a3\u00a5\u2212-]?\d"
+    r"|(?<=[\d.)%'\"] )(?:[$\u20ac\u00a3\u00a5%\u2013+=\u00d7\u00b0x-]"
+    rf"|(?:{_MONTHS})|[a-zA-Z\u03bc\u00b5\u03a9]{{1,3}}\b|thousand|[bmtr]+illion|hundred|percent))"
+)
+_SIGNS = frozenset("$+<=>%&@#")
 _CLAUSE_MARKS = ";:\u2014\u2013"
 _BULLETS = "-*\u2022\u00b7"
+_LINE_MARKS = "#>|"
+"""What a line of Markdown begins with: a heading, a quotation, the row of a table."""
+_HEADING = re.compile(r"#{1,6} ")
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
 _LIST_ITEM = re.compile(rf"(\(?\d{{1,3}}[.)]|[{re.escape(_BULLETS)}]) ")
 _ACRONYM = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\.")
@@ -66,6 +94,8 @@ _BEFORE_NUMBERS = frozenset(
     "no nos fig figs vol p pp art sec ch eq jan feb mar apr jun jul aug sep sept oct nov dec tel ext".split()
 )
 """Abbreviations only where a number follows; words of their own, or ends, elsewhere."""
+_BEFORE_ROMANS = frozenset("ch vol".split())
+"""Abbreviations that a roman numeral may follow."""
 _SOMETIMES_LAST = frozenset("etc inc ltd co corp bros jr sr a.m p.m am pm ph.d m.d b.a m.a d.c esq".split())
 """Abbreviations that may end a sentence: they do where a capital follows."""
 _JOINS = frozenset(
@@ -79,9 +109,11 @@ class Piece:
     """What one turn says."""
 
     text: str
-    """White space is one space; holds at least one letter or digit."""
+    """White space is one space; holds at least one letter, digit or sign."""
     after: Break
     """What stands between it and the next piece."""
+    before: int = 0
+    """Frames of silence that the text asks for before it."""
 
     @property
     def pause(self) -> int:
@@ -106,6 +138,7 @@ class SentenceSplitter:
             )
         self.longest = longest
         self._text = ""  # of the piece that is being read
+        self._look = longest  # characters of it, after which it is looked at for a place to cut
         self._lines: int | None = None  # line ends in the white space after it; None where there is no white space
 
     def feed(self, text: str) -> list[Piece]:
@@ -114,28 +147,30 @@ class SentenceSplitter:
 
     def finish(self) -> list[Piece]:
         """What is left, as if the text ended here; it may go on all the same, with a new piece."""
-        text, self._text, self._lines = self._text, "", None
-        return [Piece(text=text, after=Break.SENTENCE)] if _is_speakable(text) else []
+        text, self._text, self._lines, self._look = self._text, "", None, self.longest
+        return [Piece(text=text, after=Break.SENTENCE)] if has_content(text) else []
 
     def _read(self, character: str) -> Iterator[Piece]:
         if character.isspace():
             if self._text:
                 self._lines = (self._lines or 0) + (character == "\n")
             return
-        after = self._break_before(character) if _is_speakable(self._text) else None
+        after = self._break_before(character) if has_content(self._text) else None
         if after is not None:
             yield Piece(text=self._text, after=after)
-            self._text = ""
+            self._text, self._look = "", self.longest
         elif self._lines is not None:
             self._text += " "
         self._text += character
         self._lines = None
-        if len(self._text) > self.longest:
+        if len(self._text) > self._look:
             yield from self._cut()
 
     def _break_before(self, character: str) -> Break | None:
         """What ends the piece read so far, now that `character` follows it; None where it goes on."""
         text = self._text
+        if _is_within(text, len(text)):
+            return None
         body = text.rstrip(_CLOSERS)
         if self._lines is None:
             wide = body.endswith(tuple(_WIDE_ENDS)) and character not in _CLOSERS + _ENDS
@@ -144,6 +179,8 @@ class SentenceSplitter:
             return Break.PARAGRAPH
         if self._lines and body.endswith((";", ":")):
             return Break.CLAUSE
+        if self._lines and (character in _LINE_MARKS or _HEADING.match(text)):
+            return Break.SENTENCE
         if self._lines and (character in _BULLETS or (_LIST_ITEM.match(text) and character.isdigit())):
             return Break.SENTENCE
         if not body.endswith((*_ENDS, ".", "\u2026")):
@@ -158,12 +195,15 @@ class SentenceSplitter:
         return Break.SENTENCE if _stops(body, character) else None
 
     def _cut(self) -> Iterator[Piece]:
-        """Cuts the piece, which is a character too long, where it hurts least."""
+        """Cuts the piece, which is too long, where it hurts least; not yet, where that would cut a form in two."""
         text = self._text
-        if not _is_speakable(text[: self.longest]):
-            self._text = text[self.longest :].lstrip()
+        if not has_content(text[:-1]):
+            self._text = text[-1:].lstrip()
             return
-        place, after = _best_cut(text, self.longest)
+        place, after = _best_cut(text, len(text) - 1, whole=len(text) <= _MOST_OVER * self.longest)
+        self._look = self.longest if place else len(text) + _LOOK_AGAIN
+        if not place:
+            return
         yield Piece(text=text[:place], after=after)
         self._text = text[place:].lstrip()
 
@@ -182,8 +222,41 @@ def split_parts(parts: Iterable[str], *, longest: int = LONGEST) -> Iterator[Pie
     yield from splitter.finish()
 
 
-def _is_speakable(text: str) -> bool:
-    return any(character.isalnum() for character in text)
+def has_content(text: str) -> bool:
+    """Whether there is anything but punctuation in a text: what may be said, or has to be told as left out."""
+    return any(
+        character.isalnum()
+        or character in _SIGNS
+        or (not character.isascii() and unicodedata.category(character)[0] == "S")
+        for character in text
+    )
+
+
+def cut_to(text: str, *, most: int, sounds: Callable[[str], int]) -> Iterator[tuple[str, Break]]:
+    """Words cut so that no part takes more than `most` sounds, where it hurts least, each with what follows it.
+
+    A part is cut when it is asked for, and no more is looked at than it may hold: however long the words are, a part
+    takes a few milliseconds.
+
+    Args:
+        text: words and punctuation.
+        most: sounds of a part.
+        sounds: how many a part takes.
+    """
+    reach = most * _REACH // 100
+    while len(text) > reach or sounds(text) > most:
+        longest = min(len(text) - 1, reach)
+        while True:
+            place, after = _best_cut(text[: longest + 1], longest)
+            if longest <= _SHORTEST_PART or sounds(text[:place]) <= most:
+                break
+            longest = max(_SHORTEST_PART, longest * 3 // 4)
+        yield text[:place].rstrip(), after
+        text = text[place:].lstrip()
+        if len(text) <= _SHORTEST_PART:
+            break
+    if text:
+        yield text, Break.SENTENCE
 
 
 def _stops(body: str, character: str) -> bool:
@@ -194,20 +267,25 @@ def _stops(body: str, character: str) -> bool:
     bare = word[:-1].lower()
     if bare in _NEVER_LAST or (bare in _BEFORE_NUMBERS and character.isdigit()):
         return False
+    if bare in _BEFORE_ROMANS and character in "IVXLC":
+        return False
     if bare in _SOMETIMES_LAST:
         return not (character.islower() or character.isdigit())
     return word == "I." or not _ACRONYM.fullmatch(word)  # initials and acronyms: J. Smith, the U.S. coast
 
 
-def _best_cut(text: str, longest: int) -> tuple[int, Break]:
+def _best_cut(text: str, longest: int, *, whole: bool = False) -> tuple[int, Break]:
     """Where to cut a text of more than `longest` characters, and what is there: at most so many come before.
 
     The last place of the best kind in the second half; else the last clause or comma after the first quarter; else the
-    last space; else in the middle of a word.
+    last space; else in the middle of a word. With `whole` no form is cut in two, such as a link or a date: 0 where
+    there is no other place.
     """
     places: dict[str, list[tuple[int, Break]]] = {"clause": [], "comma": [], "join": [], "space": []}
     for place in range(1, longest + 1):
         before, here = text[place - 1], text[place]
+        if whole and (here == " " or before == "\u2014") and (_is_within(text, place) or _is_joined(text, place)):
+            continue
         if before == "\u2014" and here != " ":
             places["clause"].append((place, Break.CLAUSE))
         if here != " ":
@@ -233,6 +311,28 @@ def _best_cut(text: str, longest: int) -> tuple[int, Break]:
     ]
     for kind, least in choices:
         for place, after in reversed(places[kind]):
-            if place >= least and _is_speakable(text[:place]):
+            if place >= least and has_content(text[:place]):
                 return place, after
+    if whole and not text[text.rfind(" ", 0, longest) + 1 : longest + 1].isalpha():
+        return 0, Break.SPACE
     return longest, Break.SPACE
+
+
+def _is_within(text: str, place: int) -> bool:
+    """Whether a place is inside a tag or a link."""
+    tag = text.rfind("<", max(0, place - _LONGEST_MARK), place)
+    if tag >= 0 and text[tag + 1 : tag + 2].isalpha() and text.find(">", tag, place) < 0:
+        return True
+    link = text.rfind("[", max(0, place - _LONGEST_MARK), place)
+    if link >= 0:
+        close = text.find("]", link, place)
+        if close < 0 or (text[close + 1 : close + 2] == "(" and text.find(")", close, place) < 0):
+            return True
+    return False
+
+
+def _is_joined(text: str, place: int) -> bool:
+    """Whether a place is between a number and what belongs to it, as far as that is read."""
+    if not _JOINED_BEFORE.search(text[max(0, place - _NEAR) : place]):
+        return False
+    return len(text) - place < _UNREAD or _JOINED_AFTER.match(text, place) is not None

@@ -238,10 +238,11 @@ class Affine:
         kernel = self.in_features // channels
         assert kernel * channels == self.in_features, (self.in_features, channels)
         each = length - kernel + 1
+        x = x.contiguous()  # windows are counted from row to row, and a part of a sound has gaps between them
         if not self._compiled:
             return self._by_torch(x.as_strided((count, each, self.in_features), (x.stride(0), channels, 1)), plus)
         step = channels
-        x = x.float().contiguous()
+        x = x.float()
         if self.in_features % UNROLL:
             x = x.as_strided((count, each, self.in_features), (x.stride(0), channels, 1))
             x = F.pad(x, (0, -self.in_features % UNROLL)).contiguous()

@@ -45,7 +45,7 @@ def pack_int4(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.cat([parts, scales.view(torch.uint8).view(rows // CHANNELS, groups, -1)], dim=2).flatten()
 
 
-class PackedLinear(nn.Module):
+class KernelLinear(nn.Module):
     """A linear layer without bias on a CPU; any number of rows, each bitwise the same in any company.
 
     Args:
@@ -157,7 +157,7 @@ class JoinedLinear:
     The layers go on, over the same memory.
     """
 
-    def __init__(self, layers: Sequence[PackedLinear]) -> None:
+    def __init__(self, layers: Sequence[KernelLinear]) -> None:
         first = layers[0]
         kinds = {(layer.kind, layer.dtype, layer.in_features, layer.kernel) for layer in layers}
         assert len(kinds) == 1, kinds
@@ -176,7 +176,7 @@ class JoinedLinear:
             layer._point()
 
     def plan(self, *, given: int, out: int) -> list[int]:
-        """See `PackedLinear.plan`."""
+        """See `KernelLinear.plan`."""
         plan = self._first.plan(given=given, out=out)
         plan[ProductPlan.WEIGHTS], plan[ProductPlan.SCALES] = self._weight.data_ptr(), self._scales.data_ptr()
         return plan

@@ -22,7 +22,7 @@ from csm_model.config import TransformerConfig
 from csm_model.kernels import rows
 from csm_model.kernels.attention import AttentionPlan, attention
 from csm_model.kernels.code import LANES, Activation, words
-from csm_model.kernels.linear import JoinedLinear, PackedLinear
+from csm_model.kernels.linear import JoinedLinear, KernelLinear
 from csm_model.kernels.machine import Machine, program
 from csm_model.transformer import Block, CacheItems, KVCache, Transformer
 
@@ -46,14 +46,14 @@ class _Products:
     """The products of one block, and the weights of its norms."""
 
     qkv: JoinedLinear
-    out: PackedLinear
+    out: KernelLinear
     up: JoinedLinear
-    down: PackedLinear
+    down: KernelLinear
     attention_norm: Tensor
     feed_forward_norm: Tensor
 
 
-class PackedStack:
+class KernelStack:
     """The blocks and the final norm of a transformer whose layers are packed.
 
     Args:
@@ -102,15 +102,15 @@ class PackedStack:
         return torch.cat([mine(part, attend.items) for part in torch.split(x, step, dim=1)], dim=1)
 
 
-def _packed(*layers: torch.nn.Module) -> list[PackedLinear]:
-    assert all(isinstance(layer, PackedLinear) for layer in layers), layers
+def _packed(*layers: torch.nn.Module) -> list[KernelLinear]:
+    assert all(isinstance(layer, KernelLinear) for layer in layers), layers
     return list(layers)  # type: ignore[arg-type]
 
 
 class _Program:
     """The list for one cache, with its buffers."""
 
-    def __init__(self, stack: PackedStack, cache: KVCache) -> None:
+    def __init__(self, stack: KernelStack, cache: KVCache) -> None:
         self._stack = stack
         config, first = stack.config, stack.blocks[0]
         assert cache.rows <= len(stack.cos), (cache.rows, len(stack.cos))
@@ -132,7 +132,7 @@ class _Program:
         self._run = program()
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
-        """See `PackedStack`; T is not too large."""
+        """See `KernelStack`; T is not too large."""
         sequences, each, width = x.shape
         count = sequences * each
         self._x[:count, :width] = x.reshape(count, width)
@@ -191,7 +191,7 @@ class _Program:
             self._normalise(adding, following)
         self._add("count", rows.counting(stack.machine), words(rows.CountingPlan, **places), self._x, self._x)
 
-    def _multiply(self, layer: PackedLinear | JoinedLinear, x: Tensor, out: Tensor) -> None:
+    def _multiply(self, layer: KernelLinear | JoinedLinear, x: Tensor, out: Tensor) -> None:
         plan = layer.plan(given=_bytes(x), out=_bytes(out))
         self._add("multiply", layer.kernel, plan, x, out, size=layer.weight_bytes, items=layer.items,
                   prepare=layer.prepare)  # fmt: skip
@@ -229,7 +229,7 @@ class _Program:
         for line, (_, kind, size) in zip(made, self._list, strict=True):
             line[_ROWS] = count if kind == "multiply" else each
             if kind == "multiply":
-                wide = size * (4 + count) >= PackedLinear.ALONE
+                wide = size * (4 + count) >= KernelLinear.ALONE
             elif kind == "attend":
                 line[_ITEMS] = sequences * self._stack.config.kv_heads
                 wide = size * count >= _ALONE_ATTENDING

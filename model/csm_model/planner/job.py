@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speech:
+class SpeechShape:
     """What the corpus is like: how rows, targets and bytes follow from hours. Assumptions, all to be set."""
 
     ids_per_second: float = 3.5
@@ -52,7 +52,7 @@ class Speech:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """What one micro-batch of one process holds."""
 
     rows: int
@@ -68,7 +68,7 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """A training to be planned. Names and meanings are those of `csm_model.training.config.TrainingConfig`."""
 
     sizes: ModelConfig
@@ -95,11 +95,11 @@ class Job:
     """Whether the blocks have dropout."""
     keep_checkpoints: int
     """Checkpoints kept, beside the best."""
-    speech: Speech = field(default_factory=Speech)
+    speech: SpeechShape = field(default_factory=SpeechShape)
     """What the corpus is like."""
 
     @classmethod
-    def of(cls, config: TrainingConfig, sizes: ModelConfig, *, gpus: int, speech: Speech) -> Job:
+    def of(cls, config: TrainingConfig, sizes: ModelConfig, *, gpus: int, speech: SpeechShape) -> TrainingJob:
         """From a training's settings.
 
         Raises:
@@ -139,13 +139,13 @@ class Job:
         return self.gpus * self.micro_packs * self.accumulation
 
     @property
-    def load(self) -> Load:
+    def load(self) -> Workload:
         """The mean micro-batch of a process."""
         speech, rows = self.speech, self.row_length * self.micro_packs
         turns = rows * (1.0 - speech.padding) / speech.rows_of_turn(self.sizes)
         frames = turns * speech.frames_of_turn
         closing = turns if self.sizes.end == "zeros" else 0.0  # every codebook of the closing rows is learnt
-        return Load(
+        return Workload(
             rows=rows,
             documents=self._documents(),
             first=min(rows, round(frames + turns)),
@@ -161,6 +161,6 @@ class Job:
         pack = [length] * whole + [part for part in (rest, self.row_length - filled) if part]
         return tuple(pack * self.micro_packs)
 
-    def changed(self, **fields: object) -> Job:
+    def changed(self, **fields: object) -> TrainingJob:
         """The same job with other settings."""
         return replace(self, **fields)  # type: ignore[arg-type]

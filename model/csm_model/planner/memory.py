@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from csm_model.planner.flops import parameter_count
-from csm_model.planner.job import Job, Load
+from csm_model.planner.job import TrainingJob, Workload
 from csm_model.planner.tape import FLOAT, HALF, INT, Kernels, Part, tape
 
 ADAM_STATES = 2
@@ -80,7 +80,7 @@ _FIGURES = [each.name for each in fields(Memory) if each.name != "peak"]
 _KEPT_BY = {"embedding": "backbone", "backbone": "backbone", "depth": "depth", "loss": "loss"}
 
 
-def memory(job: Job, *, load: Load | None = None, kernels: Kernels | None = None) -> Memory:
+def memory(job: TrainingJob, *, load: Workload | None = None, kernels: Kernels | None = None) -> Memory:
     """Memory of a process at the peak of a step.
 
     Args:
@@ -109,13 +109,13 @@ def memory(job: Job, *, load: Load | None = None, kernels: Kernels | None = None
     return held.most
 
 
-def gpu_kernels(job: Job) -> Kernels:
+def gpu_kernels(job: TrainingJob) -> Kernels:
     """What GPUs fuse: attention of float32 with grouped heads has no kernel there."""
     grouped = any(part.heads > part.kv_heads for part in (job.sizes.backbone, job.sizes.depth))
     return Kernels(fused_attention=job.bf16 or not grouped)
 
 
-def _batch_bytes(job: Job, load: Load) -> float:
+def _batch_bytes(job: TrainingJob, load: Workload) -> float:
     sizes = job.sizes
     columns = sizes.num_codebooks + 1
     tables = sum(
@@ -128,7 +128,7 @@ def _batch_bytes(job: Job, load: Load) -> float:
     return job.accumulation * batch + tables + angles
 
 
-def _whole_step(job: Job, parts: list[Part], held: _Held) -> None:
+def _whole_step(job: TrainingJob, parts: list[Part], held: _Held) -> None:
     """Forward and backward of a process that has the whole model."""
     for part in parts:
         held.add(casts=part.cast)
@@ -145,11 +145,11 @@ def _whole_step(job: Job, parts: list[Part], held: _Held) -> None:
             held.add(gradients=FLOAT * _audio_table(job))
 
 
-def _audio_table(job: Job) -> int:
+def _audio_table(job: TrainingJob) -> int:
     return job.sizes.num_codebooks * job.sizes.audio_vocab_size * job.sizes.backbone.dim
 
 
-def _sharded_step(job: Job, parts: list[Part], held: _Held) -> None:
+def _sharded_step(job: TrainingJob, parts: list[Part], held: _Held) -> None:
     """Forward and backward under FSDP2: blocks are gathered for their use, the rest once for all of the step."""
     gathered = HALF if job.bf16 else FLOAT
     groups = [part.parameters if part.again or part.name in ("backbone", "depth") else 0 for part in parts]

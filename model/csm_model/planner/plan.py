@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from csm_model.errors import InputError
 from csm_model.planner.hardware import Gpu
-from csm_model.planner.job import Job
+from csm_model.planner.job import TrainingJob
 from csm_model.planner.memory import Memory, memory
-from csm_model.planner.storage import Storage, storage
+from csm_model.planner.storage import StorageNeed, storage
 from csm_model.planner.timing import Assumptions, Timing, timing
 
 MOST_GPUS = 4096
@@ -40,7 +40,7 @@ TERMS = {
 class Plan:
     """What a training takes."""
 
-    job: Job
+    job: TrainingJob
     gpu: Gpu
     assumptions: Assumptions
     hours: float
@@ -48,7 +48,7 @@ class Plan:
     epochs: float
     memory: Memory
     timing: Timing
-    storage: Storage
+    storage: StorageNeed
 
     @property
     def room(self) -> float:
@@ -85,11 +85,11 @@ class Remedy:
 
     change: str
     """In words of the settings."""
-    job: Job
+    job: TrainingJob
     memory: Memory
 
 
-def plan(job: Job, gpu: Gpu, *, hours: float, epochs: float = 1.0, assumptions: Assumptions) -> Plan:
+def plan(job: TrainingJob, gpu: Gpu, *, hours: float, epochs: float = 1.0, assumptions: Assumptions) -> Plan:
     """Plans a training."""
     for name, value in (("hours", hours), ("epochs", epochs)):
         if not value > 0:
@@ -106,7 +106,7 @@ def plan(job: Job, gpu: Gpu, *, hours: float, epochs: float = 1.0, assumptions: 
     )
 
 
-def _changes(job: Job) -> Iterator[dict[str, object]]:
+def _changes(job: TrainingJob) -> Iterator[dict[str, object]]:
     """Changes of settings that save memory, the cheapest first."""
     if not job.bf16:
         yield {"bf16": True}

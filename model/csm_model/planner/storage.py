@@ -7,7 +7,7 @@ from typing import Literal
 
 from csm_model.frames import FRAME_RATE, SAMPLE_RATE
 from csm_model.planner.flops import parameter_count
-from csm_model.planner.job import Job
+from csm_model.planner.job import TrainingJob
 from csm_model.planner.memory import ADAM_STATES
 from csm_model.planner.tape import FLOAT, INT
 
@@ -27,7 +27,7 @@ TURN_BYTES = 2 * INT + 220
 
 
 @dataclass(frozen=True, kw_only=True)
-class Storage:
+class StorageNeed:
     """Bytes."""
 
     audio: dict[AudioFormat, float]
@@ -40,12 +40,12 @@ class Storage:
     """The most at once: those kept, the best, and the one being written."""
 
 
-def storage(job: Job, hours: float) -> Storage:
+def storage(job: TrainingJob, hours: float) -> StorageNeed:
     """What so many hours of speech and their training take."""
     seconds = hours * 3600.0
     pcm = seconds * SAMPLE_RATE * PCM_BYTES
     one = float(FLOAT * (1 + ADAM_STATES) * parameter_count(job.sizes))
-    return Storage(
+    return StorageNeed(
         audio={"pcm16": pcm, "flac": FLAC_SHARE * pcm, "opus": seconds * OPUS_BITS_PER_SECOND / 8},
         tokens=token_bytes(job, seconds),
         checkpoint=one,
@@ -53,7 +53,7 @@ def storage(job: Job, hours: float) -> Storage:
     )
 
 
-def token_bytes(job: Job, seconds: float) -> float:
+def token_bytes(job: TrainingJob, seconds: float) -> float:
     """Bytes of the token shards of so many seconds."""
     turns = seconds / job.speech.turn_seconds
     codes = seconds * FRAME_RATE * job.sizes.num_codebooks * CODE_BYTES

@@ -21,7 +21,7 @@ from typing import Literal
 
 from csm_model.config import TransformerConfig
 from csm_model.planner.flops import block_weights
-from csm_model.planner.job import Job, Load
+from csm_model.planner.job import TrainingJob, Workload
 
 Kind = Literal["embedding", "backbone", "depth", "loss"]
 FLOAT, HALF, INT = 4, 2, 8
@@ -81,7 +81,7 @@ class Widths:
         return self.compute != self.residual
 
 
-def widths(job: Job, kind: Kind) -> Widths:
+def widths(job: TrainingJob, kind: Kind) -> Widths:
     """Of the backbone or of the depth decoder."""
     if not job.bf16:
         return Widths(compute=FLOAT, residual=FLOAT, weight=FLOAT)
@@ -99,7 +99,7 @@ def norm_bytes(width: Widths, kernels: Kernels, *, rows: int, dim: int) -> float
 
 
 def block_part(
-    job: Job, kernels: Kernels, config: TransformerConfig, *, kind: Kind, rows: int, documents: tuple[int, ...]
+    job: TrainingJob, kernels: Kernels, config: TransformerConfig, *, kind: Kind, rows: int, documents: tuple[int, ...]
 ) -> Part:
     """One transformer block over `rows` rows in documents of these lengths."""
     width = widths(job, kind)
@@ -136,7 +136,7 @@ def block_part(
     )
 
 
-def norm_part(job: Job, kernels: Kernels, config: TransformerConfig, *, kind: Kind, rows: int) -> Part:
+def norm_part(job: TrainingJob, kernels: Kernels, config: TransformerConfig, *, kind: Kind, rows: int) -> Part:
     """The norm behind the last block."""
     width = widths(job, kind)
     values = rows * config.dim
@@ -152,7 +152,7 @@ def norm_part(job: Job, kernels: Kernels, config: TransformerConfig, *, kind: Ki
     )
 
 
-def tape(job: Job, load: Load, kernels: Kernels) -> list[Part]:
+def tape(job: TrainingJob, load: Workload, kernels: Kernels) -> list[Part]:
     """The whole forward pass of `LossModule` over one micro-batch."""
     sizes = job.sizes
     backbone, depth, books, vocab = sizes.backbone, sizes.depth, sizes.num_codebooks, sizes.audio_vocab_size
@@ -234,7 +234,7 @@ def tape(job: Job, load: Load, kernels: Kernels) -> list[Part]:
 
 
 def _loss_part(
-    job: Job,
+    job: TrainingJob,
     *,
     name: str,
     targets: int,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from csm_model.errors import InputError
 from csm_model.planner.flops import Flops, block_weights, forward_flops, parameter_count
 from csm_model.planner.hardware import Gpu
-from csm_model.planner.job import Job
+from csm_model.planner.job import TrainingJob
 from csm_model.planner.tape import FLOAT, HALF
 
 UPDATE_BYTES = 28
@@ -76,7 +76,7 @@ class Timing:
         return self.rows / self.seconds
 
 
-def step_flops(job: Job) -> Flops:
+def step_flops(job: TrainingJob) -> Flops:
     """Of the forward pass of one micro-batch, padding left out."""
     load = job.load
     padding = round(job.row_length * job.speech.padding)
@@ -89,7 +89,7 @@ def step_flops(job: Job) -> Flops:
     )
 
 
-def timing(job: Job, gpu: Gpu, assumptions: Assumptions) -> Timing:
+def timing(job: TrainingJob, gpu: Gpu, assumptions: Assumptions) -> Timing:
     """How long a step takes."""
     forward = step_flops(job)
     done = forward.step + (forward.blocks if job.recompute else 0.0)
@@ -106,7 +106,7 @@ def timing(job: Job, gpu: Gpu, assumptions: Assumptions) -> Timing:
     )
 
 
-def sent_bytes(job: Job) -> float:
+def sent_bytes(job: TrainingJob) -> float:
     """Bytes of the tensors that all processes exchange in a step, as gathers: one reduces, gathers, or scatters all."""
     parameters = parameter_count(job.sizes)
     if job.gpus == 1:

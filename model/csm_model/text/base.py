@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from csm_model.errors import InputError
+from csm_model.text.normaliser import Reading
 
 _SPOKEN = re.compile(r"[^\W_]")
 MAX_CHARACTERS = 1_000
@@ -44,6 +45,27 @@ class Tokenizer(Protocol):
         """SHA-256 of the tokenizer's state."""
         ...
 
+    @property
+    def rules(self) -> int:
+        """Number of the rules by which `read` finds a text's words; ids may be others where it is another."""
+        ...
+
+    @property
+    def longest_turn(self) -> int:
+        """Sounds of the longest turn that the demo's models were trained on, and so of a turn that should be asked."""
+        ...
+
+    def read(self, text: str) -> Reading:
+        """What of a text is said, and what is left out of it.
+
+        Its words are ready to be encoded: read again they are themselves.
+        """
+        ...
+
+    def sounds_in(self, words: str) -> int:
+        """`sounds` of the turn that says some words; 0 where there is nothing in them that can be said."""
+        ...
+
     def encode(self, text: str, speaker: int) -> list[int]:
         """The ids of one turn: begin, speaker, words, end.
 
@@ -62,9 +84,19 @@ class Tokenizer(Protocol):
 
 
 def check_text(text: str) -> None:
-    """Raises `InputError` for a text with nothing to say, too long, or with half a character in it."""
+    """Raises `InputError` for a text without a letter or digit, too long, or with half a character in it."""
     if not _SPOKEN.search(text):
-        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
+        raise nothing_to_say(text)
+    check_characters(text)
+
+
+def nothing_to_say(text: str) -> InputError:
+    """What a text without anything that can be said is refused with."""
+    return InputError(f"text {text[:40]!r} has nothing to say: give at least one word or number that English has")
+
+
+def check_characters(text: str) -> None:
+    """Raises `InputError` for a text that is too long, or has half a character in it."""
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"text of {len(text)} characters is too long: give at most {MAX_CHARACTERS} at a time")
     try:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_model.files import digest_of, write_json
 from csm_model.text.base import check_speaker, check_text
+from csm_model.text.normaliser import Reading, read_markup
 
 if TYPE_CHECKING:
     import tokenizers
@@ -68,6 +69,10 @@ class BpeTokenizer:
     """Turns text into ids; Hugging Face's tokenizer.json and the prompt format are all of its state."""
 
     kind = "bpe"
+    rules = 0
+    """Ids are those of the text as it is written; markup is taken out of it before."""
+    longest_turn = 91
+    """Characters of the longest line of the demo's base corpus: a sound each."""
 
     def __init__(self, file: Mapping[str, Any], *, prompt: str, where: str) -> None:
         """Builds it from a tokenizer.json.
@@ -161,10 +166,18 @@ class BpeTokenizer:
             raise InputError(f"text {text[:40]!r} cannot be told from the marks around it; write it another way")
         return [self._begin, *ids, self._end]
 
+    def read(self, text: str) -> Reading:
+        """See `Tokenizer`: a model that reads characters reads numbers and signs as well."""
+        return read_markup(text)
+
+    def sounds_in(self, words: str) -> int:
+        """See `Tokenizer`."""
+        return _count(words) if any(map(str.isalnum, words)) else 0
+
     def sounds(self, ids: Sequence[int]) -> int:
         """See `Tokenizer`: counted by the characters, as English reads them."""
         said = self._tokenizer.decode(list(ids[self.text_prefix :])).removeprefix("" if self._marked else "]")
-        return sum(1 if sign in _QUIET else _SOUNDS.get(sign, _SIGN) for sign in said)
+        return _count(said)
 
     def save(self, path: Path) -> None:
         """Writes the tokenizer as JSON: Hugging Face's file with the prompt format around it."""
@@ -179,6 +192,11 @@ class BpeTokenizer:
         if prompt not in (None, stored):
             raise InputError(f"{where}: its prompt format is {stored!r}, not {prompt!r}; leave the format out")
         return cls(file, prompt=stored, where=where)
+
+
+def _count(text: str) -> int:
+    """Phonemes and pauses of a text, rather more than fewer."""
+    return sum(1 if sign in _QUIET else _SOUNDS.get(sign, _SIGN) for sign in text)
 
 
 def _read(file: str, where: str) -> tokenizers.Tokenizer:

@@ -12,8 +12,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from csm_model.bundle import load_weights, read_config, read_manifest, write_bundle
 from csm_model.config import CONFIGS, ModelConfig
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, InputError, shown
 from csm_model.files import digest_of
+from csm_model.manifest import precision_of
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
 from csm_model.training.config import TrainingConfig
@@ -39,7 +40,7 @@ def build_model(config: TrainingConfig, manifest: dict[str, Any], world: World) 
         model = CsmModel(sizes)
     if not model.offsets.is_meta:
         if config.base:
-            load_weights(model, Path(config.base), base_manifest["precision"])
+            load_weights(model, Path(config.base), precision_of(base_manifest, Path(config.base)))
         if config.checkpoint:
             from csm_model.checkpoints import load_model
 
@@ -64,9 +65,10 @@ def _sizes(config: TrainingConfig, manifest: dict[str, Any]) -> tuple[ModelConfi
         base = Path(config.base)
         base_manifest = read_manifest(base)
         for name in ("codec_digest", "tokenizer_digest"):
-            if base_manifest[name] != manifest[name]:
+            if base_manifest.get(name) != manifest[name]:
+                its = shown(base_manifest.get(name))[:12]
                 raise ArtifactError(
-                    f"{base}: its {name} is {base_manifest[name][:12]}, the tokens' is {manifest[name][:12]}; "
+                    f"{base}: its {name} is {its}, the tokens' is {manifest[name][:12]}; "
                     "tokenise the corpus with the base's own codec and tokenizer"
                 )
         return read_config(base), base_manifest

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,14 +26,28 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from csm_model.errors import CheckpointError, CsmError, DigestError
-from csm_model.files import digest_of_file, read_json, write_json
+from csm_model.errors import CheckpointError, CsmError, DigestError, shown
+from csm_model.files import digest_of, digest_of_file, read_json, write_json
 from csm_model.training.parallel import World
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
 
 
+_DAMAGE = (CsmError, OSError, KeyError, TypeError, ValueError, AttributeError)
+"""What is raised where `state.json`, or what it names, is not what was written."""
+_METADATA = {
+    "torch": ("Size", "device"),
+    "torch.serialization": ("_get_layout",),
+    "torch.distributed.checkpoint.metadata": (
+        "_MEM_FORMAT_ENCODING", "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex",
+        "StorageMeta", "TensorProperties", "TensorStorageMetadata",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "collections": ("OrderedDict",),
+    "pathlib": ("PosixPath",),
+}  # fmt: skip
+"""What the metadata of a checkpoint is made of, beside dtypes: names by modules."""
 _NO_MEMORY = "DefaultCPUAllocator"
 """Names torch's allocator where a RuntimeError is about memory; on a GPU that is an exception of its own."""
 
@@ -151,8 +166,10 @@ class Checkpoints:
         return self.world.agree(found)  # type: ignore[no-any-return]
 
     def best(self) -> int | None:
-        """Step of the checkpoint that has the lowest validation loss; None where none has one."""
-        step = self.world.agree(_best(self._newest_first()) if self.world.leads else None)
+        """Step of the checkpoint that has the lowest validation loss and is whole; None where none has one."""
+        ranked = _best_first(self._newest_first()) if self.world.leads else []
+        whole = (step for step in ranked if _whole(self.root / _name(step)) is not None)
+        step = self.world.agree(next(whole, None))
         return None if step is None else int(step)
 
     def load(self, step: int, tensors: dict[str, Any]) -> None:
@@ -161,8 +178,9 @@ class Checkpoints:
             return
         folder = self.root / _name(step)
         try:
+            _check_metadata(folder / ".metadata")
             load(tensors, checkpoint_id=folder, process_group=self._group, no_dist=self._group is None)
-        except (CheckpointException, RuntimeError, ValueError, OSError, MemoryError) as error:
+        except (CheckpointException, Exception) as error:  # what is stored decides what torch raises
             raise not_loaded(folder, error) from None
 
     def _commit(
@@ -172,7 +190,8 @@ class Checkpoints:
         if not self.world.leads:
             return
         files = {path.name: digest_of_file(path) for path in sorted(partial.iterdir())}
-        write_json(partial / _STATE, {**facts, "step": step, "validation": validation, "files": files})
+        whole = {**facts, "step": step, "validation": validation, "files": files}
+        write_json(partial / _STATE, {**whole, "digest": digest_of(whole)})
         folder = self.root / _name(step)
         if folder.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(folder)
@@ -320,29 +339,62 @@ def not_loaded(folder: Path, error: BaseException) -> CsmError:
 
 def _best(folders: list[Path]) -> int | None:
     """The step whose validation loss is the lowest, the earliest of equals; None where none was validated."""
+    return next(iter(_best_first(folders)), None)
+
+
+def _best_first(folders: list[Path]) -> list[int]:
+    """Steps that were validated, by their loss and then by themselves; of what is damaged, `newest` speaks."""
     found = []
     for folder in folders:
         try:
-            facts = read_json(folder / _STATE)
+            facts = _stated(folder)
             if facts["validation"] is not None:
                 found.append((float(facts["validation"]), int(facts["step"])))
-        except (CsmError, KeyError, TypeError, ValueError):  # damaged: `newest` says so
+        except _DAMAGE:
             continue
-    return min(found)[1] if found else None
+    return [step for _, step in sorted(found)]
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; raises one of `_DAMAGE` where that was changed since it was written."""
+    facts: dict[str, Any] = read_json(folder / _STATE)
+    stated = {name: value for name, value in facts.items() if name != "digest"}
+    if facts.get("digest", digest_of(stated)) != digest_of(stated):  # those of earlier versions have none
+        raise DigestError(f"{_STATE} does not have its digest")
+    if _name(facts["step"]) != folder.name:
+        raise DigestError(f"{_STATE} is of step {shown(facts['step'])}")
+    return facts
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
     """The facts of a checkpoint all of whose files have their digests; None, and a warning, for another."""
     try:
-        facts: dict[str, Any] = read_json(folder / _STATE)
+        facts = _stated(folder)
         files: dict[str, str] = facts["files"]
         damaged = next((name for name, digest in files.items() if digest_of_file(folder / name) != digest), None)
-    except (CsmError, OSError, KeyError, TypeError, AttributeError) as error:
-        damaged = str(error)
+    except _DAMAGE as error:
+        damaged = shown(error)
     if damaged is None:
         return facts
     _log.warning("%s is damaged (%s); using the checkpoint before it", folder, damaged)
     return None
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads what torch writes of a checkpoint, and nothing that calls anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _METADATA.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is in it, which no checkpoint needs")
+
+
+def _check_metadata(path: Path) -> None:
+    """Raises what is wrong with the pickle that torch will read without looking: it may come from a mirror."""
+    with path.open("rb") as file:
+        _Metadata(file).load()
 
 
 def _sync(folder: Path) -> None:

@@ -70,7 +70,7 @@ class Totals(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class DropoutSettings:
     """What of the rows the model gets to see, and what of them counts."""
 
     depth_share: float
@@ -126,7 +126,7 @@ class TurnsInMemory:
 class PackedTokens:
     """Packs of a split as batches."""
 
-    def __init__(self, source: TokenSource, config: ModelConfig, *, packing: Packing, reading: Reading) -> None:
+    def __init__(self, source: TokenSource, config: ModelConfig, *, packing: Packing, reading: DropoutSettings) -> None:
         self.source, self.config, self.reading = source, config, reading
         self.packs = Packs(source.lengths, packing)
         self._expected = -1

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from csm_model.model import CsmModel
 from csm_model.training.data import Batch, Totals
-from csm_model.transformer import Packed
+from csm_model.transformer import PackedDocuments
 
 
 class Losses(NamedTuple):
@@ -49,7 +49,7 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch, totals: Totals | None = None) -> Losses:
         """The losses of a batch; `totals` are what all targets of the step count, without them this batch's own."""
         totals = totals or batch.totals
-        state = self.model.hidden(batch.rows, batch.mask, Packed(batch.lengths)).flatten(0, 1)
+        state = self.model.hidden(batch.rows, batch.mask, PackedDocuments(batch.lengths)).flatten(0, 1)
         rows = batch.rows.flatten(0, 1)
         first, accuracy = self._first(batch, state, rows)
         codebooks = self._depth(batch, state, rows)

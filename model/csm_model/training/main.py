@@ -18,17 +18,20 @@ from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
 
 
-class Storage(Mirror, Fetch, Protocol):
+class RemoteStore(Mirror, Fetch, Protocol):
     """Where copies of checkpoints go and tokens come from; `csm_components.storage.Storage` is one."""
 
 
-def no_storage(url: str) -> Storage:
+def no_storage(url: str) -> RemoteStore:
     """Raises `InputError`: `csm_components.train.worker` brings a storage."""
     raise InputError(f"{url!r}: this entry knows no storage; start csm_components.train.worker")
 
 
 def main(
-    arguments: list[str] | None = None, *, open_storage: Callable[[str], Storage] = no_storage, raising: bool = False
+    arguments: list[str] | None = None,
+    *,
+    open_storage: Callable[[str], RemoteStore] = no_storage,
+    raising: bool = False,
 ) -> int:
     """Trains as the file says; 2 for an error that the caller can mend.
 

@@ -17,14 +17,14 @@ from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.tensor import DTensor
 
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import ArtifactError, CheckpointError, InputError, shown
 from csm_model.files import digest_of, write_json
 from csm_model.planner.flops import flops_of_step
 from csm_model.training.build import build_model, distribute, finish
 from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, PackedTokens, Reading, Totals
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals
 from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
@@ -72,14 +72,18 @@ class Trainer:
             shared=config.disks == "shared",
         )
         self.step, facts = self.checkpoints.newest()
-        self.guard = SpikeGuard(
-            factor=config.spike_factor,
-            limit=config.skip_limit,
-            history=facts.get("losses"),
-            in_a_row=facts.get("skipped_in_a_row", 0),
-        )
-        self.skipped = int(facts.get("skipped", 0))
-        self.packs_read = int(facts.get("packs_read", 0))
+        try:
+            losses = [float(loss) for loss in facts.get("losses") or ()]
+            in_a_row, self.skipped, packs_read = (
+                int(facts.get(name, 0)) for name in ("skipped_in_a_row", "skipped", "packs_read")
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.out / 'checkpoints'}: step {self.step} does not say how far it had come ({shown(error)}); "
+                "remove its folder, and the one before it is used"
+            ) from None
+        self.guard = SpikeGuard(factor=config.spike_factor, limit=config.skip_limit, history=losses, in_a_row=in_a_row)
+        self.packs_read = packs_read
         """Packs of the one order that all steps so far consumed."""
         if self.step:
             self._load(self.step)
@@ -89,12 +93,12 @@ class Trainer:
         if config.row_length > sizes.max_rows:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
         check_known(config.loss_weights, self.manifest)
-        reading = Reading(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
+        reading = DropoutSettings(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
         packing = Packing(
             row_length=config.row_length, max_turns=1, seed=config.seed, shuffle_shards=config.shuffle_shards
         )
         if training:
-            reading = Reading(
+            reading = DropoutSettings(
                 depth_share=config.depth_share,
                 history_dropout=config.history_dropout,
                 text_dropout=config.text_dropout,

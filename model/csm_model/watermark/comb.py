@@ -46,7 +46,7 @@ Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Reading:
+class PayloadReading:
     """The payload that fits best."""
 
     payload: int
@@ -96,7 +96,7 @@ def residue(spectra: Tensor) -> Array:
     return result
 
 
-def read(residues: Array, key: bytes = PUBLIC_KEY, *, speeds: tuple[float, ...] = (1.0,)) -> list[Reading]:
+def read(residues: Array, key: bytes = PUBLIC_KEY, *, speeds: tuple[float, ...] = (1.0,)) -> list[PayloadReading]:
     """The best payload for each of `residues` [W, bins] at the best of the speeds."""
     readings = []
     for row in residues:
@@ -105,7 +105,7 @@ def read(residues: Array, key: bytes = PUBLIC_KEY, *, speeds: tuple[float, ...] 
     return readings
 
 
-def _best(row: Array, key: bytes, speeds: tuple[float, ...], *, tried: tuple[float, ...]) -> Reading:
+def _best(row: Array, key: bytes, speeds: tuple[float, ...], *, tried: tuple[float, ...]) -> PayloadReading:
     """The payload that fits best at `speeds`, where all of `tried` may be tried."""
     bins = np.arange(len(row), dtype=np.float64) + FIRST_BIN - _EDGE
     place = FIRST_BIN + np.arange(TEETH * TOOTH_BINS)
@@ -119,7 +119,7 @@ def _best(row: Array, key: bytes, speeds: tuple[float, ...], *, tried: tuple[flo
     tries = np.array([2.0 if speed == 1 else 2.0 * len(tried) for speed in speeds])  # half the chance to speed 1
     chances = PAYLOADS * tries * np.exp(-(fit.max(axis=0).astype(np.float64) ** 2) / 2)
     best = int(chances.argmin())
-    return Reading(int(payloads[best]), min(1.0, float(chances[best])), speeds[best])
+    return PayloadReading(int(payloads[best]), min(1.0, float(chances[best])), speeds[best])
 
 
 def _smooth(level: Tensor) -> Tensor:

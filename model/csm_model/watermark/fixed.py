@@ -86,7 +86,7 @@ class FixedDetector:
         return Report(whole=whole, windows=tuple(windows))
 
 
-def _finding(begin: float, end: float, presence: float, reading: comb.Reading) -> Finding:
+def _finding(begin: float, end: float, presence: float, reading: comb.PayloadReading) -> Finding:
     return Finding(
         begin=begin,
         end=end,

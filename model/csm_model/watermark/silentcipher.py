@@ -9,7 +9,6 @@ Shapes: S samples, N bins, T windows; networks take `[1, channels, N, T]`.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from csm_model.errors import ArtifactError, AudioError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, AudioError, InputError, MissingDependencyError, shown
 from csm_model.frames import SAMPLE_RATE
 from csm_model.watermark.base import Finding, Report, SlotMarker
 
@@ -216,7 +215,6 @@ def _load(module: _Part, path: Path) -> _Part:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{path}: not weights of this network ({reason}); fetch the folder again") from None
+    except Exception as error:  # the file's content decides what torch raises
+        raise ArtifactError(f"{path}: not weights of this network ({shown(error)}); fetch the folder again") from None
     return module.eval()

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
 from csm_model.errors import CsmError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from csm_serving.client.access import Access
     from csm_serving.client.load import LoadPlan, LoadResult
     from csm_serving.settings import ServingSettings
     from csm_serving.wire.protocol import SpeechRequest
@@ -124,6 +126,11 @@ def bench_serve(
             help="Objective: 95th percentile of the real-time factor.", show_default=False, rich_help_panel=OBJECTIVES
         ),
     ] = None,
+    tls: Tls = False,
+    ca: Ca = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+    token: Token = None,
 ) -> None:
     """Load-test a server: time to first audio, underruns and refusals, as listeners would have them.
 
@@ -139,6 +146,7 @@ def bench_serve(
 
     from rich.console import Console
 
+    from csm_cli.access import access_of
     from csm_cli.load_board import draw, table_of
     from csm_model.errors import InputError
     from csm_model.files import write_json
@@ -152,6 +160,7 @@ def bench_serve(
     urls = tuple(url or [settings.url])
     if not url and not all(is_here(address) for address in urls):
         raise InputError(f"{urls[0]} is not this machine: name it with --url to put load on it")
+    access = access_of(settings, tls=tls, ca=ca, client_cert=client_cert, client_key=client_key, token=token)
     kind = next((known for known in PATTERNS if known == pattern), None)
     if kind is None:
         raise InputError(f"pattern {pattern!r}: must be one of {', '.join(PATTERNS)}")
@@ -166,7 +175,7 @@ def bench_serve(
     )
     requests = _requests(texts, speaker, voice, max_frames, encoding, wait, deadline)
     before = {} if metrics is None else scrape(metrics)
-    heard, samples = asyncio.run(_run(load, requests, urls, settings, metrics, Console(stderr=True)))
+    heard, samples = asyncio.run(_run(load, requests, urls, settings, access, metrics, Console(stderr=True)))
     if heard.streams and all(stream.code == "unavailable" and not stream.arrived for stream in heard.streams):
         raise UnavailableError(heard.streams[0].error)
     report = report_of(load, heard, metrics=None if metrics is None else risen(before, scrape(metrics)))
@@ -235,6 +244,7 @@ async def _run(
     requests: list[SpeechRequest],
     urls: tuple[str, ...],
     settings: ServingSettings,
+    access: Access,
     metrics: str | None,
     console: Console,
 ) -> tuple[LoadResult, list[tuple[float, float]]]:
@@ -274,6 +284,7 @@ async def _run(
                 urls,
                 chunk_timeout_s=settings.chunk_timeout_s,
                 connect_timeout_s=settings.connect_timeout_s,
+                access=access,
                 on_stream=tell,
             )
             return heard, samples

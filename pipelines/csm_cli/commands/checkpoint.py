@@ -115,12 +115,13 @@ def inspect(
         table.add_row(f"  {part}", f"{count:,}")
     for name, size in found.files.items():
         table.add_row("file", f"{name}  {size / 1e6:,.1f} MB")
-    if digest:
+    if digest and not found.checkpoint.faults():
         with _bar("reading") as progress:
             table.add_row("digest", checkpoints.weights_digest(found.checkpoint, progress))
     for line in found.unusual:
         table.add_row("unusual", line)
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    found.checkpoint.check_whole()
 
 
 def verify(
@@ -172,8 +173,8 @@ def bundle(
     """
     from typing import get_args
 
-    from csm_model.bundle import Precision
     from csm_model.checkpoints.bundling import bundle_checkpoint
+    from csm_model.manifest import Precision
 
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r}: there are {', '.join(get_args(Precision))}")

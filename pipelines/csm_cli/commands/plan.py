@@ -96,7 +96,7 @@ def plan(
     from csm_cli.planning import Question, answer, show, to_json
     from csm_model.errors import InputError
     from csm_model.planner.hardware import gpu_named
-    from csm_model.planner.job import Speech
+    from csm_model.planner.job import SpeechShape
     from csm_model.planner.timing import Assumptions
     from csm_pipelines.progress import console_for
 
@@ -114,7 +114,7 @@ def plan(
     }
     if changed:
         card = replace(card, name=f"{card.name} changed", **changed)
-    speech = Speech(turn_seconds=turn_seconds, ids_per_second=ids_per_second, document_turns=document_turns)
+    speech = SpeechShape(turn_seconds=turn_seconds, ids_per_second=ids_per_second, document_turns=document_turns)
     if padding is not None:
         speech = replace(speech, padding=padding)
     found = answer(

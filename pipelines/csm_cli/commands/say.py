@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
+
 if TYPE_CHECKING:
+    from csm_serving.client.access import Access
     from csm_serving.client.audio import Listener
     from csm_serving.client.retry import Retry
     from csm_serving.client.speech import SpeechService
+    from csm_serving.settings import ServingSettings
     from csm_serving.wire.tensors import Samples
 
 SERVER = "Server"
@@ -37,6 +41,10 @@ def say(
             show_default=False,
         ),
     ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option("--go-on", help="Speak a text that is too long for one stream in several, one after another."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same speech.")] = 0,
     local: Annotated[bool, typer.Option("--local", help="Speak in this process, without a server.")] = False,
     bundle: Annotated[Path | None, typer.Option(help="Bundle for --local.", show_default="that of runs/latest")] = None,
@@ -60,6 +68,11 @@ def say(
     retries: Annotated[
         int, typer.Option(help="Times to resume or retry when a connection breaks.", rich_help_panel=SERVER)
     ] = 5,
+    tls: Tls = False,
+    ca: Ca = None,
+    client_cert: ClientCert = None,
+    client_key: ClientKey = None,
+    token: Token = None,
 ) -> None:
     """Speak a text: play it, or write it to a file, while it is generated.
 
@@ -73,15 +86,19 @@ def say(
 
       some-language-model | csm say --text-from - --url gpu-1:8001 --url gpu-2:8001
     """
+    from csm_cli.access import access_of
     from csm_cli.turns import read_turns
     from csm_model.errors import InputError
     from csm_serving.client.audio import player
     from csm_serving.client.retry import Retry
     from csm_serving.client.speech import SpeechOptions, cut_text, receive, request_of
+    from csm_serving.settings import load_settings
     from csm_serving.wire.protocol import ENCODINGS
 
     if (text is None) == (text_from is None):
         raise InputError("give either what to say or --text-from")
+    if text_from is not None and text_from != "-" and Path(text_from).is_file():
+        text = "".join(_parts(text_from))  # all of it is there: what is wrong with it is said before a sound
     known = next((name for name in ENCODINGS if name == encoding), None)
     if known is None:
         raise InputError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
@@ -91,6 +108,8 @@ def say(
     # What cannot be said is refused before anything is loaded.
     request_of(cut_text("later" if text is None else text)[0], speaker, asked)
     retry = Retry(attempts=retries)
+    settings = load_settings()
+    access = access_of(settings, tls=tls, ca=ca, client_cert=client_cert, client_key=client_key, token=token)
     with contextlib.ExitStack() as stack:
         loudspeaker = stack.enter_context(player()) if out is None else None
         path = out if out is not None or loudspeaker is not None else Path("speech.wav")
@@ -100,9 +119,10 @@ def say(
 
             service: SpeechService = LocalSpeech(find_bundle(bundle, runs))
         else:
-            service = stack.enter_context(_served(url, retry, runs))
+            service = stack.enter_context(_served(url, retry, runs, settings, access))
         listener = stack.enter_context(_told(loudspeaker))
-        stream = service.stream(_parts(text_from or "-") if text is None else text, speaker, **asked)
+        said = _parts(text_from or "-") if text is None else text
+        stream = service.stream(said, speaker, go_on=go_on, **asked)
         spoken = receive(stream, path, listener)
     end = "" if spoken.ended else f", {_ENDS[spoken.reason]}"
     again = f"; asked again {spoken.retries} times" if spoken.retries else ""
@@ -110,22 +130,26 @@ def say(
         f"{spoken.seconds:.2f} s of speech{end}; first audio {spoken.first_audio_ms:.0f} ms, "
         f"real-time factor {spoken.real_time_factor:.2f}{again}" + (f"; {spoken.path}" if spoken.path else "")
     )
+    if spoken.left_out:
+        shown = repr(spoken.left_out_text) + ("..." if spoken.left_out > len(spoken.left_out_text) else "")
+        many = "1 character" if spoken.left_out == 1 else f"{spoken.left_out} characters"
+        typer.echo(f"left out: {many} of the text that cannot be said: {shown}", err=True)
 
 
 _ENDS = {"cut": "cut at its longest length", "silence": "stopped as silence", "repeat": "stopped as it repeated itself"}
 
 
 @contextlib.contextmanager
-def _served(urls: list[str] | None, retry: Retry, runs: Path) -> Iterator[SpeechService]:
+def _served(
+    urls: list[str] | None, retry: Retry, runs: Path, settings: ServingSettings, access: Access
+) -> Iterator[SpeechService]:
     """The servers at `urls`, or the one of this machine, or one that is started now."""
     import socket
 
     from csm_cli.released import find_bundle
     from csm_components.speak.step import service
     from csm_serving.client import SpeechClient
-    from csm_serving.settings import load_settings
 
-    settings = load_settings()
     if not urls:
         try:
             socket.create_connection((settings.host, settings.grpc_port), timeout=settings.connect_timeout_s).close()
@@ -139,6 +163,7 @@ def _served(urls: list[str] | None, retry: Retry, runs: Path) -> Iterator[Speech
         retry=retry,
         chunk_timeout_s=settings.chunk_timeout_s,
         connect_timeout_s=settings.connect_timeout_s,
+        **access.arguments,
     ) as client:
         yield client
 

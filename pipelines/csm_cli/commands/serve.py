@@ -23,6 +23,17 @@ def serve(
     voices: Annotated[
         Path | None, typer.Option(help="Registry of voices, each with a record of consent.", show_default=False)
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Who may call, each by a token: csm token.", show_default="anybody")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the server's certificate: encrypt.", show_default="unencrypted")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", show_default=False)] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the authorities that sign clients' certificates.", show_default="none needed"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="by the model's size")] = None,
     exit_timeout: Annotated[
         float | None,
@@ -47,6 +58,7 @@ def serve(
     from csm_cli.released import find_bundle, serving_folder
     from csm_serving.launcher.triton import LocalTriton
     from csm_serving.launcher.triton import serve as serve_bundle
+    from csm_serving.server.safeguards import who_may_call
     from csm_serving.settings import load_settings
 
     found = find_bundle(bundle, runs)
@@ -60,6 +72,10 @@ def serve(
         weights=weights,
         voices=voices,
         exit_timeout_s=exit_timeout,
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
     )
 
     def ready(triton: LocalTriton) -> None:
@@ -68,6 +84,7 @@ def serve(
         typer.echo(f"  health   {triton.http_url}/v2/health/ready")
         typer.echo(f"  metrics  {triton.metrics_url}")
         typer.echo(f"  log      {triton.log}")
+        typer.echo(f"  callers  {who_may_call(settings)}")
 
     home = serving_folder(folder, runs, settings)
     raise typer.Exit(serve_bundle(found, settings=settings, folder=home, on_ready=ready))

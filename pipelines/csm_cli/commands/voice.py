@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from csm_model.text import Tokenizer
 
 _Folder = Annotated[Path | None, typer.Option(help="The registry.", show_default="CSM_SERVING_VOICES, or voices")]
 
@@ -20,36 +23,48 @@ def add(
     style: Annotated[
         str, typer.Option(help="segment: the recording is a turn before; continue: speech continues it.")
     ] = "segment",
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that is to speak with it.", show_default="that of runs/latest, if any")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
 ) -> None:
     """Add or replace a voice; servers that read the folder use it from their next stream on.
+
+    What cannot be spoken with is refused: a file cut short, clipped or silent sound, a text that is not said in it, and
+    sound that a model spoke, which carries the watermark.
 
     [bold]Examples[/bold]
 
       csm voice add anna --audio anna.wav --text "I read this aloud." --consent anna.json
     """
-    import numpy as np
-
     from csm_components.ingest.audio import read_sound, to_model_rate
     from csm_model.errors import InputError
     from csm_model.files import digest_of_file
     from csm_serving.server.consent import read_consent
+    from csm_serving.server.recordings import check_clean, check_whole, mixed_down
     from csm_serving.server.stored_voices import Style, add_voice
+    from csm_serving.settings import load_settings
 
     if style not in ("segment", "continue"):
         raise InputError(f"style {style!r} of a voice: must be segment or continue")
     if not audio.is_file():
         raise InputError(f"{audio}: no such file; give the recording")
     agreed = read_consent(consent)
-    samples, rate = read_sound(audio)
+    check_whole(audio)
+    sound, rate = read_sound(audio)
+    mono = mixed_down(sound)
+    check_clean(mono)  # clipping is plain before another rate has smoothed it
     voice = add_voice(
         _registry(folder),
         name,
-        samples=to_model_rate(np.ascontiguousarray(samples.mean(axis=1)), rate),
+        samples=to_model_rate(mono, rate),
         recording_digest=digest_of_file(audio),
         text=text,
         consent=agreed,
         speaker=speaker,
         style=cast("Style", style),
+        tokenizer=_tokenizer(bundle, runs),
+        watermark_key=load_settings().watermark_key,
     )
     until = f"until {agreed.expires}" if agreed.expires else "until it is revoked"
     typer.echo(f"{_registry(folder) / name}: {voice.seconds:.1f} s of {agreed.person}, {until}")
@@ -81,6 +96,21 @@ def revoke(
 
     revoke_voice(_registry(folder), name)
     typer.echo(f"{_registry(folder) / name}: revoked; its recording is deleted, and no new stream speaks with it")
+
+
+def _tokenizer(bundle: Path | None, runs: Path) -> Tokenizer | None:
+    """That of the bundle `bundle`, else of the last run's; None where there is none."""
+    from csm_cli.released import find_bundle
+    from csm_model.errors import InputError
+    from csm_model.text import load_tokenizer
+
+    try:
+        folder = find_bundle(bundle, runs)
+    except InputError:
+        if bundle is not None:
+            raise
+        return None
+    return load_tokenizer(folder / "tokenizer.json")
 
 
 def _registry(folder: Path | None) -> Path:

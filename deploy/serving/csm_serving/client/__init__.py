@@ -4,16 +4,25 @@ from csm_serving.client.aio import AsyncSpeechClient
 from csm_serving.client.retry import NEVER, Retry
 from csm_serving.client.speech import SpeechOptions, Spoken
 from csm_serving.client.sync import SpeechClient
-from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.errors import (
+    AccessError,
+    BusyError,
+    DeadlineError,
+    QuotaError,
+    ServingError,
+    UnavailableError,
+)
 from csm_serving.wire.protocol import Chunk, End, SamplingOptions, SpeechRequest, Turn
 
 __all__ = [
     "NEVER",
+    "AccessError",
     "AsyncSpeechClient",
     "BusyError",
     "Chunk",
     "DeadlineError",
     "End",
+    "QuotaError",
     "Retry",
     "SamplingOptions",
     "ServingError",

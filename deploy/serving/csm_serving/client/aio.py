@@ -15,11 +15,12 @@ import grpc.aio
 
 from csm_model.errors import CsmError
 from csm_serving.client import calls
+from csm_serving.client.access import Access
 from csm_serving.client.audio import Listener
 from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
-from csm_serving.client.speech import SpeechOptions, Spoken, Taking, cut_text, request_of
+from csm_serving.client.speech import Joined, SpeechOptions, Spoken, Taking, request_of, texts_of_streams, whole_request
 from csm_serving.wire.defaults import CHUNK_TIMEOUT_S, CONNECT_TIMEOUT_S
 from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
@@ -92,13 +93,18 @@ class AsyncSpeechClient:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
+        tls: bool = False,
+        ca: Path | str | None = None,
+        client_cert: tuple[Path | str, Path | str] | None = None,
+        token: str | None = None,
     ) -> None:
         calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
         self.urls = calls.addresses(url)
+        self._access = Access(tls=tls, ca=ca, client_cert=client_cert, token=token)
         self._retry = retry or Retry()
         self._raw = raw
         self._chunk_timeout_s = chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
+        connect = functools.partial(_connect, access=self._access, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.aio.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     async def __aenter__(self) -> Self:
@@ -120,14 +126,18 @@ class AsyncSpeechClient:
         """The stream that answers `request`, whose text `parts` continue as they come; see `SpeechClient.open`."""
         return self._open(request, parts, waits=False)
 
-    def stream(self, text: Text, speaker: int | None = None, **asked: Unpack[SpeechOptions]) -> AsyncSpeechStream:
+    def stream(
+        self, text: Text, speaker: int | None = None, *, go_on: bool = False, **asked: Unpack[SpeechOptions]
+    ) -> AsyncSpeechStream:
         """Speaks `text`, whole or in parts as they come; arguments as `SpeechService.stream` has them.
 
         A plain iterable is asked in a thread, so that one that waits holds up nothing else.
         """
         if isinstance(text, str):
-            first, rest = cut_text(text)
-            return self._open(request_of(first, speaker, asked), rest or None, waits=False)
+            texts = texts_of_streams(text) if go_on else [text]
+            requests = [whole_request(one, speaker, asked) for one in texts]
+            opened = [functools.partial(self._open, request, rest or None, waits=False) for request, rest in requests]
+            return opened[0]() if len(opened) == 1 else _in_turn(opened)
         return self._open(request_of("later", speaker, asked), text, waits=True)
 
     async def say(
@@ -137,10 +147,11 @@ class AsyncSpeechClient:
         *,
         path: Path | None = None,
         listener: Listener | None = None,
+        go_on: bool = False,
         **asked: Unpack[SpeechOptions],
     ) -> Spoken:
         """Speaks as `stream` does, to `listener` and into a file at `path`, which is there only when complete."""
-        async with self.stream(text, speaker, **asked) as stream:
+        async with self.stream(text, speaker, go_on=go_on, **asked) as stream:
             with Taking(path, listener) as taking:
                 async for chunk in stream:
                     taking.chunk(chunk)
@@ -158,12 +169,39 @@ class AsyncSpeechClient:
             waits=waits,
             raw=self._raw,
         )
-        speaking = _AsyncSpeaking(self._pool, exchange, parts)
+        speaking = _AsyncSpeaking(self._pool, exchange, parts, self._access)
         return AsyncSpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
 
 
-def _connect(url: str, connect_timeout_s: float) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(url, options=calls.channel_options(url, connect_timeout_s))
+def _in_turn(opened: Sequence[Callable[[], AsyncSpeechStream]]) -> AsyncSpeechStream:
+    """Streams one after another as one; see `csm_serving.client.speech.in_turn`."""
+    streams: list[AsyncSpeechStream] = []
+    joined = Joined()
+
+    async def responses() -> AsyncGenerator[Chunk | End, None]:
+        for open_next in opened:
+            streams.append(open_next())
+            async with streams[-1] as stream:
+                async for chunk in stream:
+                    yield joined.chunk(chunk)
+            joined.over(stream.end)
+            if stream.end is None:
+                return
+        assert joined.end is not None
+        yield joined.end
+
+    def cancel() -> None:
+        for stream in streams[-1:]:
+            stream.close()
+
+    return AsyncSpeechStream(responses(), cancel=cancel, retries=lambda: sum(stream.retries for stream in streams))
+
+
+def _connect(url: str, access: Access, connect_timeout_s: float) -> grpc.aio.Channel:
+    options = calls.channel_options(url, connect_timeout_s)
+    if (credentials := access.credentials()) is not None:
+        return grpc.aio.secure_channel(url, credentials, options=options)
+    return grpc.aio.insecure_channel(url, options=options)
 
 
 class _AsyncSpeaking:
@@ -174,10 +212,12 @@ class _AsyncSpeaking:
         pool: Pool[grpc.aio.Channel],
         exchange: Exchange,
         parts: Iterable[str] | AsyncIterable[str] | None,
+        access: Access,
     ) -> None:
         self._pool = pool
         self._exchange = exchange
         self._parts = parts
+        self._access = access
         self._closed = False
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
@@ -245,7 +285,8 @@ class _AsyncSpeaking:
         self._send()
         self._changed.set()
         try:
-            call = calls.infer_stream(lease.channel)(_messages(outbox), timeout=exchange.timeout_s)
+            ask = calls.infer_stream(lease.channel)
+            call = ask(_messages(outbox), timeout=exchange.timeout_s, metadata=self._access.metadata)
         except grpc.aio.UsageError:  # grpc's word for a closed channel
             raise UnavailableError("the client is closed; make another one") from None
         self._call, self._ends = call, False
@@ -264,7 +305,7 @@ class _AsyncSpeaking:
                     raise UnavailableError(f"{lease.url} closed the stream before the turn was over; ask again")
                 if isinstance(answer, grpc.RpcError):
                     if not self._closed:
-                        raise calls.error_of(answer, lease.url)
+                        raise calls.error_of(answer, lease.url, encrypted=self._access.encrypted)
                 elif answer is not _WAKE:
                     item = exchange.take(answer, lease.url)
                     self._send()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -34,8 +35,11 @@ _PLAYERS = (
 def sound_writer(path: Path) -> Iterator[Writer]:
     """Yields a function that appends sound to a 16-bit WAV or an Ogg Opus file, by the name's suffix.
 
-    `path` appears, complete, when the block ends well. What comes as Opus goes into an Opus file as it came. Raises
-    `MissingDependencyError` where soundfile is not installed.
+    `path` appears, complete, when the block ends well. What comes as Opus goes into an Opus file as it came.
+
+    Raises:
+        MissingDependencyError: soundfile is not installed.
+        InputError: nothing can be written there, told before the block begins where that can be known.
     """
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: speech is written as WAV or Ogg Opus; give a name that ends in .wav or .opus")
@@ -46,23 +50,40 @@ def sound_writer(path: Path) -> Iterator[Writer]:
             f"{path}: sound files need soundfile: pip install soundfile, or take the chunks as they come"
         ) from None
     kind, subtype = _FORMATS[path.suffix.lower()]
-    with atomic_path(path) as partial, contextlib.ExitStack() as files:
+
+    @contextlib.contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (OSError, soundfile.SoundFileError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise InputError(f"{path}: cannot be written ({reason}); name a place that can be written to") from None
+
+    with contextlib.ExitStack() as files:
+        with told():  # before anything is said
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            partial = files.enter_context(atomic_path(path))
+            partial.touch()
         append: Writer | None = None
 
         def write(audio: Samples, encoded: bytes) -> None:
             nonlocal append
-            if append is None and encoded and subtype == "OPUS":
-                copy = files.enter_context(partial.open("wb"))
-                append = lambda audio, encoded: copy.write(encoded)  # noqa: E731
-            elif append is None:
-                file = soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype=subtype, format=kind)
-                files.enter_context(file)
-                append = lambda audio, encoded: file.write(audio)  # noqa: E731
-            append(audio, encoded)
+            with told():
+                if append is None and encoded and subtype == "OPUS":
+                    copy = files.enter_context(partial.open("wb"))
+                    append = lambda audio, encoded: copy.write(encoded)  # noqa: E731
+                elif append is None:
+                    file = soundfile.SoundFile(partial, "w", SAMPLE_RATE, 1, subtype=subtype, format=kind)
+                    files.enter_context(file)
+                    append = lambda audio, encoded: file.write(audio)  # noqa: E731
+                append(audio, encoded)
 
         yield write
         if append is None:
             write(np.zeros(0, np.float32), b"")
+        with told():
+            files.pop_all().close()
 
 
 @contextlib.contextmanager

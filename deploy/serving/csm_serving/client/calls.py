@@ -12,6 +12,7 @@ text are one call: they reach one server, in order.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -39,7 +40,11 @@ _NOT_SERVED = (
     "has no available versions",
     "is not found",
     "version is not available",
+    "is not healthy",  # the model's process has died; who started the server ends it in a moment
 )
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s\[\]:/,@]+):[0-9]{1,5}")
+_SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+"""gRPC's own ways to name a server."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "ipv4:127.", "ipv6:[::1]")
 _LASTING: Final = frozenset(
     {
@@ -55,8 +60,17 @@ _TYPES: Final = {spec.name: spec.dtype for spec in INPUTS}
 
 
 def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
-    """The servers' addresses, of which `url` may be one or several."""
-    return (url,) if isinstance(url, str) else tuple(url)
+    """The servers' addresses, of which `url` may be one or several; raises `InputError` for one that cannot be right.
+
+    gRPC would ask port 443 of a name without a port, and look up "http" as a name.
+    """
+    given = (url,) if isinstance(url, str) else tuple(url)
+    for address in given:
+        if not _ADDRESS.fullmatch(address) and not address.startswith(_SCHEMES):
+            raise InputError(
+                f"address {address[:100]!r}: must be host:port, such as 127.0.0.1:{GRPC_PORT} or [::1]:{GRPC_PORT}"
+            )
+    return given
 
 
 def check_seconds(**named: float) -> None:
@@ -128,10 +142,12 @@ def error_in(answer: Any, url: str) -> CsmError | None:
     return _not_served(url, line) if _says_not_served(line) else ServingError(f"{url}: {line}")
 
 
-def error_of(error: grpc.RpcError, url: str) -> CsmError:
-    """A call's own error as one of ours."""
+def error_of(error: grpc.RpcError, url: str, *, encrypted: bool = False) -> CsmError:
+    """A call's own error as one of ours; `encrypted`: over TLS."""
     code = error.code()
     line = " ".join(str(error.details()).split())
+    if (why := _distrust(line, encrypted=encrypted)) is not None:
+        return UnavailableError(f"{url} {why}")
     if _says_not_served(line):
         return _not_served(url, line)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -141,6 +157,23 @@ def error_of(error: grpc.RpcError, url: str) -> CsmError:
     return UnavailableError(
         f"no server at {url} ({line}): start one with `csm serve`, or speak without one: csm say --local"
     )
+
+
+def _distrust(line: str, *, encrypted: bool) -> str | None:
+    """Why two that reached each other do not speak, by gRPC's words for it; None where it is something else."""
+    if (found := re.search(r"CERTIFICATE_VERIFY_FAILED: ([a-z ]+)", line)) is not None:
+        return f"shows a certificate that is not believed ({found[1]}): give its authority, ca= or --ca"
+    if "Hostname Verification Check failed" in line or "is not in peer certificate" in line:  # now, and before 1.80
+        return "shows a certificate of another name: call it by a name or address that its certificate has"
+    if encrypted and "WRONG_VERSION_NUMBER" in line:
+        return "speaks without TLS: ask it without tls, ca and client_cert, or give the server a certificate"
+    if "Socket closed" in line or "Connection reset" in line:
+        return (
+            "closed the connection at once: it may ask for a certificate of the client, client_cert= or --client-cert"
+            if encrypted
+            else "closed the connection at once: it may speak TLS alone, tls= or --tls"
+        )
+    return None
 
 
 def _says_not_served(line: str) -> bool:

@@ -19,11 +19,10 @@ import numpy as np
 from csm_model.errors import CsmError, InputError
 from csm_serving.client import calls
 from csm_serving.client.retry import Retry
-from csm_serving.client.speech import has_words
 from csm_serving.wire import messages
 from csm_serving.wire.encodings import SoundDecoder, decoder_of
 from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
-from csm_serving.wire.protocol import MAX_TEXT_CHARACTERS, Chunk, End, Resume, SpeechRequest, TextPart
+from csm_serving.wire.protocol import MAX_TEXT_CHARACTERS, Chunk, End, Resume, SpeechRequest, TextPart, may_be_said
 from csm_serving.wire.tensors import Array
 
 DEADLINE_MARGIN_S: Final = 2.0
@@ -109,7 +108,7 @@ class Exchange:
     @property
     def ready(self) -> bool:
         """Whether a call can begin: there is something to say, or it has come out that there is not."""
-        return not self._more or has_words(self._text)
+        return not self._more or may_be_said(self._text)
 
     @property
     def full(self) -> bool:

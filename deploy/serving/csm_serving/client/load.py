@@ -18,6 +18,7 @@ from typing import Final, Literal, get_args
 
 from csm_model.errors import CsmError, InputError
 from csm_model.frames import FRAME_SECONDS
+from csm_serving.client.access import Access
 from csm_serving.client.aio import AsyncSpeechClient
 from csm_serving.client.retry import NEVER
 from csm_serving.wire import messages
@@ -27,7 +28,7 @@ from csm_serving.wire.protocol import SpeechRequest
 
 Pattern = Literal["closed", "constant", "poisson", "burst", "ramp"]
 PATTERNS: Final[tuple[Pattern, ...]] = get_args(Pattern)
-REFUSALS: Final = ("busy", "unavailable", "invalid_input")
+REFUSALS: Final = ("busy", "quota", "denied", "unavailable", "invalid_input")
 """Codes with which a stream is refused before it has begun."""
 _LAG_PERIOD_S: Final = 0.05
 _PAUSE_S: Final = 1.0
@@ -166,6 +167,7 @@ async def offer(
     *,
     chunk_timeout_s: float = CHUNK_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    access: Access | None = None,
     on_stream: Callable[[LoadResult], None] = lambda heard: None,
 ) -> LoadResult:
     """Asks the servers at `urls` for streams as `load` says, and takes them to their end.
@@ -176,6 +178,7 @@ async def offer(
         urls: `host:port` of the servers' gRPC, taken in turn.
         chunk_timeout_s: seconds without a chunk after which a server counts as gone.
         connect_timeout_s: seconds to wait for a server to answer at all.
+        access: how it makes sure of the servers and says who it is.
         on_stream: told whenever a stream is over.
     """
     heard, began, cpu = LoadResult(), time.perf_counter(), time.process_time()
@@ -186,7 +189,12 @@ async def offer(
         return time.perf_counter() - began
 
     async with AsyncSpeechClient(
-        urls, retry=NEVER, raw=True, chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s
+        urls,
+        retry=NEVER,
+        raw=True,
+        chunk_timeout_s=chunk_timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        **(access or Access()).arguments,
     ) as client:
 
         async def one(number: int) -> float:

@@ -6,6 +6,7 @@ import functools
 import queue
 import threading
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import grpc
 
 from csm_model.errors import CsmError
 from csm_serving.client import calls
+from csm_serving.client.access import Access
 from csm_serving.client.exchange import Exchange
 from csm_serving.client.pool import Lease, Pool
 from csm_serving.client.retry import Retry
@@ -38,6 +40,7 @@ class SpeechClient(SpeechService):
         connect_timeout_s: seconds to wait for a server to answer at all.
         streams_per_channel: streams of one connection; more open another one.
         raw: hand sound out as the bytes that came (`Chunk.encoded`), undecoded, to be forwarded.
+        tls, ca, client_cert, token: how it makes sure of the servers and says who it is; see `Access`.
     """
 
     def __init__(
@@ -49,13 +52,18 @@ class SpeechClient(SpeechService):
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         streams_per_channel: int = 64,
         raw: bool = False,
+        tls: bool = False,
+        ca: Path | str | None = None,
+        client_cert: tuple[Path | str, Path | str] | None = None,
+        token: str | None = None,
     ) -> None:
         calls.check_seconds(chunk_timeout_s=chunk_timeout_s, connect_timeout_s=connect_timeout_s)
         self.urls = calls.addresses(url)
+        self._access = Access(tls=tls, ca=ca, client_cert=client_cert, token=token)
         self._retry = retry or Retry()
         self._raw = raw
         self._chunk_timeout_s = chunk_timeout_s
-        connect = functools.partial(_connect, connect_timeout_s=connect_timeout_s)
+        connect = functools.partial(_connect, access=self._access, connect_timeout_s=connect_timeout_s)
         self._pool: Pool[grpc.Channel] = Pool(self.urls, connect, streams_per_channel=streams_per_channel)
 
     def __enter__(self) -> Self:
@@ -84,21 +92,27 @@ class SpeechClient(SpeechService):
             more=parts is not None,
             raw=self._raw,
         )
-        speaking = _Speaking(self._pool, exchange, parts)
+        speaking = _Speaking(self._pool, exchange, parts, self._access)
         return SpeechStream(speaking.responses(), cancel=speaking.cancel, retries=lambda: exchange.retries)
 
 
-def _connect(url: str, connect_timeout_s: float) -> grpc.Channel:
-    return grpc.insecure_channel(url, options=calls.channel_options(url, connect_timeout_s))
+def _connect(url: str, access: Access, connect_timeout_s: float) -> grpc.Channel:
+    options = calls.channel_options(url, connect_timeout_s)
+    if (credentials := access.credentials()) is not None:
+        return grpc.secure_channel(url, credentials, options=options)
+    return grpc.insecure_channel(url, options=options)
 
 
 class _Speaking:
     """A stream while it runs: the call it is in, and a thread that brings its text."""
 
-    def __init__(self, pool: Pool[grpc.Channel], exchange: Exchange, parts: Iterable[str] | None) -> None:
+    def __init__(
+        self, pool: Pool[grpc.Channel], exchange: Exchange, parts: Iterable[str] | None, access: Access
+    ) -> None:
         self._pool = pool
         self._exchange = exchange
         self._parts = parts
+        self._access = access
         self._changed = threading.Condition()
         self._closed = False
         self._failure: BaseException | None = None
@@ -153,7 +167,8 @@ class _Speaking:
             self._send()
             self._changed.notify_all()
             try:
-                call = calls.infer_stream(lease.channel)(iter(outbox.get, None), timeout=exchange.timeout_s)
+                ask = calls.infer_stream(lease.channel)
+                call = ask(iter(outbox.get, None), timeout=exchange.timeout_s, metadata=self._access.metadata)
             except ValueError:  # grpc's word for a closed channel
                 raise UnavailableError("the client is closed; make another one") from None
             self._call, self._ends = call, False
@@ -172,7 +187,7 @@ class _Speaking:
                     raise UnavailableError(f"{lease.url} closed the stream before the turn was over; ask again")
                 if isinstance(answer, grpc.RpcError):
                     if not self._closed:
-                        raise calls.error_of(answer, lease.url)
+                        raise calls.error_of(answer, lease.url, encrypted=self._access.encrypted)
                 elif answer is not _WAKE:
                     with self._changed:
                         item = exchange.take(answer, lease.url)

@@ -33,6 +33,9 @@ class ServerLog:
         if self.path is not None:
             with self.path.open("wb") as log:
                 return self._start(command, environment, log)
+        if self._reader is not None:
+            self._reader.join(timeout=1)  # of a Triton that is gone
+        self._end.clear()
         process = self._start(command, environment, subprocess.PIPE)
         self._reader = threading.Thread(target=self._pass_on, args=(process.stdout,), daemon=True)
         self._reader.start()
@@ -56,6 +59,11 @@ class ServerLog:
                 self._end.append(text.rstrip("\n"))
                 sys.stderr.write(text)
                 sys.stderr.flush()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the Triton that was started last has said anything."""
+        return bool(self._end) if self.path is None else self.path.stat().st_size > 0
 
     def lines(self) -> list[str]:
         """What was said, or the last `KEPT` lines of it where it was passed on."""

@@ -16,12 +16,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import read_json, write_json
+from csm_model.files import read_json, write_json, written_path
+from csm_serving.launcher.controls import HEADER
 from csm_serving.server.repository import stored_settings, versions_in, write_version
 from csm_serving.server.watch import reachable
 from csm_serving.wire import messages
@@ -45,10 +46,12 @@ class ServerState:
     metrics_port: int
     bundle: str
     """Folder of the bundle that new streams go to."""
+    secret: str = field(repr=False)
+    """What opens Triton's controls: see `csm_serving.launcher.controls`."""
 
     def write(self, folder: Path) -> None:
-        """Says it in `folder`."""
-        write_json(folder / STATE_NAME, vars(self))
+        """Says it in `folder`, to this user only."""
+        write_json(folder / STATE_NAME, vars(self), private=True)
 
     @classmethod
     def read(cls, folder: Path) -> ServerState:
@@ -120,13 +123,13 @@ def swap_bundle(
         number = str(max(versions_in(repository)) + 1)
         settings = stored_settings(repository / MODEL_NAME / served[-1])
         began = time.monotonic()
-        written = write_version(repository, number, settings | {"bundle": str(bundle.absolute())})
+        written = write_version(repository, number, settings | {"bundle": written_path(bundle.absolute())})
         try:
             _load(state, ready_timeout_s)
         except BaseException:
             shutil.rmtree(written, ignore_errors=True)
             raise
-        ServerState(**vars(state) | {"bundle": str(bundle.absolute())}).write(folder)
+        ServerState(**vars(state) | {"bundle": written_path(bundle.absolute())}).write(folder)
         ready = time.monotonic()
         on_ready(number)
         replaced = _drained(state, number, drain_timeout_s)
@@ -151,7 +154,7 @@ def _ask(state: ServerState, path: str, timeout_s: float) -> tuple[int, str]:
     """A POST to Triton's HTTP port; raises `UnavailableError`."""
     connection = http.client.HTTPConnection(reachable(state.host), state.http_port, timeout=timeout_s)
     try:
-        connection.request("POST", path)
+        connection.request("POST", path, headers={HEADER: state.secret})
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
     except TimeoutError:

@@ -3,7 +3,7 @@
 A line is JSON, written when the stream is over, however it ended. It holds nothing that the text could be guessed from:
 no part of it and no digest, only how many characters it had.
 
-    {"time": "2026-11-25T09:30:01.123+00:00", "stream": "5f0c...", "voice": "anna", "speaker": 1,
+    {"time": "2026-11-25T09:30:01.123+00:00", "stream": "5f0c...", "caller": "shop", "voice": "anna", "speaker": 1,
      "identity": "voice:anna/9c1e...", "model": "0079...", "watermark": "perth:7", "characters": 42, "frames": 38,
      "seconds": 3.04, "outcome": "ended", "error": "", "waited_s": 0.0, "first_audio_s": 0.18, "took_s": 1.9,
      "seed": 0, "encoding": "float32", "context": 2, "resumed_frames": 0}
@@ -166,6 +166,7 @@ class Audit:
         return {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "stream": secrets.token_hex(16),
+            "caller": account.caller,
             "voice": None if asked is None else asked.voice.name,
             "speaker": request.speaker if asked is None else asked.voice.speaker,
             "identity": None if asked is None else asked.voice.identity,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,9 +15,15 @@ Words = Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def today() -> date:
-    """The date by which consents run out, UTC."""
-    return datetime.now(UTC).date()
+_FIRST: Final = timezone(timedelta(hours=14))
+"""Where a day begins first: the Line Islands."""
+_LAST: Final = timezone(timedelta(hours=-12))
+"""Where it ends last: "anywhere on earth"."""
+
+
+def now() -> datetime:
+    """The instant at which consents are looked at."""
+    return datetime.now(UTC)
 
 
 class Consent(BaseModel):
@@ -28,7 +34,7 @@ class Consent(BaseModel):
     person: Words
     """Whose voice it is."""
     given: date
-    """The day on which the person allowed it."""
+    """The day on which the person allowed it; it holds from its beginning, wherever that is."""
     witness: Words
     """Who took the consent, and answers for it."""
     uses: Annotated[tuple[Words, ...], Field(min_length=1)]
@@ -38,7 +44,7 @@ class Consent(BaseModel):
     recording: Sha256
     """SHA-256 of the recording file that the person agreed to (`sha256sum FILE`)."""
     expires: date | None = None
-    """The last day on which it holds; None: until it is revoked."""
+    """The last day on which it holds, until it is over everywhere; None: until it is revoked."""
     evidence: str | None = Field(default=None, max_length=500)
     """Where the signed paper or the recorded agreement lies."""
 
@@ -53,17 +59,20 @@ def read_consent(path: Path) -> Consent:
 
 
 def check_consent(
-    name: str, consent: Consent, *, revoked: datetime | None = None, use: str | None = None, on: date | None = None
+    name: str, consent: Consent, *, revoked: datetime | None = None, use: str | None = None, at: datetime | None = None
 ) -> None:
-    """Raises `InputError` where the consent to the voice `name` does not hold on that day (today), or not for `use`."""
-    on = on or today()
+    """Raises `InputError` where the consent to the voice `name` does not hold at that instant (now), or not for `use`.
+
+    A date has no time zone: it counts from its beginning where it begins first to its end where it ends last.
+    """
+    at = at or now()
     if revoked is not None:
         raise InputError(f"voice {name!r}: its consent was revoked on {revoked.date()}; take another voice")
-    if consent.given > on:
+    if consent.given > at.astimezone(_FIRST).date():
         raise InputError(
             f"voice {name!r}: its consent is dated {consent.given}, which is still to come; check the date"
         )
-    if consent.expires is not None and on > consent.expires:
+    if consent.expires is not None and at.astimezone(_LAST).date() > consent.expires:
         raise InputError(f"voice {name!r}: its consent ended on {consent.expires}; add it with a new one")
     if use is not None and use not in consent.uses:
         raise InputError(f"voice {name!r}: its consent is for {', '.join(consent.uses)}, not for {use!r}")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from csm_model.bundle import load_bundle
 from csm_model.inference.batch import SpeechBatch
-from csm_model.inference.generator import SpeechStream as Narrated
+from csm_model.inference.generator import SpokenFrames
 from csm_model.inference.prefixes import PrefixCache
 from csm_serving.client.speech import SpeechService, SpeechStream
 from csm_serving.server.source import RequestReader
+from csm_serving.server.stream import end_of
 from csm_serving.server.voices import VoiceRegistry
 from csm_serving.wire.protocol import Chunk, End, SpeechRequest
 
@@ -44,8 +45,8 @@ class LocalSpeech(SpeechService):
         utterance = replace(asked.utterance, more=parts is not None)
         guided = utterance.sampling.guidance != 1.0
         batch = SpeechBatch(self._bundle, slots=1, guided=guided, prefixes=PrefixCache(0))
-        stream = Narrated(batch, utterance, parts or ())
+        stream = SpokenFrames(batch, utterance, parts or ())
         for frame in stream:
             yield asked.chunk(frame)
         assert stream.reason is not None
-        yield End(ended=stream.ended, reason=stream.reason.value, dropped=stream.dropped)
+        yield end_of(stream.reason, ended=stream.ended, dropped=stream.dropped, left_out=stream.left_out)

@@ -31,6 +31,11 @@ _WAITS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0, 5.0, 
 LIVE_STREAMS = MetricSpec(name="csm_live_streams", kind="gauge", help="Streams in slots now")
 STREAM_SLOTS = MetricSpec(name="csm_stream_slots", kind="gauge", help="Streams that may be live at once")
 QUEUED_STREAMS = MetricSpec(name="csm_queued_streams", kind="gauge", help="Streams that wait for a slot now")
+UNREAD_STREAMS = MetricSpec(
+    name="csm_unread_streams",
+    kind="gauge",
+    help="Queued streams whose voice or context is being encoded now, or waits for it",
+)
 QUEUE_WAIT = MetricSpec(
     name="csm_queue_wait_seconds",
     kind="histogram",
@@ -73,7 +78,12 @@ REFUSALS = MetricSpec(
     kind="counter",
     help="Requests refused before a stream began, by reason",
     label="reason",
-    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit"),
+    values=("busy", "budget", "wait", "invalid_input", "stopping", "audit", "denied", "quota"),
+)
+LEFT_OUT = MetricSpec(
+    name="csm_left_out_characters_total",
+    kind="counter",
+    help="Characters of texts that could not be said: of another script, emoji, signs without a name",
 )
 STREAM_SECONDS = MetricSpec(
     name="csm_stream_seconds_total", kind="counter", help="Seconds that streams were live, once they are over"
@@ -85,6 +95,11 @@ REAL_TIME_FACTOR = MetricSpec(
 WATERMARK_FAILURES = MetricSpec(
     name="csm_watermark_failures_total", kind="counter", help="Steps whose sound could not be marked; it was not sent"
 )
+ENGINE_FAILURES = MetricSpec(
+    name="csm_engine_failures_total",
+    kind="counter",
+    help="Steps and prompts that the model itself broke on, whoever asked",
+)
 PREFIX_HITS = MetricSpec(
     name="csm_prefix_hits_total", kind="counter", help="Voice prompts that were copied instead of read"
 )
@@ -93,6 +108,7 @@ ALL: Final = (
     LIVE_STREAMS,
     STREAM_SLOTS,
     QUEUED_STREAMS,
+    UNREAD_STREAMS,
     QUEUE_WAIT,
     FIRST_AUDIO,
     STEP_SECONDS,
@@ -101,10 +117,12 @@ ALL: Final = (
     UNDERRUNS,
     STREAMS,
     REFUSALS,
+    LEFT_OUT,
     STREAM_SECONDS,
     AUDIO_SECONDS,
     REAL_TIME_FACTOR,
     WATERMARK_FAILURES,
+    ENGINE_FAILURES,
     PREFIX_HITS,
     PREFIX_MISSES,
 )

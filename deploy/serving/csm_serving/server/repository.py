@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from csm_model.errors import ArtifactError
-from csm_model.files import read_json, write_bytes, write_json
-from csm_serving.settings import ServingSettings, load_settings
+from csm_model.files import path_written, read_json, write_bytes, write_json
+from csm_serving.settings import PATHS, ServingSettings, load_settings
 from csm_serving.wire.tensors import INPUTS, MODEL_NAME, MODEL_VERSION, OUTPUTS, TensorSpec
 
 SETTINGS_NAME: Final = "serving.json"
@@ -86,5 +86,10 @@ def stored_settings(version: Path) -> dict[str, Any]:
 
 
 def read_version_settings(version: Path) -> ServingSettings:
-    """The environment's settings, under those of the version in this folder."""
-    return load_settings(**stored_settings(version))
+    """The environment's settings, under those of the version in this folder.
+
+    Triton's stub takes names of files for ASCII, whatever the locale: their bytes are what counts.
+    """
+    stored = stored_settings(version)
+    paths = {name: str(path_written(stored[name])) for name in PATHS if isinstance(stored.get(name), str)}
+    return load_settings(**stored | paths)

@@ -22,8 +22,9 @@ from csm_serving.wire import messages
 from csm_serving.wire.errors import ServingError, UnavailableError, UnknownStreamError
 from csm_serving.wire.protocol import MAX_TEXT_CHARACTERS, TextPart
 
-Take = Callable[[TextPart], None]
-"""Adds a part to a stream of this version; raises `UnknownStreamError` where there is none of that name."""
+Take = Callable[[TextPart, str | None], None]
+"""Adds a part, of a caller where the server knows who, to a stream of this version; raises `UnknownStreamError` where
+there is none of that name."""
 
 _TIMEOUT_S: Final = 5.0
 _MOST_BYTES: Final = 16 * MAX_TEXT_CHARACTERS
@@ -54,8 +55,8 @@ class Siblings:
         self._thread = threading.Thread(target=self._run, name="csm-siblings", daemon=True)
         self._thread.start()
 
-    def hand_on(self, part: TextPart) -> None:
-        """Gives a part to the version that speaks its stream.
+    def hand_on(self, part: TextPart, caller: str | None = None) -> None:
+        """Gives a part, of a caller where the server knows who, to the version that speaks its stream.
 
         Raises:
             UnknownStreamError: none does.
@@ -66,7 +67,7 @@ class Siblings:
             if version == self._version:
                 continue
             with contextlib.suppress(UnknownStreamError, ConnectionRefusedError):
-                self._ask(version, part)
+                self._ask(version, part, caller)
                 return
         raise UnknownStreamError(part.stream_id)
 
@@ -81,14 +82,14 @@ class Siblings:
     def _address(self, version: str) -> str:
         return f"\0csm-{self._family}-{version}"  # of Linux's own name space: it is gone with its process
 
-    def _ask(self, version: str, part: TextPart) -> None:
+    def _ask(self, version: str, part: TextPart, caller: str | None) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(_TIMEOUT_S)
             line.connect(self._address(version))
             try:
                 if not _same_user(line):
                     raise ConnectionRefusedError
-                line.sendall(json.dumps([part.stream_id, part.text, part.more]).encode())
+                line.sendall(json.dumps([part.stream_id, part.text, part.more, caller]).encode())
                 line.shutdown(socket.SHUT_WR)
                 said = json.loads(_all_of(line))
             except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError) as error:
@@ -116,9 +117,9 @@ class Siblings:
         line.settimeout(_TIMEOUT_S)
         if not _same_user(line):
             return
-        stream_id, text, more = json.loads(_all_of(line))
+        stream_id, text, more, caller = json.loads(_all_of(line))
         try:
-            self._take(TextPart(stream_id=stream_id, text=text, more=more))
+            self._take(TextPart(stream_id=stream_id, text=text, more=more), caller)
             said = "taken"
         except UnknownStreamError:
             said = "unknown"

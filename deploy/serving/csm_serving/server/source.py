@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from csm_model.bundle import Bundle
 from csm_model.errors import InputError
+from csm_model.frames import frames_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.context import ContextTurn
-from csm_model.inference.narration import Heard, Utterance
+from csm_model.inference.context import ContextTurn, check_codes, reading, sounds_in, turns_that_fit
+from csm_model.inference.narration import Heard, Utterance, room_before
+from csm_model.text.base import nothing_to_say
 from csm_serving.server.stored_voices import Voice
 from csm_serving.server.tokens import TurnChain, TurnKey
 from csm_serving.server.voices import VoiceRegistry
+from csm_serving.wire.errors import UnavailableError
 from csm_serving.wire.protocol import Chunk, SpeechRequest, Turn
+from csm_serving.wire.tensors import Array
 
 WARM_UP_TEXT = "Good morning, how are you?"
 WARM_UP_FRAMES = 8
@@ -69,36 +75,60 @@ class RequestReader:
         self._client_voices = client_voices
         self._max_frames = max_frames
 
-    def read(self, request: SpeechRequest) -> ResolvedRequest:
-        """The request as an utterance.
+    def read(self, request: SpeechRequest, *, wanted: Callable[[], bool] = lambda: True) -> ResolvedRequest:
+        """The request as an utterance. Sound that there is no room for is not encoded: its turns are `dropped`.
+
+        Args:
+            request: what is asked.
+            wanted: asked before each piece of work that takes long; nobody waits for the rest where it says no.
 
         Raises:
-            InputError: an unknown voice, or sound that is not allowed.
+            InputError: an unknown voice, sound that is not allowed, or a text in which nothing can be said.
             ArtifactError: the voice's record is damaged.
+            UnavailableError: the request is not wanted any more.
         """
+        if not request.text_more:
+            with reading(request.text):
+                passages = self._bundle.tokenizer.read(request.text).passages
+            if not passages:
+                raise nothing_to_say(request.text)
         if request.voice is not None:
             voice = self._voices.get(request.voice)
             prompt = self._voices.prompt(request.voice, self._bundle.codec)
         else:
             voice, prompt = self._voices.speaker(request.speaker or 0), None
-        context = tuple(self._context_turn(number, turn, voice) for number, turn in enumerate(request.context))
+        for number, turn in enumerate(request.context):
+            self._check_turn(number, turn, voice)
         limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
         utterance = Utterance(
             text=request.text,
             more=request.text_more,
             speaker=voice.speaker,
-            context=context,
             voice=prompt,
             sampling=replace(self._bundle.sampling, **_given(request)),
             max_frames=min(limits, default=None),
             heard=self._heard(request, voice),
         )
+        said = self._sayable(request.context)
+        turns, dropped = self._usable(said, utterance)
+        dropped += len(request.context) - len(said)
+        context = tuple(self._context_turn(turn, wanted) for turn in turns)
+        utterance = replace(utterance, context=context, dropped=dropped)
         chain = self._key.begin(voice.identity, None if request.resume is None else request.resume.codes)
         return ResolvedRequest(utterance=utterance, voice=voice, chain=chain)
 
     def is_quick(self, request: SpeechRequest) -> bool:
         """Whether reading it takes no sound to be encoded."""
-        return request.voice is None and all(turn.audio is None for turn in request.context)
+        if request.voice is not None and not self._voices.is_at_hand(request.voice, self._bundle.codec):
+            return False
+        room = self._bundle.model.config.max_rows
+        for turn in reversed(request.context):
+            room -= _frames(turn)
+            if room < 0:
+                return True  # this one does not fit, nor does any before it
+            if turn.audio is not None:
+                return False
+        return True
 
     def warm_up_request(self) -> SpeechRequest:
         """A short turn that touches everything a first caller would otherwise wait for."""
@@ -106,7 +136,8 @@ class RequestReader:
             text=WARM_UP_TEXT, speaker=min(self._bundle.speakers, default=0), max_frames=WARM_UP_FRAMES
         )
 
-    def _context_turn(self, number: int, turn: Turn, voice: Voice) -> ContextTurn:
+    def _check_turn(self, number: int, turn: Turn, voice: Voice) -> None:
+        """Raises `InputError` for sound that is not allowed, and for codes of another codec."""
         has_sound = turn.audio is not None or turn.codes is not None
         if has_sound and turn.speaker == voice.speaker and self._client_voices == "refuse":
             known = turn.codes is not None and self._key.verify(voice.identity, turn.codes, turn.token)
@@ -116,13 +147,42 @@ class RequestReader:
                     "service has not spoken: give its codes with the token of its last chunk, or its text only, or "
                     "ask for a voice of the registry"
                 )
+        if turn.codes is not None:
+            check_codes(_codes(turn.codes), self._bundle.model.config, f"context turn {number}")
+
+    def _sayable(self, context: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns of a context that can be said; those that are too old to find room are not looked at."""
+        said: list[Turn] = []
+        room = self._bundle.model.config.max_rows
+        for turn in reversed(context):
+            if room > 0 and not (sounds := sounds_in(turn.text, self._bundle.tokenizer)):
+                continue
+            room -= sounds
+            said.append(turn)
+        return said[::-1]
+
+    def _usable(self, context: Sequence[Turn], asked: Utterance) -> tuple[Sequence[Turn], int]:
+        """The newest turns of a context, that there can be room for, and how many are left out for want of it.
+
+        That is all of them where none has to be encoded: they cost nothing.
+        """
+        if all(turn.audio is None for turn in context):
+            return context, 0
+        room, most = room_before(asked, self._bundle)
+        heard = context if most is None else context[max(0, len(context) - most) :]
+        turns = [(turn.text, turn.speaker, _frames(turn)) for turn in heard]
+        dropped = len(heard) - turns_that_fit(turns, room, self._bundle.tokenizer)
+        return heard[dropped:], dropped
+
+    def _context_turn(self, turn: Turn, wanted: Callable[[], bool]) -> ContextTurn:
+        codes = None
         if turn.audio is not None:
+            if not wanted():
+                raise UnavailableError("nobody waits for this request any more")
             sound = torch.from_numpy(np.ascontiguousarray(turn.audio, np.float32))
             codes = self._bundle.codec.encode(sound[None, None])[0]
         elif turn.codes is not None:
-            codes = torch.from_numpy(turn.codes.astype(np.int64))
-        else:
-            codes = None
+            codes = _codes(turn.codes)
         return ContextTurn(speaker=turn.speaker, text=turn.text, codes=codes)
 
     def _heard(self, request: SpeechRequest, voice: Voice) -> Heard | None:
@@ -134,8 +194,19 @@ class RequestReader:
                 "the resumed frames were not spoken by this service (CSM_SERVING_TURN_KEY must be the same on all "
                 "servers): ask for the whole anew"
             )
-        codes = torch.from_numpy(resume.codes.astype(np.int64))
-        return Heard(codes=codes, sentences=tuple(int(number) for number in resume.sentences))
+        return Heard(codes=_codes(resume.codes), sentences=tuple(int(number) for number in resume.sentences))
+
+
+def _frames(turn: Turn) -> int:
+    """Frames of a turn's sound."""
+    if turn.audio is not None:
+        return frames_of(len(turn.audio))
+    return 0 if turn.codes is None else turn.codes.shape[1]
+
+
+def _codes(codes: Array) -> Tensor:
+    """Codes `[K, F]` as the model takes them."""
+    return torch.from_numpy(codes.astype(np.int64))
 
 
 def _given(request: SpeechRequest) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-import numpy as np
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,10 +19,19 @@ from csm_model.errors import ArtifactError, AudioError, InputError
 from csm_model.files import atomic_folder, digest_of_file, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
 from csm_serving.server.consent import Consent, Sha256, Words, check_consent, first_error
+from csm_serving.server.recordings import (
+    MAX_PROMPT_SECONDS,
+    MIN_PROMPT_SECONDS,
+    check_clean,
+    check_speakable,
+    check_unmarked,
+    check_words,
+)
 from csm_serving.wire.tensors import Samples
 
-MAX_PROMPT_SECONDS: Final = 30.0
-MIN_PROMPT_SECONDS: Final = 1.0
+if TYPE_CHECKING:
+    from csm_model.text import Tokenizer
+
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 RECORD, SOUND = "voice.json", "prompt.wav"
 
@@ -102,6 +110,8 @@ def add_voice(
     consent: Consent,
     speaker: int = 0,
     style: Style = "segment",
+    tokenizer: Tokenizer | None = None,
+    watermark_key: str | None = None,
 ) -> Voice:
     """Writes a voice into the registry, in one step; one of that name is replaced, and live streams are not touched.
 
@@ -114,15 +124,16 @@ def add_voice(
         consent: what the person allowed.
         speaker: number under which the model speaks as the voice.
         style: how the prompt is laid out (`csm_model.inference.context`).
+        tokenizer: of the model that is to speak; None: not at hand, and whether it can read the prompt is not known.
+        watermark_key: of the servers, where they have one of their own.
 
     Raises:
-        InputError: a bad name or text, a consent of another recording or that does not hold.
-        AudioError: a recording too short, too long, silent or with samples that are no numbers.
+        InputError: a bad name or text, a speaker that the model has not, a consent of another recording or that does
+            not hold.
+        AudioError: a recording too short, too long, silent, clipped, or spoken by a model.
     """
     if not NAME.fullmatch(name):
         raise InputError(f"voice {name[:64]!r}: a name is 1 to 64 of a-z, 0-9, _ and -, a letter or digit first")
-    if not any(character.isalnum() for character in text):
-        raise InputError(f"text {text[:40]!r}: must be what is said in the recording, word by word")
     if speaker < 0:
         raise InputError(f"speaker {speaker}: must be 0 or more")
     if consent.recording != recording_digest:
@@ -136,8 +147,11 @@ def add_voice(
         raise AudioError(
             f"a recording of {seconds:.1f} s: a voice prompt takes {MIN_PROMPT_SECONDS:g} to {MAX_PROMPT_SECONDS:g} s"
         )
-    if samples.ndim != 1 or not np.isfinite(samples).all() or not np.abs(samples).max() > 0.01:
-        raise AudioError("the recording is silent or holds samples that are no numbers; give one with speech")
+    check_clean(samples)
+    check_words(text.strip(), seconds)
+    if tokenizer is not None:
+        check_speakable(tokenizer, text, speaker)
+    check_unmarked(samples, key=watermark_key)
     with atomic_folder(folder / name) as partial:
         soundfile.write(partial / SOUND, samples.clip(-1, 1), SAMPLE_RATE, subtype="PCM_16")
         record = VoiceRecord(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from csm_model.errors import CsmError, InputError
+import numpy as np
+
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SECONDS, seconds_of
 from csm_model.inference.batch import Frame
-from csm_model.inference.jobs import Job, Late
+from csm_model.inference.jobs import Late, StreamJob
 from csm_model.inference.safety import Reason
 from csm_serving.server import metrics as names
 from csm_serving.server.metrics import Metrics
 from csm_serving.server.source import ResolvedRequest
 from csm_serving.wire.errors import BusyError, DeadlineError, ServingError
-from csm_serving.wire.protocol import Chunk, End, SpeechRequest
+from csm_serving.wire.protocol import MAX_LEFT_OUT_TEXT, Chunk, End, SpeechRequest
+from csm_serving.wire.tensors import Array
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class Account:
     took_s: float
     error: str = ""
     """The kind of what broke it."""
+    caller: str | None = None
+    """Who asked for it, where the server knows."""
 
 
 class LiveStream:
@@ -72,6 +77,7 @@ class LiveStream:
     Args:
         request: what was asked.
         sink: where it goes.
+        caller: who asks for it, where the server knows.
         metrics: where measurements go; None for a stream that nobody hears.
         over: is told when it is over, before the sink is.
         clock: seconds.
@@ -82,12 +88,14 @@ class LiveStream:
         request: SpeechRequest,
         sink: Sink,
         *,
+        caller: str | None,
         metrics: Metrics | None,
         over: Callable[[LiveStream, Account], None],
         clock: Callable[[], float],
     ) -> None:
         self.request = request
-        self.job = Job(listener=self, priority=request.priority, deadline_s=request.deadline_s)
+        self.caller = caller
+        self.job = StreamJob(listener=self, priority=request.priority, deadline_s=request.deadline_s)
         self.measured = metrics is not None
         self._sink = sink
         self._metrics = metrics
@@ -102,9 +110,23 @@ class LiveStream:
         self._frames = 0
 
     def read(self, asked: ResolvedRequest) -> None:
-        """The request was read: it may get a slot."""
+        """The request was read: it may get a slot. What sound it brought is needed no more."""
+        self.request = _with_sound(self.request, lambda sound: None)
         self._asked = asked
         self.job.asked = asked.utterance
+
+    def keep(self) -> None:
+        """The request is read later: its sound is kept in memory of its own, not of the connection that it came by."""
+        self.request = _with_sound(self.request, np.array)
+
+    def check_length(self, most: int) -> None:
+        """Raises `InputError` where the text with all that follows is too much, as far as the request says."""
+        length = self.request.text_length or 0
+        if length > most:
+            raise InputError(
+                f"the text has {length} characters: at most {most} go into a stream; "
+                "speak the rest in a second one (go_on=True, csm say --go-on)"
+            )
 
     def check_part(self, text: str, most: int) -> None:
         """Raises `InputError` where a part of the text is too much, or comes after the last."""
@@ -120,6 +142,10 @@ class LiveStream:
         """Counts a part of the text."""
         self._characters += len(text)
         self._more = more
+
+    def wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self._sink.cancelled()
 
     # What the scheduler tells.
 
@@ -145,16 +171,18 @@ class LiveStream:
             self._metrics.add(names.UNDERRUNS)
         self._metrics.add(names.FRAMES)
 
-    def end(self, reason: Reason, dropped: int) -> None:
+    def end(self, reason: Reason, dropped: int, left_out: str) -> None:
         """See `Listener`."""
-        end = End(ended=reason is Reason.ENDED, reason=reason.value, dropped=dropped)
+        end = end_of(reason, ended=reason is Reason.ENDED, dropped=dropped, left_out=left_out)
+        if self._metrics is not None and end.left_out:
+            self._metrics.add(names.LEFT_OUT, end.left_out)
         self._finish(reason.value, lambda: self._sink.end(end))
 
     def fail(self, error: Exception) -> None:
         """See `Listener`."""
         if not isinstance(error, CsmError):
             log.error("a stream broke", exc_info=error)
-            error = ServingError(f"the model failed with {type(error).__name__}: {error}")
+            error = ServingError(f"the model failed with {type(error).__name__}: {words_of(error)}")
         if isinstance(error, InputError) and not self._frames:
             self._refused("invalid_input")
         self._finish("failed", lambda: self._sink.fail(error), error)
@@ -197,6 +225,7 @@ class LiveStream:
             first_audio_s=None if self._first is None else self._first - self._came,
             took_s=took,
             error="" if error is None else type(error).__name__,
+            caller=self.caller,
         )
         if self._metrics is not None and (self._frames or not isinstance(error, InputError | BusyError)):
             sound = seconds_of(self._frames)
@@ -212,6 +241,20 @@ class LiveStream:
                 tell()
             except Exception:
                 log.exception("the caller could not be told how the stream ended: %s", error or outcome)
+
+
+def _with_sound(request: SpeechRequest, change: Callable[[Array], Array | None]) -> SpeechRequest:
+    """The request with its context's sound changed."""
+    if all(turn.audio is None for turn in request.context):
+        return request
+    turns = (turn if turn.audio is None else replace(turn, audio=change(turn.audio)) for turn in request.context)
+    return replace(request, context=tuple(turns))
+
+
+def end_of(reason: Reason, *, ended: bool, dropped: int, left_out: str) -> End:
+    """The last response of a stream, with what was left out of it."""
+    shown = left_out[:MAX_LEFT_OUT_TEXT]
+    return End(ended=ended, reason=reason.value, dropped=dropped, left_out=len(left_out), left_out_text=shown)
 
 
 class Nobody:

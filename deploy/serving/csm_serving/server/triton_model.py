@@ -11,14 +11,18 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from csm_model.errors import ArtifactError, InputError, MissingDependencyError
+from csm_model.errors import ArtifactError, InputError, MissingDependencyError, legible
+from csm_model.inference.faults import fault_of
+from csm_serving.server.life import FOLDER, SignOfLife
 from csm_serving.server.metrics import TritonMetrics
 from csm_serving.server.repository import read_version_settings
 from csm_serving.server.siblings import Siblings
@@ -26,20 +30,31 @@ from csm_serving.server.threads import set_threads, threads_for
 from csm_serving.server.watch import PortWatch
 from csm_serving.wire import messages, tensors
 from csm_serving.wire.encodings import encoder_of
-from csm_serving.wire.errors import BusyError, DeadlineError, UnavailableError, UnknownStreamError
-from csm_serving.wire.protocol import Chunk, End, SpeechRequest, TextPart
+from csm_serving.wire.errors import (
+    AccessError,
+    BusyError,
+    DeadlineError,
+    QuotaError,
+    UnavailableError,
+    UnknownStreamError,
+)
+from csm_serving.wire.protocol import AUTHORIZATION, Chunk, End, SpeechRequest, TextPart
 
 if TYPE_CHECKING:
+    from csm_serving.server.callers import Caller, Callers, Grant
     from csm_serving.server.engine import Engine
 
 _STATUS = {
     InputError: "INVALID_ARG",
+    AccessError: "INVALID_ARG",
     BusyError: "UNAVAILABLE",
     UnavailableError: "UNAVAILABLE",
     DeadlineError: "CANCELLED",
 }
 _LAST_WORDS_S = 3.0
 """Seconds before Triton's exit timeout at which streams still live are broken off, so that their callers hear why."""
+_TO_BE_TOLD_S = 0.5
+"""Seconds that callers' last responses get to leave this process before it ends itself."""
 _FINAL = 1
 """TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
 
@@ -67,6 +82,8 @@ class _Answer:
         self._sender = request.get_response_sender()
         self._turn = threading.Lock()
         self._over = False
+        self.grant: Grant | None = None
+        """What its caller was allowed, which ends with it."""
 
     def send(self, outputs: dict[str, tensors.Array]) -> None:
         response = _response_of(outputs)
@@ -89,6 +106,8 @@ class _Answer:
         with self._turn:
             if not self._over:
                 self._over = True
+                if self.grant is not None:
+                    self.grant.end()
                 self._sender.send(*response, flags=_FINAL)
 
 
@@ -125,7 +144,10 @@ class _TritonLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warn" if record.levelno >= logging.WARNING else "info"
-        getattr(pb_utils.Logger, f"log_{level}")(self.format(record))
+        try:
+            getattr(pb_utils.Logger, f"log_{level}")(legible(self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
 class TritonPythonModel:
@@ -135,6 +157,8 @@ class TritonPythonModel:
     _watch: PortWatch | None = None
     _metrics: TritonMetrics | None = None
     _siblings: Siblings | None = None
+    _life: SignOfLife | None = None
+    _callers: Callers | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Checks the configuration, loads the bundle, speaks once."""
@@ -147,22 +171,29 @@ class TritonPythonModel:
             with contextlib.suppress(MissingDependencyError):
                 encoder_of("opus")  # imports what it needs: who asks for it first need not wait
             set_threads(settings.threads or threads_for(settings.bundle), os.environ)
-            from csm_serving.server.loading import load_engine
+            from csm_serving.server.engine import Watchers
+            from csm_serving.server.loading import load_callers, load_engine
 
             self._settings = settings
+            self._callers = load_callers(settings)
             self._metrics = TritonMetrics(pb_utils, version=args["model_version"])
-            self._engine = engine = load_engine(settings, self._metrics)
+            folder = Path(args["model_repository"]).parent.parent / FOLDER
+            self._life = life = SignOfLife(folder, args["model_version"])
+            watchers = Watchers(alive=life.beat, broken=self._give_up)
+            self._engine = engine = load_engine(settings, self._metrics, watchers)
             self._siblings = Siblings(
                 Path(args["model_repository"]),
                 args["model_version"],
-                lambda part: engine.append(part.stream_id, part.text, part.more),
+                lambda part, caller: engine.append(part.stream_id, part.text, part.more, caller=caller),
             )
             self._watch = PortWatch(
                 settings.host,
                 settings.http_port,
                 busy=lambda: engine.live + engine.queued > 0,
-                on_closed=lambda: engine.close(max(0.0, settings.exit_timeout_s - _LAST_WORDS_S)),
+                on_closed=self._end,
+                told=life.is_told_to_stop,
             )
+            life.begin()
         except Exception as error:
             raise pb_utils.TritonModelException(messages.encode_error(error)) from error
 
@@ -178,33 +209,48 @@ class TritonPythonModel:
             answer = _Answer(request)
             try:
                 self._take(request, answer)
-            except Exception as error:
-                answer.fail(error)
+            except BaseException as error:
+                answer.fail(fault_of(error))
 
     def _take(self, request: Any, answer: _Answer) -> None:
         """Takes a request on, or raises why not."""
         assert self._engine is not None
+        caller = None
         try:
+            if self._callers is not None:
+                caller = self._callers.identify(_authorization(request))
             asked = messages.decode_request({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
             if isinstance(asked, TextPart):
-                self._append(asked)
-        except Exception:
-            self._engine.refuse("invalid_input")
+                self._append(asked, caller)
+            elif self._callers is not None and caller is not None:
+                answer.grant = self._callers.admit(caller, asked)
+        except Exception as error:
+            reason = "quota" if isinstance(error, QuotaError) else "denied" if isinstance(error, AccessError) else ""
+            self._engine.refuse(reason or "invalid_input")
             raise
         if isinstance(asked, TextPart):
             answer.finish()
-        else:
-            self._engine.submit(asked, _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate))
+            return
+        sink = _Sink(asked, answer, opus_bitrate=self._settings.opus_bitrate)
+        try:
+            self._engine.submit(asked, sink, caller=None if caller is None else caller.name)
+        except BaseException:
+            if answer.grant is not None:
+                answer.grant.end(unused=True)
+            raise
 
-    def _append(self, part: TextPart) -> None:
+    def _append(self, part: TextPart, caller: Caller | None) -> None:
         """Adds to the text of a stream: of this version, or of one that is being replaced."""
         assert self._engine is not None
+        name = None if caller is None else caller.name
+        if self._callers is not None and caller is not None:
+            self._callers.charge(caller, len(part.text))
         try:
-            self._engine.append(part.stream_id, part.text, part.more)
+            self._engine.append(part.stream_id, part.text, part.more, caller=name)
         except UnknownStreamError:
             if self._siblings is None:
                 raise
-            self._siblings.hand_on(part)
+            self._siblings.hand_on(part, name)
 
     def finalize(self) -> None:
         """Ends the engine. Triton calls this when no stream is left, also where another version took this one's place.
@@ -215,10 +261,29 @@ class TritonPythonModel:
             self._watch.stop()
         if self._siblings is not None:
             self._siblings.close()
-        if self._engine is not None:
-            self._engine.close(grace_s=max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
+        self._end()
         if self._metrics is not None:
             self._metrics.close()
+
+    def _end(self) -> None:
+        """Takes no more streams; those that are live may end within the exit timeout."""
+        if self._engine is not None:
+            self._engine.close(max(0.0, self._settings.exit_timeout_s - _LAST_WORDS_S))
+        if self._life is not None:
+            self._life.end()
+
+    def _give_up(self, reason: str) -> None:
+        """The engine is broken: this process ends, and Triton with it, which would go on without a model."""
+        time.sleep(_TO_BE_TOLD_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)
+
+
+def _authorization(request: Any) -> str | None:
+    """The header of that name, which Triton hands on among a request's parameters."""
+    value = json.loads(request.parameters() or "{}").get(AUTHORIZATION)
+    return value if isinstance(value, str) else None
 
 
 def _check_config(config: dict[str, Any]) -> None:

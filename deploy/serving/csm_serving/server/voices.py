@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from csm_model.errors import ArtifactError, DigestError, InputError
-from csm_model.files import atomic_path
-from csm_serving.server.consent import check_consent, today
+from csm_model.errors import ArtifactError, CsmError, DigestError, InputError
+from csm_model.files import atomic_path, stamp_of
+from csm_serving.server.consent import check_consent, now
 from csm_serving.server.stored_voices import (
     NAME,
     RECORD,
@@ -61,7 +61,7 @@ class VoiceRegistry:
         folder: the registry; None has only the bundle's own voices.
         speakers: names of the bundle's speakers by number (`Bundle.speakers`); none known: any number may speak.
         use: what this server is for; voices whose consent does not name it are refused. None takes any use.
-        today: the date by which consents run out.
+        clock: the instant at which consents are looked at.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class VoiceRegistry:
         *,
         speakers: Mapping[int, str] | None = None,
         use: str | None = None,
-        today: Callable[[], date] = today,
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self._folder = folder
         self._speakers = dict(speakers or {})
@@ -78,7 +78,7 @@ class VoiceRegistry:
         for number, speaker in sorted(self._speakers.items()):
             self._numbers.setdefault(speaker, number)
         self._use = use
-        self._today = today
+        self._clock = clock
         self._lock = threading.Lock()
         self._records: dict[str, tuple[object, VoiceRecord]] = {}
         self._prompts: dict[tuple[str, str], VoicePrompt] = {}
@@ -116,7 +116,7 @@ class VoiceRegistry:
         if record is None:
             known = ", ".join(self.names) or "none"
             raise InputError(f"voice {name[:64]!r} is unknown; this server has: {known}")
-        check_consent(record.name, record.consent, revoked=record.revoked, use=self._use, on=self._today())
+        check_consent(record.name, record.consent, revoked=record.revoked, use=self._use, at=self._clock())
         return voice_of(record)
 
     def speaker(self, number: int) -> Voice:
@@ -153,6 +153,17 @@ class VoiceRegistry:
                 self._prompts[voice.identity, codec.digest] = prompt
         return prompt
 
+    def is_at_hand(self, name: str, codec: AudioCodec) -> bool:
+        """Whether `prompt` has nothing to encode: a speaker of the bundle, or a voice whose codes are in memory.
+
+        So it is for a name that it refuses.
+        """
+        try:
+            voice = self.get(name)
+        except CsmError:
+            return True
+        return voice.trained or (voice.identity, codec.digest) in self._prompts
+
     def prepare(self, codec: AudioCodec) -> list[str]:
         """Makes the prompts of all voices that may be used; returns a line for each stored voice that may not."""
         refused = []
@@ -177,10 +188,10 @@ class VoiceRegistry:
         path = self._folder / name / RECORD
         with self._lock:
             known = self._records.get(name)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if stamp is None and known is not None:  # is it gone, or between its old folder and its new one?
             time.sleep(_RENAME_S)
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
         if stamp is None or known is None or known[0] != stamp:
             record = None if stamp is None else read_record(self._folder, name)
             with self._lock:
@@ -218,15 +229,6 @@ class VoiceRegistry:
         return VoicePrompt(
             speaker=voice.speaker, text=voice.text, codes=torch.from_numpy(codes.astype(np.int64)), style=voice.style
         )
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
-    try:
-        stat = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def _cached_codes(path: Path, codec: AudioCodec) -> npt.NDArray[Any] | None:

@@ -2,7 +2,8 @@
 
 On SIGTERM Triton closes its HTTP port within a second, lets live streams go on until its exit timeout, and then exits
 under them, without a word to their callers. So the model watches that port while it has live streams, and ends them in
-time.
+time. From that SIGTERM on Triton takes no more text for a live stream either: so `csm serve` tells the model first, by
+a file (`csm_serving.server.life`), and Triton when nothing is live.
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ _REFUSALS = 2
 
 def reachable(host: str) -> str:
     """The address at which a server that listens on `host` is found from this machine."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 class PortWatch:
-    """Calls `on_closed` once, from its own thread, when a port that was open refuses connections."""
+    """Calls `on_closed` once, from its own thread, when a port that was open refuses connections, or it is `told`."""
 
-    def __init__(self, host: str, port: int, *, busy: Callable[[], bool], on_closed: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        busy: Callable[[], bool],
+        on_closed: Callable[[], object],
+        told: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._address = (reachable(host), port)
         self._busy = busy
         self._on_closed = on_closed
+        self._told = told
         self._was_open = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="csm-watch", daemon=True)
@@ -49,6 +59,8 @@ class PortWatch:
         while refusals < _REFUSALS:
             if self._stopped.wait(_PERIOD_S):
                 return
+            if self._told():
+                break
             if not self._was_open:
                 self.look()
             elif self._busy():  # else there is nobody to save: Triton will say so itself

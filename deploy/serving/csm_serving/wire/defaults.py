@@ -10,3 +10,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 """Seconds that a client waits for a server to answer at all."""
 CHUNK_TIMEOUT_S: Final = 60.0
 """Seconds that a client waits for the next chunk of a stream."""
+
+
+def address_of(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -14,15 +14,23 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from csm_model import errors
-from csm_model.errors import CsmError, InputError
+from csm_model.errors import CsmError, InputError, words_of
 from csm_model.frames import FRAME_SAMPLES
 from csm_serving.wire.encodings import INT16_SCALE, SoundDecoder, SoundEncoder, encode_float32
-from csm_serving.wire.errors import BusyError, DeadlineError, ServingError, UnavailableError
+from csm_serving.wire.errors import (
+    AccessError,
+    BusyError,
+    DeadlineError,
+    QuotaError,
+    ServingError,
+    UnavailableError,
+)
 from csm_serving.wire.protocol import (
     ENCODINGS,
     MAX_CODEBOOKS,
     MAX_CONTEXT_FRAMES,
     MAX_CONTEXT_TURNS,
+    MAX_LEFT_OUT_TEXT,
     MAX_RESUME_FRAMES,
     MAX_TEXT_CHARACTERS,
     MAX_TOKEN_BYTES,
@@ -58,6 +66,7 @@ def encode_request(request: SpeechRequest | TextPart) -> dict[str, Array]:
     numbers = {
         "SPEAKER": request.speaker,
         "TEXT_MORE": request.text_more or None,
+        "TEXT_LENGTH": request.text_length,
         "TEMPERATURE": sampling.temperature,
         "DEPTH_TEMPERATURE": sampling.depth_temperature,
         "TOP_K": sampling.top_k,
@@ -143,6 +152,7 @@ def decode_request(tensors: Mapping[str, Array]) -> SpeechRequest | TextPart:
         max_frames=_int(tensors, "MAX_FRAMES"),
         stream_id=stream_id,
         text_more=more,
+        text_length=_int(tensors, "TEXT_LENGTH"),
         resume=_resume(tensors),
         deadline_s=None if deadline_ms is None else deadline_ms / 1_000,
         max_wait_s=(_int(tensors, "MAX_WAIT_MS") or 0) / 1_000,
@@ -273,6 +283,8 @@ def encode_end(end: End, encode: SoundEncoder = encode_float32) -> dict[str, Arr
         "ENDED": np.array([end.ended], np.bool_),
         "REASON": _bytes(end.reason.encode()),
         "DROPPED": np.array([end.dropped], np.int32),
+        "LEFT_OUT": np.array([end.left_out], np.int32),
+        "LEFT_OUT_TEXT": _bytes(end.left_out_text.encode()),
     }
 
 
@@ -288,6 +300,8 @@ def decode_response(tensors: Mapping[str, Array], decode: SoundDecoder | None = 
                 ended=bool(tensors["ENDED"][0]),
                 reason=_one_of(_decoded(tensors["REASON"][0], "REASON", 40), REASONS, "REASON"),
                 dropped=int(tensors["DROPPED"][0]),
+                left_out=_int(tensors, "LEFT_OUT") or 0,  # a server of before tells of neither
+                left_out_text=_text(tensors, "LEFT_OUT_TEXT", MAX_LEFT_OUT_TEXT) or "",
                 audio=audio,
                 encoded=encoded,
             )
@@ -324,7 +338,9 @@ ERROR_CODES: Final[dict[str, type[CsmError]]] = {
     "artifact": errors.ArtifactError,
     "digest": errors.DigestError,
     "missing_dependency": errors.MissingDependencyError,
+    "denied": AccessError,
     "busy": BusyError,
+    "quota": QuotaError,
     "deadline": DeadlineError,
     "unavailable": UnavailableError,
     "internal": ServingError,
@@ -341,8 +357,8 @@ def error_code(error: Exception) -> str:
 
 
 def encode_error(error: Exception) -> str:
-    """An error as it travels: `[csm:<code>] <one line>`, `[csm:busy retry_after=1.3] <one line>`."""
-    line = " ".join(str(error).split())
+    """An error as it travels: `[csm:<code>] <one line>`, `[csm:busy retry_after=1.3] <one line>`; `quota` too."""
+    line = " ".join(words_of(error).split())
     if not isinstance(error, CsmError):
         line = f"{type(error).__name__}: {line}"
     after = error.retry_after_s if isinstance(error, BusyError) else None
@@ -357,6 +373,7 @@ def find_error(message: str) -> CsmError | None:
     line = (
         found["text"].partition("\\n")[0].strip() or found["code"]
     )  # a log writes the end of a line as two characters
-    if found["code"] == "busy":
-        return BusyError(line, retry_after_s=float(found["after"]) if found["after"] else None)
-    return ERROR_CODES[found["code"]](line)
+    kind = ERROR_CODES[found["code"]]
+    if issubclass(kind, BusyError):
+        return kind(line, retry_after_s=float(found["after"]) if found["after"] else None)
+    return kind(line)

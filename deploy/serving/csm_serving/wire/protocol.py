@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
@@ -24,6 +25,10 @@ from csm_serving.wire.tensors import Array
 
 MAX_TEXT_CHARACTERS: Final = 1_000
 """Of one request; a stream's text may be longer, in parts."""
+MAX_STREAM_CHARACTERS: Final = 10_000
+"""Of a stream's text, all its parts together, unless a server is told otherwise."""
+MAX_LEFT_OUT_TEXT: Final = 80
+"""Characters that are told of those that were left out."""
 MAX_CONTEXT_TURNS: Final = 64
 MAX_CONTEXT_FRAMES: Final = 4_096
 """Of codes and sound together."""
@@ -37,6 +42,8 @@ MAX_TEMPERATURE: Final = 5.0
 MAX_GUIDANCE: Final = 10.0
 MAX_PRIORITY: Final = 9
 MAX_SECONDS: Final = MAX_INT32 / 1_000
+AUTHORIZATION: Final = "authorization"
+"""The metadata of a call in which a client says who it is: `Bearer <token>`."""
 
 Encoding = Literal["float32", "int16", "opus"]
 """How sound travels."""
@@ -129,6 +136,8 @@ class SpeechRequest:
     """8 to 64 of `[0-9A-Za-z_-]`, chosen by the client: the name under which more text may follow."""
     text_more: bool = False
     """More text follows, as `TextPart`s of `stream_id`."""
+    text_length: int | None = None
+    """Characters of the text with all that follows, where it is known: too many are refused before the first sound."""
     resume: Resume | None = None
     deadline_s: float | None = None
     """Seconds after its arrival in which the whole stream must be over."""
@@ -144,6 +153,8 @@ class SpeechRequest:
         if self.speaker is None and self.voice is None:
             object.__setattr__(self, "speaker", 0)
         _check_int(self.seed, "seed", 0, MAX_SEED)
+        if self.text_length is not None:
+            _check_int(self.text_length, "text_length", len(self.text), MAX_INT32)
         if self.max_frames is not None:
             _check_int(self.max_frames, "max_frames", 1, MAX_INT32)
         if self.stream_id is not None:
@@ -205,7 +216,11 @@ class End:
     reason: Reason = "ended"
     """Left out: `ended`, or `cut` where it did not end."""
     dropped: int = 0
-    """Context turns that were left out, the oldest, for want of room."""
+    """Context turns that were left out: the oldest, for want of room, and those without a word that can be said."""
+    left_out: int = 0
+    """Characters of the text that could not be said: of another script, emoji, signs without a name."""
+    left_out_text: str = ""
+    """The first of them."""
     audio: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32), compare=False, repr=False)
     """`[S]`, at the client of an Opus stream: what the codec still held; empty otherwise."""
     encoded: bytes = field(default=b"", compare=False, repr=False)
@@ -228,9 +243,16 @@ def _check_length(text: str, name: str) -> None:
         raise InputError(f"{name} has a character that UTF-8 does not hold, at position {error.start}") from None
 
 
+def may_be_said(text: str) -> bool:
+    """Whether there is anything in a text but punctuation; whether that can be said, the server knows."""
+    return any(
+        character.isalnum() or character in "%&@#" or unicodedata.category(character)[0] == "S" for character in text
+    )
+
+
 def _check_text(text: str, name: str) -> None:
     _check_length(text, name)
-    if not any(character.isalnum() for character in text):
+    if not may_be_said(text):
         raise InputError(f"{name} {text[:40]!r}: nothing to say; give at least one word")
 
 
@@ -295,7 +317,7 @@ def _check_context(context: tuple[Turn, ...]) -> None:
     codebooks, frames = set[int](), 0
     for number, turn in enumerate(context):
         name = f"context turn {number}"
-        _check_text(turn.text, f"{name}: text")
+        _check_length(turn.text, f"{name}: text")
         _check_int(turn.speaker, f"{name}: speaker", 0, MAX_INT32)
         _check_token(turn.token, name)
         if turn.token and turn.codes is None:

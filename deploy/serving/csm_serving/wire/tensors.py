@@ -71,6 +71,7 @@ INPUTS: Final = (
     _input("VOICE", "BYTES", (1,), "Whose voice: its name on the server; or SPEAKER."),
     _input("STREAM_ID", "BYTES", (1,), "Name under which more text may follow."),
     _input("TEXT_MORE", "BOOL", (1,), "More text follows under STREAM_ID."),
+    _input("TEXT_LENGTH", "INT32", (1,), "Characters of the text with all its parts, where that is known."),
     _input("SEED", "INT64", (1,), "Seed of the sampling; 0 by default."),
     _input("TEMPERATURE", "FP64", (1,), "Of codebook 0; 0 to 5."),
     _input("DEPTH_TEMPERATURE", "FP64", (1,), "Of the others; 0 to 5."),
@@ -104,5 +105,7 @@ OUTPUTS: Final = (
     _output("TOKEN", "BYTES", (1,), "Says that the frames up to here were spoken by this service."),
     _output("ENDED", "BOOL", (1,), "In the last response only: whether the speaker finished."),
     _output("REASON", "BYTES", (1,), "In the last response only: ended, cut, silence or repeat."),
-    _output("DROPPED", "INT32", (1,), "In the last response only: context turns left out for want of room."),
+    _output("DROPPED", "INT32", (1,), "In the last response only: context turns left out for want of room or words."),
+    _output("LEFT_OUT", "INT32", (1,), "In the last response only: characters of the text that could not be said."),
+    _output("LEFT_OUT_TEXT", "BYTES", (1,), "In the last response only: the first of them."),
 )

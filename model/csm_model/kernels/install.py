@@ -5,24 +5,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from csm_model.kernels.linear import PackedLinear
+from csm_model.kernels.linear import KernelLinear
 from csm_model.kernels.machine import kernels_for, this_machine
 from csm_model.kernels.products import Kind
-from csm_model.kernels.stack import PackedStack
+from csm_model.kernels.stack import KernelStack
 from csm_model.model import CsmModel
 from csm_model.quantize import RoundedLinear, unpack_int4
 
 
-def packed(layer: nn.Linear | RoundedLinear) -> PackedLinear:
+def packed(layer: nn.Linear | RoundedLinear) -> KernelLinear:
     """The layer for the kernels."""
     assert not isinstance(layer, nn.Linear) or layer.bias is None, layer
     if isinstance(layer, nn.Linear):
-        return PackedLinear("bf16" if layer.weight.dtype == torch.bfloat16 else "fp32", layer.weight)
+        return KernelLinear("bf16" if layer.weight.dtype == torch.bfloat16 else "fp32", layer.weight)
     weight = layer.weight if layer.kind == "int8" else unpack_int4(layer.weight)
-    return PackedLinear(layer.kind, weight, layer.scale, in_features=layer.in_features)
+    return KernelLinear(layer.kind, weight, layer.scale, in_features=layer.in_features)
 
 
-def pack(model: CsmModel) -> CsmModel:
+def use_kernels(model: CsmModel) -> CsmModel:
     """Replaces every product of a model on a CPU, float or rounded, by one that the kernels do, in place.
 
     With `CSM_CPU_ISA=none` there are none, and the model stays as it is: torch does all the work.
@@ -38,11 +38,11 @@ def pack(model: CsmModel) -> CsmModel:
             setattr(model.get_submodule(parent), last, packed(module))
     if model.code_heads is None:
         kind: Kind = "bf16" if model.audio_head.dtype == torch.bfloat16 else "fp32"
-        model.code_heads = nn.ModuleList(PackedLinear(kind, head.T) for head in model.audio_head.detach())
+        model.code_heads = nn.ModuleList(KernelLinear(kind, head.T) for head in model.audio_head.detach())
         model.audio_head = nn.Parameter(torch.empty(0, dtype=model.audio_head.dtype), requires_grad=False)
     for stack in (model.backbone, model.decoder):
-        if PackedStack.fits(stack.config):
-            stack.stepped = PackedStack(stack, this_machine())
+        if KernelStack.fits(stack.config):
+            stack.stepped = KernelStack(stack, this_machine())
     if _rounded(model) and model.backbone.stepped and model.decoder.stepped:
         # With eight streams keys and values are much of what a step reads; weights of 8 bits lose more.
         model.backbone.cache_dtype = model.decoder.cache_dtype = torch.bfloat16
@@ -50,4 +50,4 @@ def pack(model: CsmModel) -> CsmModel:
 
 
 def _rounded(model: CsmModel) -> bool:
-    return any(isinstance(module, PackedLinear) and module.kind in ("int8", "int4") for module in model.modules())
+    return any(isinstance(module, KernelLinear) and module.kind in ("int8", "int4") for module in model.modules())

@@ -1,0 +1,34 @@
+"""Settings of the step evaluate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from csm_components.spec import StepSettings
+
+
+class EvaluateSettings(StepSettings):
+    """How much is spoken, and who judges."""
+
+    section = "judge"
+
+    sentences_per_voice: int = Field(default=48, ge=1)
+    """Held-out sentences for each voice, streamed from the server; fewer where the split has fewer."""
+    parent_per_voice: int = Field(default=48, ge=1)
+    """Of these, sentences that the float parent speaks too, with the same seeds."""
+    base_per_voice: int = Field(default=12, ge=1)
+    """Of these, sentences that the base speaks too."""
+    recogniser: Literal["tiny", "base"] = "base"
+    """Whisper that reads what was said: `base`, or `tiny` where seconds count."""
+    mos: bool = True
+    """Whether naturalness is scored too; it takes as long as recognition."""
+    max_frames: int | None = Field(default=None, ge=1)
+    """Longest sentence in frames of 80 ms; none is the model's own bound."""
+    split: str = "test"
+    """Part of the corpus that is held out for it."""
+    speakers: tuple[int, ...] = ()
+    """Voices; empty for those of the split."""
+    seed: int = 0
+    """The n-th sentence is drawn with `seed + n`."""

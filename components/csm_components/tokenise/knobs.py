@@ -1,0 +1,36 @@
+"""Settings of the step tokenise."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from csm_components.spec import StepSettings
+from csm_model.errors import ArtifactError
+
+
+class TokenizerSettings(StepSettings):
+    """How text becomes ids."""
+
+    section = "data"
+
+    tokenizer: str | None = None
+    """phonemes, bpe:SIZE, a tokenizer.json, or a tree with one; none takes the base's, or phonemes without a base."""
+    prompt_format: str | None = None
+    """How a BPE tokenizer writes a turn: sesame or miso; none for phonemes, and where the file says it."""
+
+
+class CheckSettings(StepSettings):
+    """What turns must show that are decoded again."""
+
+    section = "data"
+
+    min_energy_correlation: float = Field(default=0.5, ge=-1, le=1)
+    """What they must reach on average (trained codecs reach 0.95, random ones 0.35); -1 lets any codec through."""
+
+    def accept(self, reached: float, codec: object) -> None:
+        """Raises `ArtifactError` where turns decoded again have not reached what they must."""
+        if reached < self.min_energy_correlation:
+            raise ArtifactError(
+                f"{codec}: its output does not follow the sound: energy correlation {reached:.2f}, at least "
+                f"{self.min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"
+            )

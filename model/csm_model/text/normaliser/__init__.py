@@ -1,0 +1,23 @@
+"""A text as it was written to the words that are said: numbers, signs, markup and all.
+
+`read_text` is the way through, one module a subject:
+
+    characters  composed, look-alikes as one, invisible signs gone
+    markup      tags, entities, Markdown; pauses
+    symbols     emoticons out, first; at the end signs by their names
+    addresses   URLs, e-mail, files, handles, versions
+    numbers     one way of writing; telephone numbers; fractions, powers; what stands alone
+    dates       dates, times, years
+    quantities  money, units, percent
+    casing      initials against shouting
+
+What comes out are letters and punctuation alone: no digit, no sign with a meaning, no bracket. It is read as itself:
+the same words come of it again. What has no words (another script, emoji, a sign by itself) is left out and told.
+"""
+
+from __future__ import annotations
+
+from csm_model.text.normaliser.casing import Known
+from csm_model.text.normaliser.reading import RULES, Passage, Reading, read_markup, read_text
+
+__all__ = ["RULES", "Known", "Passage", "Reading", "read_markup", "read_text"]
