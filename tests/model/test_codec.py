@@ -20,8 +20,10 @@ from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
+DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
 
-@pytest.fixture(scope="module", params=[False, True], ids=["as it was", "with voicing"])
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "voicing"])
 def codec(request: pytest.FixtureRequest) -> RvqCodec:
     torch.manual_seed(0)
     return RvqCodec(replace(RvqConfig.debug(), voicing=request.param)).eval()
@@ -131,6 +133,31 @@ def test_stored_codec_is_the_same(codec: RvqCodec, tmp_path: Path) -> None:
     again = load_codec(tmp_path)
     codes = loaded.encode(speech(9600))
     assert torch.equal(again.encode(speech(9600)), codes)
+    loaded.save(tmp_path / "copy")
+    for name in ("codec.json", "codec.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert torch.equal(load_codec(tmp_path / "copy").decode(codes), loaded.decode(codes))
+    assert ("voicing" in read_json(tmp_path / "codec.json")["config"]) == codec.config.voicing
+
+
+def test_the_demos_codec_is_stored_as_it_is_read(tmp_path: Path) -> None:
+    codec = load_codec(DEMO_CODEC)
+    assert isinstance(codec, RvqCodec)
+    codec.save(tmp_path)
+    for name in ("codec.json", "codec.safetensors"):
+        assert (tmp_path / name).read_bytes() == (DEMO_CODEC / name).read_bytes()
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", None, 0.5])
+def test_voicing_is_there_or_not(codec: RvqCodec, tmp_path: Path, value: object) -> None:
+    codec.save(tmp_path)
+    stored = read_json(tmp_path / "codec.json")
+    write_json(tmp_path / "codec.json", {**stored, "config": {**stored["config"], "voicing": value}})
+    with pytest.raises(ArtifactError, match=r"voicing is .*; it must be true or false"):
+        load_codec(tmp_path)
+    write_json(tmp_path / "codec.json", {**stored, "config": {**stored["config"], "voicing": not codec.config.voicing}})
+    with pytest.raises(ArtifactError, match="not those of this version's RvqCodec"):
+        load_codec(tmp_path)
 
 
 def test_damaged_or_foreign_codec_is_refused(codec: RvqCodec, tmp_path: Path) -> None:
@@ -174,6 +201,19 @@ def test_decoder_stage_keeps_the_codes(tmp_path: Path) -> None:
     config = CodecTraining(stage="decoder", minutes=30, max_steps=3, batch_seconds=2.0)
     after = CodecTrainer(clips(), config, tmp_path, codec=codec, sizes=codec.config).run()
     assert torch.equal(after.encode(speech(19_200)), before)
+
+
+def test_a_decoder_stage_that_kept_more_goes_on(tmp_path: Path) -> None:
+    """Its checkpoint once held the head of the phonemes too, which only the joint stage trains."""
+    config = CodecTraining(stage="decoder", minutes=30, max_steps=3, batch_seconds=2.0)
+    trained = CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug()).run()
+    path = tmp_path / "training.pt"
+    state = torch.load(path, weights_only=True)
+    assert "phoneme_head" not in state
+    torch.save({**state, "phoneme_head": {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}}, path)
+    resumed = CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug())
+    assert resumed.step == 3
+    assert resumed.run().digest == trained.digest
 
 
 def test_a_codec_learns_voicing_anew_and_keeps_the_codes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,12 +49,13 @@ def decoded_by_slots(codec: AudioCodec, codes: torch.Tensor, *, seed: int) -> li
     return [torch.cat(parts, dim=1) for parts in heard]
 
 
-@pytest.fixture(scope="module", params=["debug", "full", "mimi"])
+@pytest.fixture(scope="module", params=["debug", "full", "voicing", "mimi"])
 def codec(request: pytest.FixtureRequest) -> AudioCodec:
     if request.param == "mimi":
         return MimiCodec.random(0, num_codebooks=4)
     torch.manual_seed(0)
-    return RvqCodec(RvqConfig.debug() if request.param == "debug" else RvqConfig()).eval().requires_grad_(False)
+    sizes = {"debug": RvqConfig.debug(), "full": RvqConfig(), "voicing": replace(RvqConfig.debug(), voicing=True)}
+    return RvqCodec(sizes[request.param]).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from torch import Tensor
 from csm_model.codec import RvqCodec, RvqConfig, load_codec
 from csm_model.codec.mimi import MimiCodec
 from csm_model.codec.slots import rows_of
+from csm_model.codec.source import Controls
 from csm_model.config import debug_config
 from csm_model.errors import InputError
 from csm_model.kernels import machine, use_kernels
@@ -43,14 +44,20 @@ def forget() -> None:
 def rvq_controls() -> Tensor:
     """What drives the vocoder, of weights drawn at random: their pitch jumps about, and so would the sound."""
     torch.manual_seed(0)
-    codec = RvqCodec(RvqConfig()).eval().requires_grad_(False)
+    codec = RvqCodec(RvqConfig(voicing=True)).eval().requires_grad_(False)
     decoder = codec.slot_decoder(2)
     codes = torch.randint(1024, (2, 4, 3), generator=torch.Generator().manual_seed(1))
     rows = rows_of([1, 0], 2, 2, torch.device("cpu"))
     with torch.inference_mode():
         latents = codec.quantizer.decode(codes).split(1, dim=1)
         controls = [decoder._controls(latent, rows) for latent in latents]
-    return torch.cat([torch.cat([each.pitch[..., None] / 100, each.pulses, each.noise], dim=-1) for each in controls])
+    return torch.cat([driven(each) for each in controls])
+
+
+def driven(by: Controls) -> Tensor:
+    """All of it side by side; the pitch in hundreds of Hz."""
+    assert by.voicing is not None
+    return torch.cat([by.pitch[..., None] / 100, by.voicing[..., None], by.pulses, by.noise], dim=-1)
 
 
 def demo_sound() -> Tensor:

@@ -96,7 +96,8 @@ class HarmonicNoise(nn.Module):
         One more output is the log odds of a voice. Where they are against one, the pulses are as much softer: by
         min(1, p / (1 - p)), which is an addition to the log gains, the same to the last bit whatever stands beside it.
         """
-        pitch, pulses, noise, *more = asked.split([1, BANDS, BANDS] + [1] * (asked.shape[-1] > 1 + 2 * BANDS), dim=-1)
+        sizes = [1, BANDS, BANDS] + [1] * (asked.shape[-1] > 1 + 2 * BANDS)
+        pitch, pulses, noise, *more = torch.split(asked, sizes, dim=-1)
         hertz = exponential(pitch[..., 0] + MIDDLE_LOG_PITCH).clamp(LOWEST, HIGHEST)
         voicing = more[0] if more else torch.full_like(pitch, torch.inf)
         return Controls(
