@@ -54,7 +54,7 @@ class Voice:
     """Package and pattern of the file with the texts, `name: text` a line."""
 
 
-_FISH = "fillets-ng's {} fish (ALTAR interactive)"
+_FISH = "the {} fish of fillets-ng, {}"  # each language has actors of its own
 VOICES = {
     "june-fr": Voice(
         split="train",
@@ -77,7 +77,7 @@ VOICES = {
         package="fillets-ng-data-cs",
         pattern=r"/cs/[a-z0-9]+-m-[^/]*\.ogg$",
         language="cs",
-        speaker=_FISH.format("small"),
+        speaker=_FISH.format("small", "Czech"),
         license="GPL-2",
     ),
     "big-fish-cs": Voice(
@@ -85,7 +85,7 @@ VOICES = {
         package="fillets-ng-data-cs",
         pattern=r"/cs/[a-z0-9]+-v-[^/]*\.ogg$",
         language="cs",
-        speaker=_FISH.format("big"),
+        speaker=_FISH.format("big", "Czech"),
         license="GPL-2",
     ),
     "small-fish-nl": Voice(
@@ -93,7 +93,7 @@ VOICES = {
         package="fillets-ng-data-nl",
         pattern=r"/nl/[a-z0-9]+-m-[^/]*\.ogg$",
         language="nl",
-        speaker=_FISH.format("small"),
+        speaker=_FISH.format("small", "Dutch"),
         license="GPL-2",
     ),
     "big-fish-nl": Voice(
@@ -101,7 +101,7 @@ VOICES = {
         package="fillets-ng-data-nl",
         pattern=r"/nl/[a-z0-9]+-v-[^/]*\.ogg$",
         language="nl",
-        speaker=_FISH.format("big"),
+        speaker=_FISH.format("big", "Dutch"),
         license="GPL-2",
     ),
     "carlo-it": Voice(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -9,11 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "deploy" / "demo" / "corpus"
+SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +25,28 @@ def supervisions() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (CORPUS / "supervisions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture(scope="module")
-def maker() -> Iterator[ModuleType]:
+@contextlib.contextmanager
+def script(name: str) -> Iterator[ModuleType]:
+    """A script of deploy/demo as a module."""
     sys.path.insert(0, str(ROOT / "deploy" / "demo"))
     try:
-        import make_corpora
-
-        yield make_corpora
+        yield importlib.import_module(name)
     finally:
         sys.path.pop(0)
-        for name in ("make_corpora", "grammar", "topics", "words", "voices"):
-            sys.modules.pop(name, None)
+        for module in ("make_corpora", "collect_people", "grammar", "topics", "words", "voices"):
+            sys.modules.pop(module, None)
+
+
+@pytest.fixture(scope="module")
+def maker() -> Iterator[ModuleType]:
+    with script("make_corpora") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[ModuleType]:
+    with script("collect_people") as module:
+        yield module
 
 
 def texts(rows: list[dict[str, Any]], *splits: str) -> set[str]:
@@ -93,3 +108,44 @@ def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: ModuleTyp
         word for item in maker.plan_base() for turn in item.turns for word in turn.text.lower().strip("?.").split()
     }
     assert len(words) > 20_000
+
+
+def test_further_voices_are_trained_on_or_measured(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+    plan = maker.plan_voices()
+    voices = {split: {voice for item in plan if item.split == split for voice in item.voices} for split in SPLITS}
+    assert voices["test"]
+    assert voices["validation"] <= voices["train"]
+    assert not voices["test"] & (voices["train"] | {voice for item in maker.plan_base() for voice in item.voices})
+    assert not texts(supervisions, "test", "validation") & {turn.text for item in plan for turn in item.turns}
+    assert len({item.id for item in plan}) == len(plan)
+    numbers = [maker.SPEAKER_IDS[voice] for voice in maker.SPEAKER_IDS]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_people_are_trained_on_or_measured_and_their_licences_are_named(collector: ModuleType) -> None:
+    voices = collector.VOICES.values()
+    speakers = {split: {voice.speaker for voice in voices if voice.split == split} for split in ("train", "test")}
+    assert min(len(names) for names in speakers.values()) >= 3
+    assert sum(map(len, speakers.values())) == len({voice.speaker for voice in voices}), "nobody is in both splits"
+    for name, voice in collector.VOICES.items():
+        assert voice.license in {"CC-BY-3.0", "CC-BY-SA-3.0", "GPL-2"}
+        assert name.endswith(f"-{voice.language.partition('-')[0]}")
+    assert len({(voice.package, voice.pattern) for voice in voices}) == len(voices), "no file is of two voices"
+
+
+def test_clips_of_a_voice_are_collected(collector: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "_unpacked", lambda package, work: tmp_path / package)
+    voice = collector.VOICES["small-fish-cs"]
+    folder = tmp_path / voice.package / "usr" / "share" / "sound" / "cs"
+    folder.mkdir(parents=True)
+    tone = 0.1 * np.sin(np.arange(22_050 * 2) * 0.05)
+    for name, sound in {
+        "bat-m-one": tone, "bat-v-two": tone, "bat-m-short": tone[:5000], "bat-m-silent": 0 * tone
+    }.items():  # fmt: skip
+        soundfile.write(folder / f"{name}.ogg", sound, 22_050)
+    collector._make(voice, tmp_path / "out", tmp_path)
+    (clip,) = (tmp_path / "out").iterdir()
+    assert clip.name == "sound-cs-bat-m-one.flac"
+    sound, rate = soundfile.read(clip)
+    assert (rate, len(sound)) == (24_000, pytest.approx(48_000, abs=100))
+    assert np.abs(sound).max() == pytest.approx(0.7, abs=0.01)
