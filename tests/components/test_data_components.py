@@ -70,6 +70,7 @@ def test_ingest_and_tokenise_as_a_pipeline(
         data_tokenizer="bpe:300",
         data_prompt_format="sesame",
         data_min_energy_correlation=-1.0,
+        data_heard_turns=0,
     )
     tokens = Artefact.load(tokenised["tokens"])
     folder = tokens.fetch(tmp_path / "tokens")
@@ -97,7 +98,7 @@ def test_the_same_in_shards_as_a_pipeline(
     ]
     conversations = cluster(join, parts=parts, corpus=str(corpus))["conversations"]
     plan, shard, join = TOKENISE.tasks
-    planned = cluster(plan, conversations=conversations, codec=str(debug_codec), base="", shards=2)
+    planned = cluster(plan, conversations=conversations, codec=str(debug_codec), base="", shards=2, data_heard_turns=0)
     given = {"conversations": conversations, "tools": planned["tools"]}
     parts = [cluster(shard, shard=name, **given)["part"] for name in planned["Output"]]
     joined = cluster(join, parts=parts, **given, data_min_energy_correlation=-1.0)

@@ -96,7 +96,7 @@ def test_the_score_falls_with_noise(heart: list[np.ndarray]) -> None:
 
 
 def test_voices_are_told_apart(speaker_judge: SpeakerJudge, heart: list[np.ndarray], deep: list[np.ndarray]) -> None:
-    references = judges.references_of(speaker_judge, [(0, heart[0]), (0, heart[1]), (3, deep[0]), (3, deep[1])], each=2)
+    references = {0: speaker_judge.centroid(heart[:2]), 3: speaker_judge.centroid(deep[:2])}
     for sound, voice in [(heart[2], 0), (heart[3], 0), (deep[2], 3), (deep[3], 3)]:
         verdict = speaker_judge.decide(speaker_judge.embed(sound), references)
         assert verdict.nearest == voice

@@ -139,7 +139,7 @@ def test_ingest_and_tokenise_give_the_same_digests_as_in_this_process(
         (
             "tokenise",
             {"conversations": "/step/ingest", "codec": "/demo/codec"},
-            {"data.min_energy_correlation": -1.0},
+            {"data.min_energy_correlation": -1.0, "data.heard_turns": 0},
         ),
     ):
         run_as_pod(image, *step_here(name, "/step", inputs, settings), folders=folders)

@@ -6,8 +6,9 @@ python -m csm_components.evaluate.codec --codec deploy/demo/codec --from deploy/
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
-from csm_components.evaluate.judges import Audio, Mos, Recogniser, Size, SpeakerJudge, references_of
-from csm_components.evaluate.wer import Errors, corpus_wer, wer_interval, word_errors
+from csm_components.evaluate.clips import one_thread
+from csm_components.evaluate.judges import Audio, Mos, Recogniser, Size, SpeakerJudge
+from csm_components.evaluate.wer import Errors, corpus_wer, tokens, wer_interval, word_errors
 from csm_components.ingest.audio import read_mono, read_sound, to_model_rate
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds, is_described, read_corpus
+from csm_components.settings import worker_count
+from csm_components.workers import run_parallel
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.codec.pitch import HOP, track_pitch
 from csm_model.errors import CsmError, InputError
@@ -30,6 +34,8 @@ from csm_model.files import write_json
 from csm_model.frames import SAMPLE_RATE
 
 MOST_LATE = 6  # steps of 10 ms that a codec may be late
+_CENTROID_CLIPS = 12  # that make the mean voice of a speaker
+_CLIPS_A_WORKER = 6  # fewer are judged sooner than another worker has loaded its judges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +89,15 @@ class CodecFigures:
 class Judged:
     """One clip before and after."""
 
+    speaker: str
     seconds: float
     before: dict[str, Errors]
     after: dict[str, Errors]
     mos: tuple[float, float]
+    voice: NDArray[np.float32]
+    """Of the original: `SpeakerJudge.embed`."""
     similarity: float
+    """Of the decoded clip to it."""
     pitch: NDArray[np.float32]
     """Of the original's voiced steps, Hz."""
     pitch_off: tuple[int, int]
@@ -195,11 +205,78 @@ def figures_of(judged: Sequence[Judged]) -> VoiceFigures:
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pair:
+    """A clip, and what the codec gives back of it."""
+
+    number: int
+    clip: JudgedClip
+    decoded: Audio
+    recognisers: tuple[Size, ...]
+
+
+@functools.lru_cache(maxsize=1)
+def _judges(recognisers: tuple[Size, ...]) -> tuple[list[Recogniser], Mos, SpeakerJudge]:
+    return [Recogniser(size) for size in recognisers], Mos(), SpeakerJudge()
+
+
+def _judge(pair: _Pair) -> tuple[int, Judged]:
+    readers, mos, voices = _judges(pair.recognisers)
+    clip, decoded = pair.clip, pair.decoded
+    embedding = voices.embed(clip.audio)
+    pitch, voiced = pitch_of(clip.audio)
+    judged = Judged(
+        speaker=clip.speaker,
+        seconds=len(clip.audio) / SAMPLE_RATE,
+        before={reader.size: _read(reader, clip.text, clip.audio) for reader in readers},
+        after={reader.size: _read(reader, clip.text, decoded) for reader in readers},
+        mos=(mos.score(clip.audio), mos.score(decoded)),
+        voice=embedding,
+        similarity=float(embedding @ voices.embed(decoded)),
+        pitch=pitch[voiced],
+        pitch_off=pitch_errors(clip.audio, decoded),
+        voiced=(float(voiced.mean()), float(pitch_of(decoded)[1].mean())),
+        steps=len(voiced),
+    )
+    return pair.number, judged
+
+
+def _read(reader: Recogniser, text: str, audio: Audio) -> Errors:
+    """What is misheard; nothing is read where the text has no words to compare with."""
+    return word_errors(text, reader.transcribe(audio)) if tokens(text) else word_errors("", "")
+
+
+def judge_clips(
+    codec: AudioCodec,
+    clips: Sequence[JudgedClip],
+    *,
+    recognisers: Sequence[Size],
+    workers: int = 1,
+    on_clip: Callable[[], None] = lambda: None,
+) -> list[Judged]:
+    """Every clip before and after the codec, in their order; `on_clip` is called for each that is done."""
+    asked = tuple(recognisers) if any(tokens(clip.text) for clip in clips) else ()
+    pairs = (
+        _Pair(number=number, clip=clip, decoded=decode_back(codec, clip.audio), recognisers=asked)
+        for number, clip in enumerate(clips)
+    )
+    judged: dict[int, Judged] = {}
+    workers = min(workers, max(1, len(clips) // _CLIPS_A_WORKER))
+    try:
+        for number, one in run_parallel(_judge, pairs, workers=workers, initializer=one_thread):
+            judged[number] = one
+            on_clip()
+    finally:
+        _judges.cache_clear()
+    return [judged[number] for number in range(len(clips))]
+
+
 def measure_codec(
     codec: AudioCodec,
     clips: Sequence[JudgedClip],
     *,
     recognisers: Sequence[Size] = ("tiny", "base"),
+    workers: int = 1,
     console: Console | None = None,
 ) -> CodecFigures:
     """Judges every clip before and after the codec; a clip without a text is not read.
@@ -209,43 +286,37 @@ def measure_codec(
     """
     if not clips:
         raise InputError("no clips to measure the codec on; check the split")
-    readers = [Recogniser(size) for size in (recognisers if any(clip.text for clip in clips) else ())]
-    mos, voices = Mos(), SpeakerJudge()
-    judged: dict[str, list[Judged]] = {clip.speaker: [] for clip in clips}
-    owns, others = [], []
-    numbers = {name: number for number, name in enumerate(sorted(judged))}
-    references = references_of(voices, [(numbers[clip.speaker], clip.audio) for clip in clips])
-    for clip in track(clips, description="codec", console=console or Console(stderr=True)):
-        decoded = decode_back(codec, clip.audio)
-        embedding = voices.embed(clip.audio)
-        pitch, voiced = pitch_of(clip.audio)
-        judged[clip.speaker].append(
-            Judged(
-                seconds=len(clip.audio) / SAMPLE_RATE,
-                before={reader.size: _read(reader, clip.text, clip.audio) for reader in readers},
-                after={reader.size: _read(reader, clip.text, decoded) for reader in readers},
-                mos=(mos.score(clip.audio), mos.score(decoded)),
-                similarity=float(embedding @ voices.embed(decoded)),
-                pitch=pitch[voiced],
-                pitch_off=pitch_errors(clip.audio, decoded),
-                voiced=(float(voiced.mean()), float(pitch_of(decoded)[1].mean())),
-                steps=len(voiced),
-            )
-        )
-        verdict = voices.decide(embedding, references)
-        owns.append(verdict.similarity[numbers[clip.speaker]])
-        others += [value for number, value in verdict.similarity.items() if number != numbers[clip.speaker]]
+    with Progress(console=console or Console(stderr=True)) as progress:
+        bar = progress.add_task("codec", total=len(clips))
+        on_clip = functools.partial(progress.advance, bar)
+        judged = judge_clips(codec, clips, recognisers=recognisers, workers=workers, on_clip=on_clip)
+    voices = by_voice(judged)
+    own, other = _likeness_of_voices(voices)
     return CodecFigures(
         codec_digest=codec.digest,
-        total=figures_of([clip for own in judged.values() for clip in own]),
-        voices={name: figures_of(own) for name, own in sorted(judged.items())},
-        same_speaker=float(np.mean(owns)),
-        other_speaker=float(np.mean(others)) if others else 0.0,
+        total=figures_of(judged),
+        voices={name: figures_of(clips) for name, clips in voices.items()},
+        same_speaker=own,
+        other_speaker=other,
     )
 
 
-def _read(reader: Recogniser, text: str, audio: Audio) -> Errors:
-    return word_errors(text, reader.transcribe(audio)) if text else word_errors("", "")
+def by_voice(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """The clips of every speaker, in the order of their names."""
+    names = sorted({clip.speaker for clip in judged})
+    return {name: [clip for clip in judged if clip.speaker == name] for name in names}
+
+
+def _likeness_of_voices(voices: Mapping[str, Sequence[Judged]]) -> tuple[float, float]:
+    """Cosine of originals to the mean voice of their own speaker, and to those of the others; 0 where there is none."""
+    means = {name: np.mean([clip.voice for clip in clips[:_CENTROID_CLIPS]], axis=0) for name, clips in voices.items()}
+    centroids = {name: mean / max(float(np.linalg.norm(mean)), 1e-9) for name, mean in means.items()}
+    own: list[float] = []
+    others: list[float] = []
+    for name, clips in voices.items():
+        for other, centroid in centroids.items():
+            (own if other == name else others).extend(float(clip.voice @ centroid) for clip in clips)
+    return float(np.mean(own)), float(np.mean(others)) if others else 0.0
 
 
 def table_of(figures: CodecFigures) -> Table:
@@ -295,12 +366,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test", help="train, validation or test (default)")
     parser.add_argument("--limit", type=int, default=48, help="clips of a voice, spread evenly; 0 for all (default 48)")
     parser.add_argument("--recognisers", nargs="+", default=["tiny", "base"], choices=["tiny", "base"])
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         clips = evenly(list(read_clips(options.source, options.split)), options.limit)
-        figures = measure_codec(load_codec(options.codec), clips, recognisers=options.recognisers)
+        figures = measure_codec(
+            load_codec(options.codec), clips, recognisers=options.recognisers, workers=worker_count(options.workers)
+        )
     except CsmError as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ import contextlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -227,14 +227,3 @@ class SpeakerJudge:
         silent = not np.any(embedding)
         nearest = None if silent else max(similarity, key=lambda speaker: similarity[speaker])
         return NearestSpeaker(nearest=nearest, similarity=similarity)
-
-
-def references_of(
-    judge: SpeakerJudge, turns: Sequence[tuple[int, Audio]], *, each: int = 12
-) -> dict[int, NDArray[np.float32]]:
-    """A centroid for every speaker among `turns` (speaker number, sound), from the first `each` of its turns."""
-    sounds: dict[int, list[Audio]] = {}
-    for speaker, audio in turns:
-        if len(sounds.setdefault(speaker, [])) < each:
-            sounds[speaker].append(audio)
-    return {speaker: judge.centroid(kept) for speaker, kept in sorted(sounds.items())}

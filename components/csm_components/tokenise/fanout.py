@@ -23,7 +23,8 @@ from csm_components.program import code_digest
 from csm_components.settings import worker_count
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_components.tokenise import step
-from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.hearing import Heard
+from csm_components.tokenise.knobs import CheckSettings, HearingSettings
 from csm_components.tokenise.shard import ShardTask, committed
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
@@ -71,9 +72,12 @@ def plan_tokenise(
     shards: int,
     tokenizer: str | None = None,
     prompt_format: str | None = None,
+    hearing: HearingSettings | None = None,
+    workers: int | None = None,
     shard_conversations: int = step.SHARD_CONVERSATIONS,
+    console: Console | None = None,
 ) -> TokenisePlan:
-    """Chooses or trains the tokenizer, puts it into `out` beside the codec, and divides the token shards.
+    """Hears a sample through the codec, chooses or trains the tokenizer, and divides the token shards.
 
     Args:
         conversations: folder that ingest wrote.
@@ -83,15 +87,21 @@ def plan_tokenise(
         shards: tasks; fewer where there are fewer token shards.
         tokenizer: as in `step.tokenise`.
         prompt_format: as in `step.tokenise`.
+        hearing: as in `step.tokenise`.
+        workers: processes that hear; `CSM_WORKERS` or one a core without it.
         shard_conversations: conversations in a token shard.
+        console: where it is said what was heard; standard error without it.
 
     Raises:
         InputError: what `step.tokenise` raises, or a number of tasks that cannot be.
+        ArtifactError: the codec cannot carry a voice.
     """
     everything = list(read_conversations(conversations))
     the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
     work = step.plan_work(conversations, everything, codec, the_tokenizer, out, shard_conversations)
     names = shard_names(shards, len(work.tasks))
+    listen = hearing or HearingSettings(heard_turns=0)
+    step.heard_first(work, listen, out, workers=workers, console=console or Console(stderr=True))
     step.put_tools(work, out)
     return TokenisePlan(
         out=str(out),
@@ -186,12 +196,14 @@ def join_tokenise(
     """
     console = console or Console(stderr=True)
     asked = step.Check(turns=check_turns, settings=check or CheckSettings())
-    work = _planned(conversations, tools, out, shard_conversations)
+    work = replace(_planned(conversations, tools, out, shard_conversations), heard=Heard.load(tools))
     if (known := step.made_before(work, asked)) is not None:
         return known
     made.forget(out)
     (out / step.MANIFEST).unlink(missing_ok=True)
     step.put_tools(work, out)
+    if work.heard is not None:
+        work.heard.save(out)
     for task in work.tasks:
         there = next((one for part in parts if committed(one := replace(task, out=part))), None)
         if there is None:

@@ -19,6 +19,19 @@ class TokenizerSettings(StepSettings):
     """How a BPE tokenizer writes a turn: sesame or miso; none for phonemes, and where the file says it."""
 
 
+class HearingSettings(StepSettings):
+    """What judges must hear of the corpus through the codec, before anything is made of its codes."""
+
+    section = "data"
+
+    heard_turns: int = Field(default=24, ge=0)
+    """Turns that judges hear before and after the codec, evenly over the voices: half a minute. 0 leaves it out."""
+    max_codec_wer_added: float | None = Field(default=0.08, ge=0)
+    """Word errors that the codec may add in a voice; 0.08 is half of what the gate allows to the model as well."""
+    min_codec_likeness: float | None = Field(default=0.8, ge=-1, le=1)
+    """Likeness (cosine) of what it decodes to the recordings; voices that it knows keep 0.87, strangers 0.6 or less."""
+
+
 class CheckSettings(StepSettings):
     """What turns must show that are decoded again."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from csm_components import kinds
 from csm_components.ingest.spec import ONLY_TEXTS
 from csm_components.spec import FanOut, Input, Output, StepSpec
-from csm_components.tokenise.knobs import CheckSettings, TokenizerSettings
+from csm_components.tokenise.knobs import CheckSettings, HearingSettings, TokenizerSettings
 
 if TYPE_CHECKING:
     from csm_components.job import StepJob
@@ -39,6 +40,7 @@ def _tokenise(job: StepJob) -> Any:
             out=job.out("tokens"),
             workers=job.workers,
             check=job.of(CheckSettings),
+            hearing=job.of(HearingSettings),
             **_tools(job, stack),
         )
 
@@ -51,6 +53,8 @@ def _plan(job: StepJob) -> Any:
             job.folder("conversations", ONLY_TEXTS.__contains__),
             out=job.out("tools"),
             shards=job.shards,
+            workers=job.workers,
+            hearing=job.of(HearingSettings),
             **_tools(job, stack),
         )
 
@@ -79,6 +83,14 @@ def _join(job: StepJob) -> Any:
     )
 
 
+def _heard_in(result: Mapping[str, Any]) -> str:
+    if result.get("codec_likeness") is None:
+        return ""
+    added = result["codec_wer_added"]
+    words = "" if added is None else f"{100 * added:+.1f} points of word errors, "
+    return f"; through the codec {words}likeness {result['codec_likeness']:.2f}, distillMOS {result['codec_mos']:.1f}"
+
+
 _CONVERSATIONS = Input(name="conversations", kind=kinds.CONVERSATIONS)
 _CODEC = Input(name="codec", kind=kinds.CODEC)
 _BASE = Input(name="base", kind=kinds.BASE, optional=True)
@@ -86,20 +98,20 @@ _TOOLS = Input(name="tools", kind=kinds.TOOLS)
 _TOKENS = Output(name="tokens", kind=kinds.TOKENS, folder="tokens", at="tokens/{digest}")
 TOKENISE = StepSpec(
     name="tokenise",
-    description="Turns conversations into shards of text ids and codes, and checks a sample by decoding it again.",
+    description="Hears a sample through the codec, and turns conversations into shards of text ids and codes.",
     work=_tokenise,
-    settings=(TokenizerSettings, CheckSettings),
+    settings=(TokenizerSettings, CheckSettings, HearingSettings),
     inputs=(_CONVERSATIONS, _CODEC, _BASE),
     outputs=(_TOKENS,),
     dataset="dataset_digest",
-    words=lambda r: f"{r['turns']} turns, {r['frames']} frames",
+    words=lambda r: f"{r['turns']} turns, {r['frames']} frames{_heard_in(r)}",
     fan_out=FanOut(
         plan=StepSpec(
             name="plan-tokenise",
             role="plan",
-            description="Chooses, or makes, the tokenizer, and divides conversations into shards.",
+            description="Hears a sample through the codec, chooses the tokenizer, and divides the conversations.",
             work=_plan,
-            settings=(TokenizerSettings,),
+            settings=(TokenizerSettings, HearingSettings),
             inputs=(_CONVERSATIONS, _CODEC, _BASE),
             outputs=(Output(name="tools", kind=kinds.TOOLS, folder="tools"),),
             values={"shards": "Names of the shards."},

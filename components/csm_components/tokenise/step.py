@@ -8,6 +8,7 @@ The output folder:
 | `manifest.json` | digests of codec, tokenizer, dataset and result; the shards of each split; the check |
 | `SPLIT-00000.safetensors` | a shard (`csm_model.training.shards`) |
 | `SPLIT.index.safetensors` | how long the turns of a split are: all that planning an epoch needs |
+| `heard.json` | what judges heard of a sample through the codec (`csm_components.tokenise.hearing`) |
 | `tokenizer.json`, `codec/` | what made them, so that later steps need this folder alone |
 | `parts/NAME.json` | what is committed of one shard; a killed run goes on from these |
 """
@@ -18,7 +19,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
-from csm_components.tokenise.knobs import CheckSettings
+from csm_components.tokenise.hearing import Heard, hear
+from csm_components.tokenise.knobs import CheckSettings, HearingSettings
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
 from csm_components.tokenise.tokenizer import choose_tokenizer
@@ -75,12 +77,15 @@ class Work:
     tokenizer: Tokenizer
     tasks: Sequence[ShardTask]
     out: Path
+    heard: Heard | None = None
+    """What a sample loses in the codec, where somebody has listened."""
 
     def inputs(self, check: Check) -> str:
         """Digest of all that the tokens are made from."""
         shards = [[task.name, task.key] for task in self.tasks]
         asked = check.settings.model_dump()
-        return digest_of([FORMAT, self.dataset["digest"], shards, check.turns, asked])
+        heard = [self.heard.key] if self.heard else []
+        return digest_of([FORMAT, self.dataset["digest"], shards, check.turns, asked, *heard])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,13 @@ class TokeniseResult:
     """Throughput of the run that made the shards."""
     reused: bool
     """Whether the committed result of an earlier run was taken as it is."""
+    codec_wer_added: float | None = None
+    """Word error rate that the codec adds; these three are missing where nobody listened, this one where the recogniser
+    does not know the language as well."""
+    codec_likeness: float | None = None
+    """Cosine of decoded turns to the recordings."""
+    codec_mos: float | None = None
+    """Opinion score of decoded turns."""
 
 
 def tokenise(
@@ -117,9 +129,10 @@ def tokenise(
     shard_conversations: int = SHARD_CONVERSATIONS,
     check_turns: int = 16,
     check: CheckSettings | None = None,
+    hearing: HearingSettings | None = None,
     console: Console | None = None,
 ) -> TokeniseResult:
-    """Tokenises all conversations, in parallel, and checks a sample by decoding it again.
+    """Hears a sample through the codec, tokenises all conversations in parallel, and checks some by decoding them.
 
     Args:
         conversations: folder that ingest wrote.
@@ -133,18 +146,20 @@ def tokenise(
         shard_conversations: conversations in a shard.
         check_turns: turns that are decoded again.
         check: what they must reach.
+        hearing: what judges must hear through the codec; none has nobody listen.
         console: where progress goes; standard error without it.
 
     Raises:
         InputError: ingest has not finished there, or the tokenizer is a wrong one: malformed, another than the base's,
             or without a place for a speaker.
-        ArtifactError: the codec does not bring the sound back.
+        ArtifactError: the codec cannot carry a voice, or does not bring the sound back.
     """
     console = console or Console(stderr=True)
     asked = Check(turns=check_turns, settings=check or CheckSettings())
     everything = list(read_conversations(conversations))
     the_tokenizer = choose_tokenizer(tokenizer, prompt_format, base=tokenizer_from, conversations=everything)
     work = plan_work(conversations, everything, codec, the_tokenizer, out, shard_conversations)
+    work = heard_first(work, hearing or HearingSettings(heard_turns=0), out, workers=workers, console=console)
     if (known := made_before(work, asked)) is not None:
         return known
     made.forget(out)
@@ -199,6 +214,21 @@ def plan_work(
     )
 
 
+def heard_first(work: Work, hearing: HearingSettings, out: Path, *, workers: int | None, console: Console) -> Work:
+    """The work, a sample having been heard through the codec; `ArtifactError` where it cannot carry a voice."""
+    heard = hear(
+        work.codec,
+        work.conversations,
+        hearing,
+        out,
+        called=work.codec_folder,
+        dataset_digest=work.dataset["digest"],
+        workers=worker_count(workers),
+        console=console,
+    )
+    return replace(work, heard=heard)
+
+
 def made_before(work: Work, check: Check) -> TokeniseResult | None:
     """The result of an earlier run over the same inputs, where all it names is still there."""
     known = made.committed(work.out, work.inputs(check))
@@ -236,6 +266,8 @@ def finish(work: Work, asked: Check, *, speed: float, console: Console) -> Token
     parts = {task.name: read_json(task.part) for task in work.tasks}
     manifest = _manifest(work.dataset, work.codec, work.tokenizer, work.tasks, parts)
     manifest |= {"inputs": work.inputs(asked), "check": check, "sound_seconds_per_second": round(speed, 1)}
+    if work.heard is not None:
+        manifest["heard"] = {"total": asdict(work.heard.total), "voices": asdict(work.heard)["voices"]}
     manifest["indexes"] = {
         split: write_index(out, split, [row["file"] for row in rows]) for split, rows in manifest["splits"].items()
     }
@@ -360,6 +392,7 @@ def _manifest(
 
 
 def _result(out: Path, manifest: Mapping[str, Any]) -> TokeniseResult:
+    heard = manifest.get("heard", {"total": {}})["total"]
     return TokeniseResult(
         out=str(out),
         digest=manifest["digest"],
@@ -373,4 +406,7 @@ def _result(out: Path, manifest: Mapping[str, Any]) -> TokeniseResult:
         mel_distance_db=manifest["check"]["mel_distance_db"],
         sound_seconds_per_second=manifest["sound_seconds_per_second"],
         reused=False,
+        codec_wer_added=heard.get("wer_added"),
+        codec_likeness=heard.get("likeness"),
+        codec_mos=heard.get("mos"),
     )
