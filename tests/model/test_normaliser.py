@@ -171,7 +171,15 @@ def test_nobody_writes_phonemes_by_hand() -> None:
         ("<unknown>x</unknown>", "<unknown></unknown>"),
         ("\u4f60\u597d", "\u4f60\u597d"),
         ("?! ...", ""),
-        ("Hello\u200b\u202e there\u2122", ""),
+        ("Hello\u200b\u202e there\u00a1", ""),
+        ("iPhone\u2122, Acme\u00ae and Widget(TM)", "\u2122\u00ae(TM)"),
+        ("\u00af\\_(\u30c4)_/\u00af well", "\u00af\\_(\u30c4)_/\u00af"),
+        (
+            "(\u256f\u00b0\u25a1\u00b0)\u256f\ufe35 \u253b\u2501\u253b",
+            "(\u256f\u00b0\u25a1\u00b0)\u256f\ufe35 \u253b\u2501\u253b",
+        ),
+        ("ok (>_<) and \u0ca0_\u0ca0", "(>_<)\u0ca0_\u0ca0"),
+        ("it is 5 (\u00b0C) or (so)", ""),
     ],
 )
 def test_what_has_no_words_is_told(text: str, left_out: str) -> None:
@@ -252,7 +260,38 @@ def test_random_texts_are_encoded_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "sign", [*"<[(*_`#&$1.-/'\"@:!~^|", "<a ", "[x](", "1,", "1 ", "1-", "a.", "&amp;", "**a", "x_"]
+    "sign",
+    [
+        *"<[(*_`#&$1.-/'\"@:!~^|",
+        "<a ",
+        "[x](",
+        "1,",
+        "1 ",
+        "1-",
+        "a.",
+        "&amp;",
+        "**a",
+        "x_",
+        "\\",
+        "{",
+        "$x",
+        "$x ",
+        "\\frac{",
+        "\\sqrt{x",
+        "\\(",
+        "x^",
+        "1/2-",
+        "Jan-",
+        "Mon/",
+        "(\u30c4",
+        "\u00af\\_(",
+        "1x",
+        "1\u00b0 ",
+        "1 Main ",
+        "0x",
+        "k-1",
+        "km/",
+    ],
 )
 def test_no_sign_hangs_however_often_it_stands(sign: str) -> None:
     """Where the time grows by more than the square of the length, this runs into pytest's own limit."""
@@ -311,6 +350,44 @@ def test_no_form_is_cut_in_two(text: str) -> None:
     assert len(pieces) > 1
     said = " ".join(words(piece.text) for piece in pieces)
     assert heard(said) == heard(words(text))
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        ("$a/b$", "eh over b"),
+        ("$2\\frac{1}{2}$", "two and a half"),
+        ("$x = \\frac{-b \\pm \\sqrt{b^2-4}}{2}$",
+         "x equals minus b plus or minus square root of b squared minus four over two"),
+        ("$\\int_0^1 f(x) dx$", "integral from zero to one of f (x) d x"),
+        ("$\\lim_{n \\to \\infty} x_n$", "limit as n goes to infinity of x n"),
+        ("$\\log_2 n$", "log base two n"),
+        ("$\\vec{v} \\cdot \\hat{n}$", "v vector times n hat"),
+        ("$\\sqrt[3]{8}$", "cube root of eight"),
+        ("$x \\in \\mathbb{R}$", "x in R"),
+        ("$\\foo$", "foo"),
+        ("$$c^2$$", "c squared"),
+        ("\\begin{equation}x=1\\end{equation}", "x equals one"),
+        ("2 \\times 3 \\leq 7", "two times three less than or equal to seven"),
+    ],
+)  # fmt: skip
+def test_formulas_are_said(formula: str, said: str) -> None:
+    assert words(formula) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("$5 and $10", "five dollars and ten dollars"),
+        ("$5 in my pocket and 10$", "five dollars in my pocket and ten dollars"),
+        ("$HOME/bin:$PATH", "dollar home slash bin: dollar path"),
+        ("US$5 or US$10", "five U.S dollars or ten U.S dollars"),
+        ("\\(not a link\\)", "(not a link)"),
+        ("C:\\alpha\\beta\\times", "C colon backslash alpha backslash beta backslash times"),
+    ],
+)
+def test_money_paths_and_escapes_are_no_formulas(text: str, said: str) -> None:
+    assert words(text) == said
 
 
 def test_markup_alone_leaves_the_rest_as_it_is() -> None:
