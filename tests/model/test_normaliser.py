@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from random_texts import random_texts
 from readings import forms, heard
 
 from csm_model.errors import InputError
@@ -209,35 +210,6 @@ def test_plain_text_is_read_as_it_is() -> None:
         assert words(text) == text
 
 
-def random_texts(count: int, seed: int) -> list[str]:
-    """Texts of every kind of character, of forms side by side, and of forms with characters in between."""
-    rng = random.Random(seed)
-    signs = list(
-        "abcxyzABCXYZ0123456789 .,;:!?-\u2013\u2014\u2212+*/\\<>=~^_|#@&%$\u20ac\u00a3\u00a5()[]{}\"'`\u00b4\u2019"
-        "\u201c\u00bd\u00b2\u00b3\u00b0\u00b5\u03c0\u03a9\u221e\u2264\u2260\u2192\U0001f600\u597d\u042f\u00e9\u0301\u200b\u202e"
-        "\u00a0\u202f\u00ad\ue005\ufffd\0\t\n"
-    )
-    known = [form for form, _ in forms()]
-    texts = []
-    for number in range(count):
-        kind = number % 4
-        if kind == 0:
-            text = "".join(rng.choices(signs, k=rng.randint(1, 200)))
-        elif kind == 1:
-            text = rng.choice(["", " ", ". "]).join(rng.choices(known, k=rng.randint(1, 8)))
-        elif kind == 2:
-            mixed = list(" ".join(rng.choices(known, k=rng.randint(1, 5))))
-            for _ in range(rng.randint(1, 8)):
-                place = rng.randrange(len(mixed) + 1)
-                mixed[place : place + rng.randint(0, 1)] = [rng.choice(signs)]
-            text = "".join(mixed)
-        else:
-            ranges = ((32, 127), (160, 0x2FFF), (0x1F300, 0x1F700), (0xE000, 0xF8FF), (0x10000, 0x10FFFF))
-            text = "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(1, 100)))
-        texts.append(text[:1000])
-    return texts
-
-
 def test_random_texts_become_words_and_nothing_else() -> None:
     for text in random_texts(3_000, seed=1):
         reading = read_text(text, phonemes._known)
@@ -340,6 +312,8 @@ def test_a_text_is_read_as_its_sentences_are() -> None:
         "The long story that I have to tell you about it begins right with a price of about 25 \u20ac or so, you see.",
         "The long story that I have to tell you about all of it begins with a call to (555) 123-4567 and nothing more.",
         "The long story I have to tell you about begins with <break time='500ms' strength='weak'/> a pause, a word.",
+        "The long story that I have to tell you about it, all of it, begins right with $x^2 + y^2 = z^2$ and more.",
+        "The long story that I have to tell you about it, all of it, begins right with \\(x^2 + y^2 = z\\) and more.",
         "The long story that I have to tell you about begins with [a link that is rather long](http://a.com/a b) now.",
         "The long story that I have to tell you about it, all of it, begins at http://www.example.com/path/that/is/long.",
     ],

@@ -48,7 +48,7 @@ _UNREAD = frozenset("begin end label hspace vspace phantom".split())
 """Commands that hold nothing that is read."""
 _OVER = {"hat": "hat", "bar": "bar", "overline": "bar", "vec": "vector", "dot": "dot", "tilde": "tilde"}
 _FRACTIONS = frozenset("frac dfrac tfrac cfrac".split())
-_ROOTS = {"": "square", "2": "square", "3": "cube"}
+_ROOTS = {"2": "square", "3": "cube"}
 _FROM = {"sum": "sum", "prod": "product", "int": "integral"}
 """Commands with limits below and above."""
 _SIGNS = {"-": MINUS, "/": " over ", "'": " prime ", "!": " factorial ", "|": " ", "&": " ", "~": " ", "*": "\u00d7",
@@ -192,10 +192,8 @@ class _Formula:
             above, below = self._argument(), self._argument()
             return f" {above} over {below} "
         if name == "sqrt":
-            degree = self._take(_DEGREE)
-            root = _ROOTS.get(degree[1] if degree else "") or (
-                ordinal(degree[1]) if degree[1].isdigit() else f"{degree[1]}-th"
-            )
+            degree = match[1] if (match := self._take(_DEGREE)) else "2"
+            root = _ROOTS.get(degree) or (ordinal(degree) if degree.isdigit() else f"{degree}-th")
             return f" {root} root of {self._argument()} "
         if name in _FROM:
             return self._limits(_FROM[name])
