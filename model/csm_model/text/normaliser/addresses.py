@@ -60,7 +60,11 @@ _VERSION_WORD = re.compile(
     r"(?<![\w.])[vV](?:er\.?|ersion)? ?(\d+(?:\.\d+)*)(?:[-+.]?(alpha|beta|rc|a|b|dev|post)[.-]?(\d*))?(?![\w]|\.\d)"
 )
 _VERSION_RANGE = re.compile(rf"(?<![\w.])([vV]\d+(?:\.\d+)*) ?[-{EN_DASH}] ?(?=[vV]\d)")
-_VERSION = re.compile(r"(?<![\w.,:/$€£-])(\d+(?:\.\d+){2,})(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)")
+_VERSION = re.compile(
+    r"(?<![\w.,:/$€£-])(?!\d{3}\.\d{3}\.\d{4}(?![\d.]))(\d+(?:\.\d+){2,})"
+    r"(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)"
+)
+"""Three numbers or more; what looks like a telephone number is one."""
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_][\w]*[a-z_](?:\.[a-z_]\w+)+(\(\))?(?!\w)", re.A)
 _SNAKE = re.compile(r"(?<!\w)[A-Za-z]\w*(?:_+[A-Za-z0-9]+)+(?!\w)", re.A)
 _JOINED = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])")

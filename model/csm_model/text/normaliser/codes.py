@@ -8,6 +8,7 @@ from csm_model.text.normaliser.characters import EN_DASH, MINUS
 from csm_model.text.normaliser.spelling import cardinal, letters, spell_digits
 
 _ABROAD = re.compile(r"(?<![\w+])\+ ?(\d{1,3})((?:[ .\-\u00a0/]{0,2}\(?\d{1,5}\)?){1,6})(?![\w]|[.,]\d|:\d)")
+_ABROAD_AT_ONCE = re.compile(r"(?<![\w+])\+ ?1(\d{3})(\d{3})(\d{4})(?![\w]|[.,]\d)")
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:(1)[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])(\d{3})[ .-](\d{4})"
     r"(?: ?(?:x|ext\.?) ?(\d{1,6}))?(?![\w-]|\.\d)"
@@ -45,6 +46,7 @@ def say(text: str) -> str:
     text = _LONG_ZIP.sub(lambda match: _by_groups(match[0]), text)
     text = _DASHED_PHONE.sub(r"\1-\2-\3", text)
     text = _WORD_PHONE.sub(_word_phone, text)
+    text = _ABROAD_AT_ONCE.sub(r"+1 \1 \2 \3", text)
     text = _ABROAD.sub(_abroad, text)
     text = _PHONE.sub(_phone, text)
     text = _CARD.sub(lambda match: _by_groups(match[0]), text)

@@ -58,6 +58,10 @@ _ISO = re.compile(
     rf"(?:[T ](?=\d{{1,2}}:\d{{2}})(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(?:\.\d+)?)?(Z\b|[+{MINUS}-]\d{{2}}:?\d{{2}}\b)?)?"
 )
 _NUMERIC = re.compile(r"(?<![\w/.-])(\d{1,2})([-/.\u2013\u2212])(\d{1,2})\2(\d{4}|\d{2})(?![\w/]|-\d|\.\d)")
+_DATE_RANGE = re.compile(
+    rf"(?<![\w/.-])(\d{{1,2}}([/.])\d{{1,2}}\2\d{{2,4}}|\d{{4}}-\d\d-\d\d(?![{MINUS}-])){_TO}"
+    r"(?=\d{1,2}[/.]\d{1,2}[/.]\d\d|\d{4}-\d\d-\d\d)"
+)
 _YEAR_MONTH = re.compile(r"(?<![\w/.-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w/-]|\.\d)")
 _MONTH_OF_YEAR = re.compile(r"(?<![\w/.-])(0?[1-9]|1[0-2])/((?:19|20)\d{2})(?![\w/])")
 
@@ -102,6 +106,7 @@ def say_first(text: str) -> str:
     text = _DAY_OF_MONTH.sub(lambda match: f"{match[1]} {_day(match[2])}", text)
     text = _DAY_RANGE.sub(lambda match: f"{_day(match[1])} to {_day(match[2])}", text)
     text = _NAMES.sub(lambda match: ", ".join(map(_name, match[0].split("/"))), text)
+    text = _DATE_RANGE.sub(r"\1 to ", text)
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
     text = _YEAR_MONTH.sub(_year_month, text)
@@ -162,6 +167,8 @@ def _years(digits: str) -> str:
     """A year of four digits, or of the last two: `24` -> twenty-four, `05` -> oh five."""
     if len(digits) == 4:
         return year(digits)
+    if digits == "00":
+        return "two thousand"
     return f"oh {ONES[int(digits)]}" if digits[0] == "0" else cardinal(digits)
 
 

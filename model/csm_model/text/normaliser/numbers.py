@@ -61,7 +61,7 @@ _FRACTION_RANGE = re.compile(
     rf"(?<![\w./,-])(\d{{1,2}})/(\d{{1,2}}) ?{DASH} ?(\d{{1,2}})/(\d{{1,2}})(?![\w/{FRACTION_SLASH}-]|[.,]\d)"
 )
 _ENDS_APART = re.compile(
-    rf"(?:(?<=\dst)|(?<=\dnd)|(?<=\drd)|(?<=\dth)|(?<=\d\")|(?<=\d\u2033)) ?{DASH} ?(?=\d)"
+    rf"(?:(?<=\dst)|(?<=\dnd)|(?<=\drd)|(?<=\dth)|(?<=\d[\"'])|(?<=\d[\u2032\u2033])) ?{DASH} ?(?=\d)"
     rf"|(?<={FRACTION_SLASH}\d) ?{DASH} ?(?=\d)|(?<=\d) ?{DASH} ?(?=(?:\d+[ {HARD_SPACE}])?\d+{FRACTION_SLASH}\d)"
     rf"|(?<=[\d/]\d) ?{DASH} ?(?=\d+ \d/\d)|(?<=\d/\d) ?{DASH} ?(?=\d+(?! ?[\d/-]))"
 )
@@ -95,7 +95,7 @@ _UNIT_BY = re.compile(
 _SPANS = "day|week|month|year|hour|d|wk|mo|yr|hr|h"
 _TIMES_AFTER = re.compile(
     rf"(?<![\w.,])(?:({NUMBER})[xX\u00d7]? ?{DASH} ?)?({NUMBER})(?: ?[x\u00d7]|(?<!\d{{4}}) ?X)"
-    rf"(?!\w)(?! ?(?:[-+=*^){MINUS}]|/(?!(?:{_SPANS})\b)))(?:/({_SPANS})\b)?"
+    rf"(?!\w)(?! ?(?:[-+=*^{MINUS}]|/(?!(?:{_SPANS})\b)))(?:/({_SPANS})\b)?"
 )
 _TIMES_BEFORE = re.compile(rf"(?<![\w.])(?:\u00d7|(?<=\))[xX]|(?<=\) )[xX]) ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
@@ -219,11 +219,7 @@ def say_fractions(text: str) -> str:
 
 def say_products(text: str) -> str:
     """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
-    text = _TIMES_AFTER.sub(
-        lambda match: f"{quantity(match[1]) + ' to ' if match[1] else ''}{quantity(match[2])} times"
-        + (f" per {PERS[match[3]]}" if match[3] else ""),
-        text,
-    )
+    text = _TIMES_AFTER.sub(_times, text)
     text = _TIMES_BEFORE.sub(lambda match: f" times {quantity(match[1])}", text)
     text = _CHARGE.sub(lambda match: f" {cardinal(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
     if "^" in text or "**" in text:
@@ -272,6 +268,15 @@ def _subsection(match: re.Match[str]) -> str:
         for part in re.findall(r"\d+|[A-Za-z]+", parts)
     ]
     return " ".join([short_number(number_of), *said]) + ("'s" if many else "")
+
+
+def _times(match: re.Match[str]) -> str:
+    """So many times; in parentheses of its own, as in `f(2x)`, it is a product."""
+    text, start, end = match.string, match.start(), match.end()
+    if not match[1] and text[end : end + 1] == ")" and text[start - 1 : start] in ("(", "+", "-", MINUS):
+        return match[0]
+    said = f"{quantity(match[1])} to {quantity(match[2])}" if match[1] else quantity(match[2])
+    return f"{said} times per {PERS[match[3]]}" if match[3] else f"{said} times"
 
 
 def _exponent(sign: str, digits: str) -> str:

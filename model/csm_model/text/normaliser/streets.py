@@ -17,7 +17,7 @@ _WAY = re.compile(rf"(?<=[a-z] )({'|'.join(_WAYS)})\b(\.)?(?! Maria)")
 _HOUSE = re.compile(
     r"(?<![\w.,])(\d{1,5}[A-Za-z]?(?: [NSEW]\.?)?(?: [A-Z][a-z]+| \d{1,3}(?:st|nd|rd|th)){1,3} "
     r"|\d{1,3}(?:st|nd|rd|th) )"
-    rf"({'|'.join([*_WORDS_TOO, *_WAYS])})\b(\.)?"
+    rf"({'|'.join([*_WORDS_TOO, *_WAYS])})\b(\.)?(?!\.| (?!{'|'.join(_PARTS)}|Unit)[A-Z][a-z])"
 )
 _PART = re.compile(rf"\b({'|'.join(_PARTS)})\b\.? #?(?=\d|[A-Z]\b)")
 _DIRECTION = re.compile(rf"\b({'|'.join([*_WAYS.values(), *_WORDS_TOO.values()])}) ([NS][EW]?|[EW])\b(?!\.\w)")
