@@ -93,7 +93,7 @@ def test_both_clients_speak_over_tls_with_certificate_and_token(
     ("without", "kind", "message"),
     [
         (("token",), AccessError, "asks who calls"),
-        (("client_cert",), UnavailableError, "asks for a certificate of the client"),
+        (("client_cert",), UnavailableError, "asks for a client certificate"),
         (("ca", "client_cert"), UnavailableError, "speaks TLS alone"),
     ],
 )
