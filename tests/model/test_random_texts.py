@@ -13,7 +13,7 @@ FRAMES = 2
 
 
 def test_random_texts_are_spoken_or_refused(bundle: Bundle) -> None:
-    texts = random_texts(200, seed=3)
+    texts = random_texts(80, seed=3)
     batch = SpeechBatch(bundle, slots=8, bounds=Bounds(silent_frames=0, repeated_frames=0))
     said = list(say_all(batch, texts, frames=FRAMES))
     assert len(said) == len(texts)
@@ -26,4 +26,5 @@ def test_random_texts_are_spoken_or_refused(bundle: Bundle) -> None:
             assert isinstance(one.end, InputError), one
             assert "\n" not in str(one.end)
             assert not one.frames
-            assert not bundle.tokenizer.sounds_in(bundle.tokenizer.read(one.text).words), one
+            has_words = bool(bundle.tokenizer.sounds_in(bundle.tokenizer.read(one.text).words))
+            assert has_words == ("the pause before the first word" in str(one.end)), one
