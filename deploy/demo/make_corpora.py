@@ -71,21 +71,6 @@ BASE_PAIRS = {
     ("heart-78", "gongitsune"): 45,
 }
 SCRAMBLED_SHARE = 0.4  # of the base conversations
-WIDE_TEXT = Path(__file__).parent / "text" / "lines.tsv.xz"
-WIDE_SEED = 40_000_000
-# Shares of the conversations.
-WIDE_PAIRS = {
-    ("heart", "heart-78"): 0.34,
-    ("heart", "heart-86"): 0.28,
-    ("heart", "heart-114"): 0.20,
-    ("heart-78", "heart-114"): 0.12,
-    ("heart-86", "alpha"): 0.03,
-    ("heart-78", "gongitsune"): 0.03,
-}
-CONTEXT_SEED = 50_000_000
-CONTEXT_SIZES = {"test": 60, "validation": 20, "train": 1500}  # about eight hours
-# Only hibari's: the pitch of the others cannot be asked for.
-CONTEXT_PAIRS = (("heart", "heart-78"), ("heart", "heart-86"), ("heart", "heart-114"), ("heart-78", "heart-114"))
 
 
 def plan_demo() -> list[Conversation]:
@@ -147,64 +132,6 @@ def plan_base() -> list[Conversation]:
                     voices=pair,
                     speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
                     turns=tuple(turns),
-                )
-            )
-    return plan
-
-
-def plan_wide() -> list[Conversation]:
-    """The collected text, each line said once, by the base's voices; a line is no answer to the one before it."""
-    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
-    texts = [text for _, text in read_lines(WIDE_TEXT) if text not in held_out]
-    random.Random(WIDE_SEED).shuffle(texts)
-    plan = []
-    for index in range(len(texts) // TURNS):
-        rng = random.Random(WIDE_SEED + index)
-        (pair,) = rng.choices(list(WIDE_PAIRS), list(WIDE_PAIRS.values()))
-        opener = rng.randrange(2)
-        plan.append(
-            Conversation(
-                id=f"wide-{WIDE_SEED + index}",
-                split="validation" if index % 100 == 99 else "train",
-                seed=WIDE_SEED + index,
-                voices=pair,
-                speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
-                turns=tuple(
-                    Turn(speaker=(opener + number) % 2, text=text)
-                    for number, text in enumerate(texts[index * TURNS : (index + 1) * TURNS])
-                ),
-            )
-        )
-    return plan
-
-
-def plan_context() -> list[Conversation]:
-    """Conversations whose turns depend on those before; no held-out text of theirs or the demo's is in training."""
-    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
-    plan = []
-    for split, count in CONTEXT_SIZES.items():
-        made = index = 0
-        while made < count:
-            seed = CONTEXT_SEED + {"test": 1, "validation": 2, "train": 3}[split] * 1_000_000 + index
-            index += 1
-            rng = random.Random(seed)
-            pair = CONTEXT_PAIRS[rng.randrange(len(CONTEXT_PAIRS))]
-            said = talk(KINDS[made % len(KINDS)], rng, turns=TURNS)
-            texts = {each.turn.text for each in said}
-            if held_out & texts:
-                continue
-            made += 1
-            if split != "train":
-                held_out |= texts
-            plan.append(
-                Conversation(
-                    id=f"context-{split}-{seed}",
-                    split=split,
-                    seed=seed,
-                    voices=pair,
-                    speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
-                    turns=tuple(each.turn for each in said),
-                    said=tuple(said),
                 )
             )
     return plan
@@ -286,6 +213,81 @@ def _write_manifests(plan: list[Conversation], out: Path) -> None:
         partial = out / f".{name}.jsonl"
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         partial.replace(out / f"{name}.jsonl")
+
+
+WIDE_TEXT = Path(__file__).parent / "text" / "lines.tsv.xz"
+WIDE_SEED = 40_000_000
+# Shares of the conversations.
+WIDE_PAIRS = {
+    ("heart", "heart-78"): 0.34,
+    ("heart", "heart-86"): 0.28,
+    ("heart", "heart-114"): 0.20,
+    ("heart-78", "heart-114"): 0.12,
+    ("heart-86", "alpha"): 0.03,
+    ("heart-78", "gongitsune"): 0.03,
+}
+CONTEXT_SEED = 50_000_000
+CONTEXT_SIZES = {"test": 60, "validation": 20, "train": 1500}  # about eight hours
+# Only hibari's: the pitch of the others cannot be asked for.
+CONTEXT_PAIRS = (("heart", "heart-78"), ("heart", "heart-86"), ("heart", "heart-114"), ("heart-78", "heart-114"))
+
+
+def plan_wide() -> list[Conversation]:
+    """The collected text, each line said once, by the base's voices; a line is no answer to the one before it."""
+    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
+    texts = [text for _, text in read_lines(WIDE_TEXT) if text not in held_out]
+    random.Random(WIDE_SEED).shuffle(texts)
+    plan = []
+    for index in range(len(texts) // TURNS):
+        rng = random.Random(WIDE_SEED + index)
+        (pair,) = rng.choices(list(WIDE_PAIRS), list(WIDE_PAIRS.values()))
+        opener = rng.randrange(2)
+        plan.append(
+            Conversation(
+                id=f"wide-{WIDE_SEED + index}",
+                split="validation" if index % 100 == 99 else "train",
+                seed=WIDE_SEED + index,
+                voices=pair,
+                speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                turns=tuple(
+                    Turn(speaker=(opener + number) % 2, text=text)
+                    for number, text in enumerate(texts[index * TURNS : (index + 1) * TURNS])
+                ),
+            )
+        )
+    return plan
+
+
+def plan_context() -> list[Conversation]:
+    """Conversations whose turns depend on those before; no held-out text of theirs or the demo's is in training."""
+    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
+    plan = []
+    for split, count in CONTEXT_SIZES.items():
+        made = index = 0
+        while made < count:
+            seed = CONTEXT_SEED + {"test": 1, "validation": 2, "train": 3}[split] * 1_000_000 + index
+            index += 1
+            rng = random.Random(seed)
+            pair = CONTEXT_PAIRS[rng.randrange(len(CONTEXT_PAIRS))]
+            said = talk(KINDS[made % len(KINDS)], rng, turns=TURNS)
+            texts = {each.turn.text for each in said}
+            if held_out & texts:
+                continue
+            made += 1
+            if split != "train":
+                held_out |= texts
+            plan.append(
+                Conversation(
+                    id=f"context-{split}-{seed}",
+                    split=split,
+                    seed=seed,
+                    voices=pair,
+                    speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                    turns=tuple(each.turn for each in said),
+                    said=tuple(said),
+                )
+            )
+    return plan
 
 
 def _made(item: Conversation, out: Path) -> bool:
