@@ -33,9 +33,10 @@ from rich.progress import track
 
 import patterns
 import sentences
+from csm_components.evaluate.suite import read_suite
 from csm_model.files import write_bytes, write_json
 from selection import KINDS, Line, choose, divergence, shares, totals
-from suite import SUITE, is_english_anyway, read_suite
+from suite import SUITE, is_english_anyway
 from text_sources import SOURCES, license_text, passages
 
 HERE = Path(__file__).parent
@@ -135,7 +136,7 @@ def main() -> int:
     out: Path = arguments.out
     (out / "licenses").mkdir(parents=True, exist_ok=True)
 
-    suite = [sentences.in_words(item["text"]) or "" for item in read_suite(SUITE)]
+    suite = [sentences.in_words(item.text) or "" for item in read_suite(SUITE)]
     seen = {sentences.plain(text) for text in suite}
     pool: dict[str, list[Line]] = {}
     for source in track(SOURCES, description="sentences of the sources"):

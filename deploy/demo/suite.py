@@ -8,18 +8,12 @@ ten times as much as they choose). The other runs of the suite, nine in ten, are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 SUITE = Path(__file__).parent / "suite" / "sentences.jsonl"
 LEAST_TIMES = 3
 LEAST_SOURCES = 2
-
-
-def read_suite(path: Path) -> list[dict[str, str]]:
-    """Sentences with `id`, `text` and `kind`: plain, question, number, name or letters."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def is_english_anyway(times: Mapping[str, int]) -> bool:
