@@ -1,8 +1,8 @@
 """How a turn is said: pace, loudness, pitch range and a word that stands out, each of a size that is asked for.
 
-Only hibari's voices do all of it. The network says durations, pitch and spectra, from which its own signal processing makes
-the sound; in between the pitch is another one, and a word louder. The pace is the network's own speed. Nothing is
-resynthesised, so a turn that is said in its own way sounds exactly as `voices.speak` makes it.
+Only hibari's voices do all of it. Its network says how long each sound lasts and which pitch it has, so a word is found and
+the pitch moved without measuring either: pulses are set closer or further apart by overlap and add (`moved`), which keeps
+the timbre, and a word is made louder. The pace is the network's own speed. A turn that is said plainly is the voice's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ EMPHASIS_SEMITONES = 5.0
 EMPHASIS_DB = 4.0
 AFTER_EMPHASIS_RANGE = 0.4  # factor on the pitch range of what follows the word, as speakers do
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 420.0
-_VOICED_HZ = 40.0  # below it, hibari has no pulses
+VOICED_HZ = 40.0  # below it, hibari has no pulses
+_HOP = 300  # samples between frames of hibari's
 _FRAMES_A_STEP = 2  # durations are counted in steps of 25 ms
 _DURATIONS = "/CumSum_output_0"  # in the network of hibari-tts 0.2.1: where each symbol ends
 _PEAK = 0.98
@@ -66,12 +67,55 @@ def _with_range(f0: np.ndarray, delivery: Delivery, mean: float, lift: np.ndarra
     """The pitch [F] in Hz with another range; `lift` [F] are semitones more, and after frame `after` it is narrower still."""
     if delivery.pitch_range == 1.0 and delivery.emphasis is None:
         return f0
-    voiced = f0 >= _VOICED_HZ
     factor = np.full(len(f0), delivery.pitch_range)
     if after is not None:
         factor[after:] *= AFTER_EMPHASIS_RANGE
-    moved = mean + factor * (np.log(np.maximum(f0, 1.0)) - mean) + lift * np.log(2) / 12
-    return np.where(voiced, np.clip(np.exp(moved), _LOWEST_HZ, _HIGHEST_HZ), f0).astype(np.float32)
+    wanted = mean + factor * (np.log(np.maximum(f0, 1.0)) - mean) + lift * np.log(2) / 12
+    return np.where(f0 > VOICED_HZ, np.clip(np.exp(wanted), _LOWEST_HZ, _HIGHEST_HZ), f0)
+
+
+def _pulses(f0: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pulses of a pitch [F] in Hz lie, and the pitch at each sample; as hibari's vocoder sets them."""
+    at = np.interp((np.arange(samples) + 0.5) / _HOP - 0.5, np.arange(len(f0)), f0)
+    cycles = np.floor(np.cumsum(np.maximum(at, VOICED_HZ)) / SAMPLE_RATE)
+    return np.flatnonzero((np.diff(cycles, prepend=0.0) > 0) & (at > VOICED_HZ)), at
+
+
+def moved(audio: np.ndarray, f0: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Sound [S] whose pitch is `f0` [F], with the pitch `wanted` [F]: time-domain PSOLA (Moulines and Charpentier, 1990).
+
+    A pulse's surroundings, from the pulse before it to the one after, are set where a pulse is wanted. What is not near a
+    pulse stays as it is, and so does all of it where both pitches are the same.
+    """
+    if np.array_equal(f0, wanted):
+        return audio
+    marks, pitch = _pulses(f0, len(audio))
+    targets, _ = _pulses(wanted, len(audio))
+    if not len(marks):
+        return audio
+    period = np.maximum(SAMPLE_RATE / pitch[marks], 1).astype(int)
+    gaps = np.diff(marks)
+    left = np.minimum(period, np.append(period[0], gaps)) if len(marks) > 1 else period
+    right = np.minimum(period, np.append(gaps, period[-1])) if len(marks) > 1 else period
+    joined = gaps < 1.5 * period[:-1]  # pulses of one stretch meet in the middle, whatever their distance
+    left[1:][joined] = gaps[joined]
+    right[:-1][joined] = gaps[joined]
+    padded = np.pad(audio, 2 * int(period.max()) + 2)
+    shift = 2 * int(period.max()) + 2
+    out, kept = np.zeros_like(padded), np.ones_like(padded)
+    windows = [
+        np.concatenate([np.sin(np.pi / 2 * np.arange(a) / a) ** 2, np.cos(np.pi / 2 * np.arange(b) / b) ** 2])
+        for a, b in zip(left, right, strict=True)
+    ]
+    for mark, a, window in zip(marks + shift, left, windows, strict=True):
+        kept[mark - a : mark - a + len(window)] -= window
+    nearest = np.clip(np.searchsorted((marks[1:] + marks[:-1]) / 2, targets), 0, len(marks) - 1)
+    for target, i in zip(targets + shift, nearest, strict=True):
+        begin = marks[i] + shift - left[i]
+        piece = padded[begin : begin + len(windows[i])] * windows[i]
+        out[target - left[i] : target - left[i] + len(piece)] += piece
+    whole = out + padded * np.clip(kept, 0.0, 1.0)
+    return whole[shift : shift + len(audio)].astype(np.float32)
 
 
 def _word_frames(phonemes: str, ends: np.ndarray, word: int, kept: list[int]) -> tuple[int, int]:
@@ -108,21 +152,21 @@ def speak_as(name: str, text: str, delivery: Delivery, *, seed: int) -> tuple[np
     sentences = hibari.phonemize(text)
     parts = [hibari.sess.run(None, {"ids": np.array([hibari.ids(each)]), "speed": speed}) for each in sentences]
     voiced = np.concatenate([part[5][0] for part in parts])
-    mean = float(np.log(voiced[voiced >= _VOICED_HZ]).mean())
+    mean = float(np.log(voiced[voiced >= VOICED_HZ]).mean())
     word, pieces, samples, span = delivery.emphasis, [], 0, None
     for phonemes, part in zip(sentences, parts, strict=True):
-        harmonic, phase, noise, rest, rest_phase, f0 = (out[0] for out in part[:6])
-        louder, after = np.zeros(len(f0)), None
+        spectra, f0 = [out[0] for out in part[:6]], part[5][0]
+        stands_out, after = np.zeros(len(f0)), None
         count = len(phonemes.split(" "))
         if word is not None and word < count:
             kept = [i for i, symbol in enumerate(phonemes) if symbol in hibari.vocab]
             first, after = _word_frames(phonemes, part[6], word, kept)
-            louder = _bump(len(f0), first, after)
-            span = (samples + first * dsp.HOP, samples + after * dsp.HOP)
+            stands_out = _bump(len(f0), first, after)
+            span = (samples + first * _HOP, samples + after * _HOP)
         word = None if word is None or word < count else word - count
-        nepers = (louder * EMPHASIS_DB / 20 * np.log(10)).astype(np.float32)
-        pitch = _with_range(f0, delivery, mean, louder * EMPHASIS_SEMITONES, after)
-        pieces.append(dsp.synth(harmonic + nepers, phase, noise + nepers, rest + nepers, rest_phase, pitch, rng))
+        wanted = _with_range(f0, delivery, mean, stands_out * EMPHASIS_SEMITONES, after)
+        louder = 10 ** (EMPHASIS_DB / 20 * np.repeat(stands_out, _HOP))
+        pieces.append(moved(dsp.synth(*spectra, rng), f0, wanted) * louder.astype(np.float32))
         samples += len(pieces[-1])
     if word is not None:
         raise InputError(f"{text!r}: has no word {delivery.emphasis}, counted from 0; name one that it has")

@@ -309,28 +309,28 @@ def _tell(plan: Sequence[Conversation], out: Path) -> None:
             print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.most_common()))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=tuple(PLANS))
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; made if it is not there")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--limit", type=int, help="make only so many conversations, spread over the plan")
     parser.add_argument("--plan", action="store_true", help="say what would be made, and make nothing")
-    arguments = parser.parse_args()
-    out: Path = arguments.out
-    plan = PLANS[arguments.which]()
-    if arguments.limit:
-        plan = plan[:: max(1, len(plan) // arguments.limit)][: arguments.limit]
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    plan = PLANS[options.which]()
+    if options.limit:
+        plan = plan[:: max(1, len(plan) // options.limit)][: options.limit]
     unknown = {voice for item in plan for voice in item.voices} - VOICES.keys()
     assert not unknown, unknown
     _tell(plan, out)
-    if arguments.plan:
+    if options.plan:
         return 0
     for folder in ("audio", "parts"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     left = [item for item in plan if not _made(item, out)]
-    made = run_parallel(partial(_make, out=out), left, workers=arguments.workers)
-    for number, _ in enumerate(track(made, total=len(left), description=f"{arguments.which} corpus"), start=1):
+    made = run_parallel(partial(_make, out=out), left, workers=options.workers)
+    for number, _ in enumerate(track(made, total=len(left), description=f"{options.which} corpus"), start=1):
         if not sys.stdout.isatty() and number % max(1, len(left) // 100) == 0:
             print(f"{number} of {len(left)} made", flush=True)
     _write_manifests(plan, out)

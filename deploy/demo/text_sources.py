@@ -136,6 +136,8 @@ def _paragraphs(data: bytes) -> Iterator[str]:
         page = ET.fromstring(data)  # noqa: S314  a package whose digest is known
     except ET.ParseError:
         return  # entities of a document type that is not in the package
+    for comment in page.iter(f"{space}comment"):
+        comment.clear()
     for paragraph in page.iter(f"{space}p"):
         if not any(part.tag[len(space) :] in ("code", "cmd", "file", "input", "output") for part in paragraph.iter()):
             yield " ".join("".join(paragraph.itertext()).split())

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from demo import demo_modules
 
 from csm_model.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "context",
     "delivery",
@@ -33,13 +31,8 @@ TEXT = "The bakery opens at seven on Monday."
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[SimpleNamespace]:
-    sys.path.insert(0, str(ROOT / "deploy" / "demo"))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.pop(0)
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with demo_modules(*MODULES) as modules:
+        yield modules
 
 
 def talks(demo: SimpleNamespace, kind: str, count: int = 200) -> list[list]:
@@ -152,13 +145,10 @@ def test_what_cannot_be_planted_is_refused(demo: SimpleNamespace) -> None:
         spoken(demo, "alpha")
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(
-    demo: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(demo: SimpleNamespace, tmp_path: Path) -> None:
     def run() -> None:
-        command = ["make_corpora.py", "context", "--out", str(tmp_path), "--limit", "2", "--workers", "1"]
-        monkeypatch.setattr(sys, "argv", command)
-        assert demo.make_corpora.main() == 0
+        command = ["context", "--out", str(tmp_path), "--limit", "2", "--workers", "1"]
+        assert demo.make_corpora.main(command) == 0
 
     run()
     manifest = (tmp_path / "supervisions.jsonl").read_text(encoding="utf-8")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import struct
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -16,13 +14,13 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
+from demo import FOLDER, demo_modules
 
 from csm_components.evaluate.suite import read_suite
 from csm_model.errors import DigestError
 from csm_model.text import PhonemeTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = ROOT / "deploy" / "demo" / "text"
+TEXT = FOLDER / "text"
 MODULES = (
     "context delivery grammar make_corpora patterns selection sentences suite text_sources topics voices words".split()
 )
@@ -30,13 +28,8 @@ MODULES = (
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[SimpleNamespace]:
-    sys.path.insert(0, str(ROOT / "deploy" / "demo"))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.pop(0)
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    with demo_modules(*MODULES) as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
