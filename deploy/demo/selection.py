@@ -7,6 +7,7 @@ divergence KL(p || q) falls fastest along p / q; its logarithm is the same order
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,28 +74,34 @@ def divergence(reference: Mapping[object, float], counts: Counter[object]) -> fl
     return float(sum(p * np.log2(p * total / (counts[unit] + 0.5)) for unit, p in reference.items() if p))
 
 
+def _tables(lines: Sequence[Line], index: Mapping[str, Mapping[object, int]]) -> dict[str, csr_matrix]:
+    """For each kind a matrix [lines, units] of counts."""
+    data, columns, begins = ({kind: array("i", first) for kind in KINDS} for first in ([], [], [0]))
+    for line in lines:
+        for kind, row in units(line).items():
+            for unit, count in row.items():
+                if unit in index[kind]:
+                    data[kind].append(count)
+                    columns[kind].append(index[kind][unit])
+            begins[kind].append(len(data[kind]))
+    return {
+        kind: csr_matrix(
+            (np.array(data[kind], np.float32), np.array(columns[kind]), np.array(begins[kind])),
+            shape=(len(lines), len(index[kind])),
+        )
+        for kind in KINDS
+    }
+
+
 def choose(
     lines: Sequence[Line], reference: Mapping[str, Mapping[object, float]], begun: Iterable[Line], characters: int
 ) -> list[Line]:
     """At least `characters` of `lines`, which go best together with the lines that are `begun`; in the order of choice."""
     have = totals(begun)
-    rows = [units(line) for line in lines]
-    tables: dict[str, csr_matrix] = {}
-    shares_of: dict[str, np.ndarray] = {}
-    counts: dict[str, np.ndarray] = {}
-    for kind in KINDS:
-        index = {unit: i for i, unit in enumerate(reference[kind])}
-        pairs = [[(index[unit], n) for unit, n in row[kind].items() if unit in index] for row in rows]
-        tables[kind] = csr_matrix(
-            (
-                np.array([n for pair in pairs for _, n in pair], np.float32),
-                np.array([i for pair in pairs for i, _ in pair], np.int32),
-                np.cumsum([0, *map(len, pairs)]),
-            ),
-            shape=(len(lines), len(index)),
-        )
-        shares_of[kind] = np.array(list(reference[kind].values()))
-        counts[kind] = np.array([have[kind][unit] for unit in index], np.float64)
+    index = {kind: {unit: i for i, unit in enumerate(reference[kind])} for kind in KINDS}
+    tables = _tables(lines, index)
+    shares_of = {kind: np.array(list(reference[kind].values())) for kind in KINDS}
+    counts = {kind: np.array([have[kind][unit] for unit in index[kind]], np.float64) for kind in KINDS}
     lengths = {kind: np.maximum(1, np.asarray(table.sum(axis=1)).ravel()) for kind, table in tables.items()}
     size = np.array([len(line.text) for line in lines])
     left = np.ones(len(lines), bool)
