@@ -28,6 +28,7 @@ _HOP = 300  # samples between frames of hibari's
 _FRAMES_A_STEP = 2  # durations are counted in steps of 25 ms
 _DURATIONS = "/CumSum_output_0"  # in the network of hibari-tts 0.2.1: where each symbol ends
 _PEAK = 0.98
+_PAUSES = ",.?!;:\u2014\u2026"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ def _word_frames(phonemes: str, ends: np.ndarray, word: int, kept: list[int]) ->
     """First and last frame of a word; `kept` are the places of the characters that the network has a symbol for."""
     words = phonemes.split(" ")
     begin = sum(len(each) + 1 for each in words[:word])
-    inside = [i for i, at in enumerate(kept) if begin <= at < begin + len(words[word])]
+    said = words[word].rstrip(_PAUSES)
+    inside = [i for i, at in enumerate(kept) if begin <= at < begin + len(said)]
     first, last = inside[0] + 1, inside[-1] + 1  # the network's first symbol is a pause
     return int(ends[first - 1]) * _FRAMES_A_STEP, int(ends[last]) * _FRAMES_A_STEP
 
