@@ -1,4 +1,4 @@
-"""Chooses lines whose phonemes, diphones, words and lengths are as frequent together as in the text they are from.
+"""Chooses lines whose phonemes, diphones, words, lengths and sources are as frequent as in the text they are from.
 
 Each round gives a unit the weight log(p / q), p being its share of the reference and q its share of what is chosen so far,
 and takes the lines of the highest mean weight: what is missing most comes first, and what there is enough of waits. The
@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from sentences import words_of
 
 # What is counted, and how much each counts.
-KINDS = {"phonemes": 1.0, "diphones": 1.0, "words": 0.7, "lengths": 0.5}
+KINDS = {"phonemes": 1.0, "diphones": 1.0, "words": 0.7, "lengths": 0.5, "sources": 0.7}
 _PRIOR = (
     4000  # counts in the reference's own shares that begin q, so that the first rounds do not run after single words
 )
@@ -45,6 +45,7 @@ def units(line: Line) -> dict[str, Counter[object]]:
         "diphones": Counter(zip(["#", *sounds], [*sounds, "#"], strict=True)),
         "words": Counter(words),
         "lengths": Counter([len(words)]),
+        "sources": Counter([line.source]),
     }
 
 

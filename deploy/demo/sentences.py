@@ -20,6 +20,7 @@ MOST_SOUNDS = PhonemeTokenizer.longest_turn
 """Tokens of a line, as long as a turn may be: a longer text is split where it is spoken."""
 
 _TYPOGRAPHIC = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "_": " "})
+_QUOTES = re.compile(r"""["`]|(?<![A-Za-z])'|'(?![A-Za-z])""")
 _DASHES = re.compile(r"\s*(?:--+|\u2014)\s*")
 _END = re.compile(r"""(?<=[.!?\u2026])["')\]]*\s+["'(\[]*(?=[A-Z])""")
 _NO_END = re.compile(r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|St|Capt|Col|Gen|Sgt|No|vs|etc|e\.g|i\.e|[A-Z])\.$")
@@ -71,7 +72,7 @@ def split(passage: str) -> Iterator[str]:
         else:
             sentences.append(part)
     for sentence in sentences:
-        plain = " ".join(sentence.replace('"', "").split())
+        plain = " ".join(_QUOTES.sub("", sentence).split())
         if len(_WORD.findall(plain)) <= MOST_WORDS:
             yield plain
             continue
