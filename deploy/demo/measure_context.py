@@ -3,8 +3,8 @@
     python deploy/demo/measure_context.py data/context-corpus
 
 Printed are, for pace, loudness and pitch range, how what is measured in a turn goes with what was planted there (correlation
-and slope, both on the planted scale), and with what is measured in the turn that decides it: the right one, and another
-conversation's. A word that stands out is measured by its pitch and loudness over the rest of its turn.
+and slope, both on the planted scale), and with what is measured in the turn that decides it: the right one, and
+those of other conversations. A word that stands out is measured by its pitch and loudness over the rest of its turn.
 """
 
 from __future__ import annotations
@@ -114,10 +114,11 @@ def figures(turns: list[tuple[str, int, dict[str, Any], Measured]]) -> dict[str,
                 for name, _, planted, measured in turns
                 if planted["kind"] == kind and planted["follows"] is not None
             ]
-            if len(pairs) > 3:
+            if len(pairs) > 6:
                 before, own = (list(each) for each in zip(*pairs, strict=True))
                 row[f"{kind}: with the turn it follows"] = _correlation(before, own)
-                row[f"{kind}: with another conversation's"] = _correlation(before[6:] + before[:6], own)
+                others = [_correlation(before[n:] + before[:n], own) for n in range(3, len(own) - 2)]
+                row[f"{kind}: with other conversations'"] = round(float(np.mean(others)), 3)
         found[figure] = row
     marked = [measured for _, _, _, measured in turns if measured.emphasis_semitones is not None]
     if marked:
