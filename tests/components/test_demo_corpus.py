@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import soundfile
+from demo import demo_modules
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "deploy" / "demo" / "corpus"
@@ -22,16 +22,9 @@ def supervisions() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def maker() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "deploy" / "demo"))
-    try:
-        import make_corpora
-
-        yield make_corpora
-    finally:
-        sys.path.pop(0)
-        for name in ("make_corpora", "grammar", "topics", "words", "voices"):
-            sys.modules.pop(name, None)
+def maker() -> Iterator[SimpleNamespace]:
+    with demo_modules("make_corpora") as modules:
+        yield modules.make_corpora
 
 
 def texts(rows: list[dict[str, Any]], *splits: str) -> set[str]:
@@ -44,19 +37,19 @@ def test_no_held_out_sentence_is_in_training(supervisions: list[dict[str, Any]])
     assert not held_out & trained
 
 
-def test_no_held_out_sentence_is_in_the_base_corpus(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+def test_no_held_out_sentence_is_in_the_base_corpus(supervisions: list[dict[str, Any]], maker: SimpleNamespace) -> None:
     base = {turn.text for item in maker.plan_base() for turn in item.turns}
     assert len(base) > 10_000
     assert not texts(supervisions, "test", "validation") & base
 
 
-def test_the_base_has_never_heard_the_second_voice(maker: ModuleType) -> None:
+def test_the_base_has_never_heard_the_second_voice(maker: SimpleNamespace) -> None:
     voices = {voice for item in maker.plan_base() for voice in item.voices}
     assert maker.DEMO_VOICES[1] not in voices
     assert maker.DEMO_VOICES[0] in voices
 
 
-def test_the_script_plans_the_corpus_as_it_is(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+def test_the_script_plans_the_corpus_as_it_is(supervisions: list[dict[str, Any]], maker: SimpleNamespace) -> None:
     planned = [
         (f"{item.id}-{number:02}", turn.text) for item in maker.plan_demo() for number, turn in enumerate(item.turns)
     ]
@@ -88,7 +81,7 @@ def test_each_voice_has_48_held_out_sentences(supervisions: list[dict[str, Any]]
         assert sum(row["speaker"] == speaker and row["custom"]["split"] == "test" for row in supervisions) >= 48
 
 
-def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: ModuleType) -> None:
+def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: SimpleNamespace) -> None:
     words = {
         word for item in maker.plan_base() for turn in item.turns for word in turn.text.lower().strip("?.").split()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -17,11 +18,13 @@ from rich.console import Console
 
 from csm_components.evaluate import html
 from csm_components.evaluate.clips import ClipPlace, SpeakTask
-from csm_components.evaluate.figures import figures_of, wilson_interval
+from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
 from csm_components.evaluate.report_sentences import badness, choose_samples
 from csm_components.evaluate.sentences import choose_sentences
 from csm_components.evaluate.sources import FromBundle, FromServer
 from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
+from csm_components.evaluate.suite import figures_by, read_suite, speak_suite
+from csm_components.evaluate.suite import main as suite_main
 from csm_components.evaluate.verdicts import JudgeTask
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
@@ -325,3 +328,56 @@ def test_tasks_can_be_sent_to_a_worker(tmp_path: Path) -> None:
         references_key="r",
     )
     assert pickle.loads(pickle.dumps(judged)).key == judged.key
+
+
+def suite_of(folder: Path, *lines: str) -> Path:
+    path = folder / "suite.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_suite_is_spoken_in_every_voice_and_judged(material: Material, tmp_path: Path) -> None:
+    suite = suite_of(
+        tmp_path,
+        '{"id": "a", "text": "The moth circled the light.", "kind": "plain"}',
+        '{"id": "b", "text": "Who left the door open?", "kind": "question"}',
+    )
+
+    def spoken() -> list[JudgedSentence]:
+        return speak_suite(
+            material.bundle,
+            material.conversations,
+            suite,
+            tmp_path / "out",
+            speakers=(0, 1),
+            recogniser="tiny",
+            mos=False,
+            max_frames=4,
+            workers=1,
+            console=quiet(),
+        )
+
+    rows = spoken()
+    assert [row.sentence.id for row in rows] == ["a.0", "b.0", "a.1", "b.1"]
+    assert all(set(row.verdict.similarity) == {0, 1} and row.errors.words == 5 for row in rows)
+    by_kind = figures_by(rows, lambda row: row.sentence.conversation)
+    assert {name: figures.sentences for name, figures in by_kind.items()} == {"plain": 2, "question": 2}
+    clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
+    assert [row.verdict for row in spoken()] == [row.verdict for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in clips} == clips, "what was committed is not made again"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (('{"id": "a", "text": "One."}', "{"), "line 2: no sentence"),
+        (('{"id": "a"}',), "line 1: no sentence"),
+        (("[]",), "line 1: no sentence"),
+        (('{"id": "a", "text": "One."}', '{"id": "a", "text": "Two."}'), "line 2: id 'a' is there twice"),
+        ((), "line 1: no sentence"),
+    ],
+)
+def test_what_is_no_suite_is_refused_by_its_line(lines: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_suite(suite_of(tmp_path, *lines))
+    assert suite_main(["--bundle", "b", "--conversations", "c", "--out", "o", "--suite", str(tmp_path / "no")]) == 2
