@@ -9,10 +9,13 @@ from pydantic import AfterValidator, Field
 
 from csm_components import kinds
 from csm_components.evaluate.knobs import EvaluateSettings
+from csm_components.ingest.spec import ONLY_TEXTS
 from csm_components.spec import Input, Output, StepSettings, StepSpec
 from csm_model.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from csm_components.job import StepJob
 
 SPARE_SENTENCES = (
@@ -36,12 +39,15 @@ class SpeakSettings(StepSettings):
 
     section = "release"
 
+    dialogue: str | None = None
+    """File of a dialogue that is spoken and judged at the end, as csm say --dialogue reads it; who is no voice of the
+    corpus is spoken by one of it. None speaks none."""
     say: Annotated[str, AfterValidator(check_text)] = (
         "Could you book a table by the window for six people on Thursday evening?"
     )
     """A sentence that is in no training data, spoken at the end."""
-    speaker: int = Field(default=1, ge=0)
-    """The voice that says it."""
+    speaker: int | None = Field(default=None, ge=0)
+    """The voice that says it; none is the first of the corpus."""
 
 
 def _speak(job: StepJob) -> Any:
@@ -50,22 +56,34 @@ def _speak(job: StepJob) -> Any:
     settings = job.of(SpeakSettings)
     return speak(
         job.folder("bundle"),
+        job.folder("conversations", ONLY_TEXTS.__contains__),
         job.out("speech"),
-        text=settings.say,
-        speaker=settings.speaker,
+        settings=settings,
+        judging=job.of(EvaluateSettings),
         verdict=job.folder("version"),
         sentences=SPARE_SENTENCES,
-        max_frames=job.of(EvaluateSettings).max_frames,
+        workers=job.workers,
         say=job.say,
     )
 
 
+def _words(result: Mapping[str, Any]) -> str:
+    told = f"first audio {result['first_audio_ms']:.0f} ms, real-time factor {result['real_time_factor']:.2f}"
+    if (dialogue := result["dialogue"]) is not None:
+        told += f", {dialogue['wer']:.1%} of the dialogue's words wrong"
+    return told
+
+
 SPEAK = StepSpec(
     name="speak",
-    description="Serves the registered bundle from a Triton of its own and listens to it, one stream at a time.",
+    description="Serves the registered bundle from a Triton of its own, holds a dialogue, and times single sentences.",
     work=_speak,
     settings=(SpeakSettings, EvaluateSettings),
-    inputs=(Input(name="bundle", kind=kinds.BUNDLE), Input(name="version", kind=kinds.VERSION)),
+    inputs=(
+        Input(name="bundle", kind=kinds.BUNDLE),
+        Input(name="version", kind=kinds.VERSION),
+        Input(name="conversations", kind=kinds.CONVERSATIONS),
+    ),
     outputs=(Output(name="speech", kind=kinds.SPEECH, folder="speech"),),
-    words=lambda r: f"first audio {r['first_audio_ms']:.0f} ms, real-time factor {r['real_time_factor']:.2f}",
+    words=_words,
 )
