@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,8 +116,9 @@ def test_turns_are_heard_by_the_name_of_who_spoke_them(loaded: Bundle) -> None:
         Turn(voice="heart", text="Ho.", codes=codes, token=heart),
         Turn(voice="kumo", text="So?"),
     )
-    for asked in ({"voice": "kumo"}, {"speaker": 1}):
-        utterance = reader.read(SpeechRequest(text="Hello.", context=turns, **asked)).utterance
+    by_name = SpeechRequest(text="Hello.", context=turns, voice="kumo")
+    for asked in (by_name, replace(by_name, voice=None, speaker=1)):
+        utterance = reader.read(asked).utterance
         assert [turn.speaker for turn in utterance.context] == [1, 0, 1]
     for bad, words in (
         (Turn(voice="kumo", text="Hi.", codes=codes, token=heart), "context turn 0 brings sound of speaker 1"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.register.judged import judged_bundle
 from csm_components.speak.dialogue import cast_dialogue, hold_dialogue, judge_dialogue, voices_of
+from csm_components.speak.service import service
 from csm_components.speak.spec import SpeakSettings
 from csm_model.bundle import read_manifest as read_bundle_manifest
-from csm_model.errors import MissingDependencyError
 from csm_model.files import digest_of
 from csm_serving.client.dialogue import read_dialogue
 from csm_serving.client.speech import SpeechService, Spoken
@@ -137,29 +137,6 @@ def speak(
     )
     made.commit(out, "speak", inputs, result)
     return result
-
-
-@contextlib.contextmanager
-def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tuple[SpeechService, bool]]:
-    """Something that speaks with `bundle`, and whether it is a Triton: this process where the machine has none."""
-    from csm_serving.client import SpeechClient
-    from csm_serving.launcher.installation import find_installation
-    from csm_serving.launcher.triton import LocalTriton
-    from csm_serving.settings import load_settings
-
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0).unguarded()
-    try:
-        find_installation(settings.triton)
-    except MissingDependencyError as error:
-        from csm_serving.server.local import LocalSpeech
-
-        say(f"no Triton here ({error}): speaking in this process")
-        yield LocalSpeech(bundle), False
-        return
-    say("starting Triton")
-    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
-        say(f"Triton serves {bundle.name} on {triton.url}")
-        yield client, True
 
 
 def _equals_offline(

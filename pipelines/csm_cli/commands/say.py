@@ -207,18 +207,19 @@ def _service(
     own: Path | None, urls: list[str] | None, retry: Retry, settings: ServingSettings, access: Access, *, local: bool
 ) -> Iterator[SpeechService]:
     """The bundle `own` in this process or on a server that is started now; without one the server that is there."""
-    from csm_components.speak.step import service
-    from csm_serving.client import SpeechClient
-
     if own is not None and local:
         from csm_serving.server.local import LocalSpeech
 
         yield LocalSpeech(own)
     elif own is not None:
+        from csm_components.speak.service import service
+
         note = f"no server at {settings.url}: "
         with service(own, say=lambda line: typer.echo(note + line, err=True)) as (started, _):
             yield started
     else:
+        from csm_serving.client import SpeechClient
+
         with SpeechClient(
             urls or settings.url,
             retry=retry,

@@ -29,7 +29,7 @@ from csm_serving.wire.protocol import (
     Turn,
     may_be_said,
 )
-from csm_serving.wire.tensors import Samples
+from csm_serving.wire.tensors import Array, Samples
 
 Said = tuple[int | str, str]
 """Whose voice, by number or by name, and what it says."""
@@ -298,8 +298,9 @@ def _speak(
     asked: SpeechOptions,
 ) -> tuple[Spoken, Turn, Samples, int]:
     """Speaks a turn: its figures, the turn as the next one hears it, its sound, the turns that had no room."""
-    codes, token = [], b""
+    codes: list[Array] = []
     heard: list[Samples] = []
+    token = b""
 
     def hear(audio: Samples) -> None:
         heard.append(audio)
