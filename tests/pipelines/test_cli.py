@@ -54,7 +54,10 @@ def refused(outcome: Any, words: str) -> None:
             ["run", "--preset", "debug", "--corpus", ".", "--set", "release.dialogue=none.txt"],
             "none.txt: no such file; give a text with a turn a line",
         ),
-        (["run", "--preset", "debug", "--corpus", ".", "--set", f"release.dialogue={__file__}"], "test_cli.py, line 3: "),
+        (
+            ["run", "--preset", "debug", "--corpus", ".", "--set", f"release.dialogue={__file__}"],
+            "test_cli.py, line 3: ",
+        ),
         (["say", "..."], "nothing to say"),
         (["say", ""], "nothing to say"),
         (["say", "hello", "--speaker", "-1"], "speaker -1"),

@@ -80,12 +80,12 @@ def cast_dialogue(lines: Sequence[DialogueLine], voices: Mapping[int, str]) -> t
 
     So a dialogue that was written for other voices is spoken by those of the corpus.
     """
-    numbers: dict[int | str, int] = {name: number for number, name in reversed(voices.items())}
-    asked = list(dict.fromkeys(line.speaker for line in lines))
-    known = {who: number for who in asked if (number := numbers.get(who) if isinstance(who, str) else who) in voices}
+    numbers: dict[int | str, int] = {voices[number]: number for number in sorted(voices, reverse=True)}
+    asked = list(dict.fromkeys(line.who for line in lines))
+    known = {who: numbers.get(who, who) for who in asked if numbers.get(who, who) in voices}
     free = cycle([number for number in voices if number not in known.values()] or list(voices))
     cast = {who: known[who] if who in known else next(free) for who in asked}
-    return tuple(replace(line, speaker=cast[line.speaker]) for line in lines)
+    return tuple(replace(line, who=cast[line.who]) for line in lines)
 
 
 def hold_dialogue(

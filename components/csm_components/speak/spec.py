@@ -70,7 +70,7 @@ def _speak(job: StepJob) -> Any:
 def _words(result: Mapping[str, Any]) -> str:
     told = f"first audio {result['first_audio_ms']:.0f} ms, real-time factor {result['real_time_factor']:.2f}"
     if (dialogue := result["dialogue"]) is not None:
-        told += f", {dialogue['wer']:.1%} of the dialogue's words wrong"
+        told += f"; dialogue: {dialogue['wer']:.1%} of words wrong"
     return told
 
 
