@@ -327,9 +327,9 @@ def test_a_dialogue_is_spoken_judged_and_shown_first(
     sound, rate = soundfile.read(heard.speech)
     clips = [soundfile.read(take.place.wav)[0] for take in takes]
     assert len(sound) == sum(map(len, clips)) + 3 * round(PAUSE_S * rate)
-    assert (heard.turns, heard.words, heard.mos) == (4, 9, None)
+    assert (heard.turns, heard.words, heard.mos) == (4, 11, None)
     assert [(row["voice"], row["text"]) for row in heard.rows] == [(voices[int(who)], text) for who, text in turns]
-    assert heard.wer == sum(row["word_errors"] for row in heard.rows) / 9
+    assert heard.wer == sum(row["word_errors"] for row in heard.rows) / 11
     assert set(heard.voices) == {"<anna>", "ben"}
     json.dumps(asdict(heard))
     page = html.put_in(
