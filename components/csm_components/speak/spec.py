@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from csm_components import kinds
 from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.ingest.spec import ONLY_TEXTS
-from csm_components.spec import Input, Output, StepSettings, StepSpec
-from csm_model.errors import InputError
+from csm_components.speak.knobs import SpeakSettings
+from csm_components.spec import Input, Output, StepSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,29 +22,6 @@ SPARE_SENTENCES = (
     "Please bring two coffees and a slice of lemon cake.",
 )
 """Said for the clock."""
-
-
-def check_text(text: str) -> str:
-    """Returns `text`; raises `InputError` where there is nothing in it to say."""
-    if not re.search(r"[^\W_]", text):
-        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
-    return text
-
-
-class SpeakSettings(StepSettings):
-    """What is said at the end."""
-
-    section = "release"
-
-    dialogue: str | None = None
-    """File of a dialogue that is spoken and judged at the end, as csm say --dialogue reads it; who is no voice of the
-    corpus is spoken by one of it. None speaks none."""
-    say: Annotated[str, AfterValidator(check_text)] = (
-        "Could you book a table by the window for six people on Thursday evening?"
-    )
-    """A sentence that is in no training data, spoken at the end."""
-    speaker: int | None = Field(default=None, ge=0)
-    """The voice that says it; none is the first of the corpus."""
 
 
 def _speak(job: StepJob) -> Any:

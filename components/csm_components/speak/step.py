@@ -28,8 +28,8 @@ from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.register.judged import judged_bundle
 from csm_components.speak.dialogue import cast_dialogue, hold_dialogue, judge_dialogue, voices_of
+from csm_components.speak.knobs import SpeakSettings
 from csm_components.speak.service import service
-from csm_components.speak.spec import SpeakSettings
 from csm_model.bundle import read_manifest as read_bundle_manifest
 from csm_model.files import digest_of
 from csm_serving.client.dialogue import read_dialogue

@@ -14,7 +14,7 @@ from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
 from csm_cli.spoken import figures_of, tell_kept, tell_left_out
 
 if TYPE_CHECKING:
-    from csm_cli.conversation import Conversation
+    from csm_cli.asked_dialogue import AskedDialogue
     from csm_serving.client.access import Access
     from csm_serving.client.audio import Listener
     from csm_serving.client.retry import Retry
@@ -58,7 +58,7 @@ def say(
         int | None,
         typer.Option(
             help="Turns before it that a turn of a dialogue hears, at most.",
-            show_default="as many as the bundle was trained with; of a server that runs already, all that fit",
+            show_default="as many as the bundle was trained with; with a server that runs already, 1",
         ),
     ] = None,
     takes: Annotated[
@@ -135,7 +135,7 @@ def say(
         from csm_components.speak.takes import check_takes
 
         check_takes(takes)
-    conversation = _conversation(dialogue, speaker, voice, pause, hears, go_on=go_on)
+    talk = _dialogue(dialogue, speaker, voice, pause, hears, go_on=go_on)
     # What cannot be said is refused before anything is loaded.
     request_of(cut_text("later" if text is None else text)[0], speaker, asked)
     retry = Retry(attempts=retries)
@@ -145,18 +145,18 @@ def say(
         loudspeaker = stack.enter_context(player()) if out is None else None
         path = out if out is not None or loudspeaker is not None else Path("speech.wav")
         own = _own_bundle(bundle, runs, urls=url, settings=settings, local=local)
-        if conversation is not None and own is not None:
-            conversation = conversation.heard_as_trained(own)
+        if talk is not None:
+            talk = talk.heard_as_trained(own)
         service = stack.enter_context(_service(own, url, retry, settings, access, local=local or bundle is not None))
         listener = stack.enter_context(_told(loudspeaker))
-        if conversation is not None:
-            conversation.check(service, asked)
+        if talk is not None:
+            talk.check(service, asked)
         if takes > 1:
             from csm_components.speak.takes import BestOf
 
             service = BestOf(service, takes, tell=tell_kept)
-        if conversation is not None:
-            conversation.say(service, path, listener, asked)
+        if talk is not None:
+            talk.say(service, path, listener, asked)
             return
         said = _parts(text_from or "-") if text is None else text
         stream = service.stream(said, speaker, go_on=go_on, **asked)
@@ -165,9 +165,9 @@ def say(
     tell_left_out(spoken)
 
 
-def _conversation(
+def _dialogue(
     path: Path | None, speaker: int | None, voice: str | None, pause: float | None, hears: int | None, *, go_on: bool
-) -> Conversation | None:
+) -> AskedDialogue | None:
     """The dialogue that is asked for, if one is; raises `InputError` for options that belong to the other way."""
     from csm_model.errors import InputError
 
@@ -178,9 +178,9 @@ def _conversation(
         return None
     if speaker is not None or voice is not None:
         raise InputError("a dialogue says line by line who speaks; leave out --speaker and --voice")
-    from csm_cli.conversation import Conversation
+    from csm_cli.asked_dialogue import AskedDialogue
 
-    return Conversation.read(path, pause_s=pause, hears=hears, go_on=go_on)
+    return AskedDialogue.read(path, pause_s=pause, hears=hears, go_on=go_on)
 
 
 def _own_bundle(

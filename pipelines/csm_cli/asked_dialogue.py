@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversation:
+class AskedDialogue:
     """A dialogue, and how it is to be spoken."""
 
     lines: Sequence[DialogueLine]
@@ -35,18 +35,26 @@ class Conversation:
     """The most turns before it that a turn hears; None for all that fit."""
 
     @classmethod
-    def read(cls, path: Path, *, pause_s: float | None, hears: int | None, go_on: bool) -> Conversation:
+    def read(cls, path: Path, *, pause_s: float | None, hears: int | None, go_on: bool) -> AskedDialogue:
         """The dialogue in a file; raises `InputError` with the line for what is wrong with it."""
         pause_s = PAUSE_S if pause_s is None else pause_s
         check_pause(pause_s, hears)
         return cls(lines=read_dialogue(path, go_on=go_on), pause_s=pause_s, hears=hears)
 
-    def heard_as_trained(self, bundle: Path) -> Conversation:
-        """With as many turns heard as the bundle was trained with, where nobody said how many."""
+    def heard_as_trained(self, bundle: Path | None) -> AskedDialogue:
+        """With as many turns heard as the bundle was trained with, where nobody said how many.
+
+        That is one where a server speaks that runs already: of how many it can make sense is not known here, and a
+        model that hears more than it was trained with is soon lost.
+        """
+        if self.hears is not None:
+            return self
+        if bundle is None:
+            return replace(self, hears=1)
         from csm_model.bundle import read_manifest
         from csm_model.inference.narration import trained_turns
 
-        return self if self.hears is not None else replace(self, hears=trained_turns(read_manifest(bundle)))
+        return replace(self, hears=trained_turns(read_manifest(bundle)))
 
     def check(self, service: SpeechService, asked: SpeechOptions) -> None:
         """Has refused what `service` refuses, before any speech."""
