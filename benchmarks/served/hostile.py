@@ -20,7 +20,6 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
-from csm_model.errors import CsmError
 from csm_model.frames import SAMPLE_RATE
 from csm_serving.client import SpeechClient
 from csm_serving.client.retry import NEVER
@@ -29,7 +28,7 @@ from csm_serving.wire.protocol import SpeechRequest, Turn
 
 from . import attacks
 from .attacks import Ground, Rng
-from .listeners import STORY, TEXTS, Taken
+from .listeners import STORY, TEXTS, Taken, hear
 from .proxy import wire_to
 from .raw import Answered, ask, channel_to, leave_after, take_control
 from .server import counted, memory_mb, processes
@@ -139,15 +138,7 @@ class _Listeners:
         """To the end; asks again where it is refused for lack of capacity."""
         with SpeechClient(self._url, retry=NEVER, raw=True) as client:
             while True:
-                taken = Taken(request=request, asked=time.perf_counter())
-                try:
-                    stream = client.open(request)
-                    for chunk in stream:
-                        taken.take(chunk, time.perf_counter())
-                    taken.end = stream.end
-                except CsmError as error:
-                    taken.failure = error
-                taken.over = time.perf_counter()
+                taken = hear(client, request)
                 if not taken.busy:
                     self.taken.append(taken)
                     return

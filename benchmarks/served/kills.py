@@ -26,7 +26,7 @@ from csm_serving.client.retry import NEVER, Retry
 from csm_serving.server.life import FOLDER, signs_in
 from csm_serving.wire.protocol import SpeechRequest
 
-from .listeners import Taken
+from .listeners import Taken, hear
 from .table import Row, told
 
 GAP_S, RED_S, AGAIN_S = 5.0, 5.0, 30.0
@@ -138,10 +138,9 @@ def run(
         done = Killed(wanted={})
         with SpeechClient([servers[0].url], retry=NEVER, raw=True) as client:
             for request in requests:
-                taken = Taken(request=request, asked=0.0)
-                for chunk in client.open(request):
-                    taken.take(chunk, 0.0)
-                done.wanted[request.seed] = taken.sound
+                undisturbed = hear(client, request)
+                assert undisturbed.end, undisturbed.failure
+                done.wanted[request.seed] = undisturbed.sound
         stopped = threading.Event()
         threads = [
             threading.Thread(target=_listen, args=([server.url for server in servers], request, done, stopped))
@@ -168,16 +167,8 @@ def run(
 def _listen(urls: Sequence[str], request: SpeechRequest, done: Killed, stopped: threading.Event) -> None:
     with SpeechClient(urls, retry=_PATIENT, raw=True) as client:
         while not stopped.is_set():
-            taken = Taken(request=request, asked=time.perf_counter())
-            stream = client.open(request)
-            try:
-                for chunk in stream:
-                    taken.take(chunk, time.perf_counter())
-                taken.end = stream.end
-            except CsmError as error:
-                taken.failure = error
-            taken.over = time.perf_counter()
-            done.retries += stream.retries
+            taken = hear(client, request)
+            done.retries += taken.retries
             done.streams.append(taken)
 
 

@@ -21,6 +21,7 @@ from csm_serving.client.access import Access
 from csm_serving.client.aio import AsyncSpeechClient
 from csm_serving.client.load import Listened
 from csm_serving.client.retry import NEVER
+from csm_serving.client.sync import SpeechClient
 from csm_serving.wire.errors import BusyError
 from csm_serving.wire.protocol import Chunk, End, Resume, SpeechRequest
 
@@ -48,6 +49,7 @@ class Taken(Listened):
     token: bytes = b""
     end: End | None = None
     failure: CsmError | None = None
+    retries: int = 0
 
     def take(self, chunk: Chunk, now: float) -> None:
         """A chunk has come."""
@@ -95,6 +97,20 @@ async def listen(client: AsyncSpeechClient, request: SpeechRequest, into: list[T
     except CsmError as error:
         taken.failure = error
     taken.over = time.perf_counter()
+    return taken
+
+
+def hear(client: SpeechClient, request: SpeechRequest) -> Taken:
+    """`listen` for a thread."""
+    taken = Taken(request=request, asked=time.perf_counter())
+    stream = client.open(request)
+    try:
+        for chunk in stream:
+            taken.take(chunk, time.perf_counter())
+        taken.end = stream.end
+    except CsmError as error:
+        taken.failure = error
+    taken.over, taken.retries = time.perf_counter(), stream.retries
     return taken
 
 

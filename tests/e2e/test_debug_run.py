@@ -23,6 +23,15 @@ from csm_pipelines.pipelines import STEPS
 
 pytestmark = pytest.mark.timeout(2400)
 STEPS_OF_TRAINING = 40
+SLOW_DISK = """
+import sys, threading
+def slow(event, given):
+    if event == "os.rename" and "/checkpoints/step-" in str(given[1]):
+        threading.Event().wait(2.0)
+sys.addaudithook(slow)
+"""
+"""What Python runs first in the run that is killed: each of its checkpoints takes two seconds. A training hears only
+after a second that nobody wants it any more, and would be done by then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,10 @@ def checkpoints(run: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     place = tmp_path_factory.mktemp("e2e")
+    (place / "hook").mkdir()
+    (place / "hook" / "sitecustomize.py").write_text(SLOW_DISK)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("CSM_", "MLFLOW_"))}
+    slowed = environment | {"PYTHONPATH": str(place / "hook")}
     latest = place / "runs" / "latest"
 
     def run() -> str:
@@ -81,7 +93,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         return done.stdout
 
     with subprocess.Popen(
-        command(), cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(), cwd=place, env=slowed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as first:
         try:
             eventually(lambda: bool(checkpoints(latest)) or first.poll() is not None)

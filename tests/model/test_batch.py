@@ -132,7 +132,8 @@ def test_a_broken_stream_goes_on_from_any_frame_as_if_nothing_had_been(bundle: B
         assert same(alone(bundle, replace(utterance, heard=heard)), whole[count:]), f"after {count} of {len(whole)}"
 
 
-def test_streams_that_go_on_are_led_through_together_as_if_each_were_alone(bundle: Bundle) -> None:
+@pytest.mark.parametrize("short", [False, True])
+def test_streams_that_go_on_are_led_through_together_as_if_each_were_alone(bundle: Bundle, short: bool) -> None:
     utterances = variety(bundle)
     wholes = [alone(bundle, utterance) for utterance in utterances]
     counts = [max(1, len(whole) - 2 - number) for number, whole in enumerate(wholes)]
@@ -141,7 +142,7 @@ def test_streams_that_go_on_are_led_through_together_as_if_each_were_alone(bundl
         heard = Heard(codes=codes_of(whole[:count]), sentences=tuple(frame.sentence for frame in whole[:count]))
         batch.open(slot, replace(utterance, heard=heard))
     while going_on := [slot for slot in range(len(wholes)) if batch.leads(slot)]:
-        batch.lead(going_on)
+        batch.lead(going_on, short=short)
     found = run(batch, range(len(wholes)))
     for slot, (whole, count) in enumerate(zip(wholes, counts, strict=True)):
         assert same(found[slot], whole[count:]), slot

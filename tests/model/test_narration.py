@@ -256,3 +256,24 @@ def test_pauses_of_the_demo_codec_are_silent_and_do_not_click() -> None:
     steps = sound.diff().abs()
     inside = steps[4 * FRAME_SAMPLES : 12 * FRAME_SAMPLES].max()
     assert steps[12 * FRAME_SAMPLES - 10 : 19 * FRAME_SAMPLES].max() <= inside, "no jump greater than the voice's own"
+
+
+@pytest.mark.parametrize("most", range(1, 20))
+def test_a_pause_that_leaves_no_frame_for_words_ends_the_stream_or_is_refused(bundle: Bundle, most: int) -> None:
+    """Of `most` frames a pause of 6 stands before the first word, or one of 12 after a word that takes three."""
+    first = Narration(Utterance(text="<break time='500ms'/>Hi.", speaker=0, max_frames=most), bundle=bundle, bounds=OFF)
+    if most <= 6:
+        with pytest.raises(InputError, match=f"max_frames {most}: the pause before the first word takes 6; .* least 7"):
+            first.advance()
+    else:
+        assert first.advance()
+    later = Narration(
+        Utterance(text="Hi <break time='1s'/> there.", speaker=0, max_frames=most), bundle=bundle, bounds=OFF
+    )
+    later.advance()
+    for _ in range(min(3, most)):
+        later.see(torch.zeros(4, dtype=torch.long), np.ones(FRAME_SAMPLES, np.float32))
+    if later.speaking is not None:
+        later.finish(Reason.ENDED)
+    assert later.advance() == (most > 3 + 12)
+    assert later.reason is (None if most > 3 + 12 else Reason.CUT)

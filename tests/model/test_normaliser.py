@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from random_texts import random_texts
 from readings import forms, heard
 
 from csm_model.errors import InputError
@@ -171,7 +172,15 @@ def test_nobody_writes_phonemes_by_hand() -> None:
         ("<unknown>x</unknown>", "<unknown></unknown>"),
         ("\u4f60\u597d", "\u4f60\u597d"),
         ("?! ...", ""),
-        ("Hello\u200b\u202e there\u2122", ""),
+        ("Hello\u200b\u202e there\u00a1", ""),
+        ("iPhone\u2122, Acme\u00ae and Widget(TM)", "\u2122\u00ae(TM)"),
+        ("\u00af\\_(\u30c4)_/\u00af well", "\u00af\\_(\u30c4)_/\u00af"),
+        (
+            "(\u256f\u00b0\u25a1\u00b0)\u256f\ufe35 \u253b\u2501\u253b",
+            "(\u256f\u00b0\u25a1\u00b0)\u256f\ufe35 \u253b\u2501\u253b",
+        ),
+        ("ok (>_<) and \u0ca0_\u0ca0", "(>_<)\u0ca0_\u0ca0"),
+        ("it is 5 (\u00b0C) or (so)", ""),
     ],
 )
 def test_what_has_no_words_is_told(text: str, left_out: str) -> None:
@@ -201,35 +210,6 @@ def test_plain_text_is_read_as_it_is() -> None:
         assert words(text) == text
 
 
-def random_texts(count: int, seed: int) -> list[str]:
-    """Texts of every kind of character, of forms side by side, and of forms with characters in between."""
-    rng = random.Random(seed)
-    signs = list(
-        "abcxyzABCXYZ0123456789 .,;:!?-\u2013\u2014\u2212+*/\\<>=~^_|#@&%$\u20ac\u00a3\u00a5()[]{}\"'`\u00b4\u2019"
-        "\u201c\u00bd\u00b2\u00b3\u00b0\u00b5\u03c0\u03a9\u221e\u2264\u2260\u2192\U0001f600\u597d\u042f\u00e9\u0301\u200b\u202e"
-        "\u00a0\u202f\u00ad\ue005\ufffd\0\t\n"
-    )
-    known = [form for form, _ in forms()]
-    texts = []
-    for number in range(count):
-        kind = number % 4
-        if kind == 0:
-            text = "".join(rng.choices(signs, k=rng.randint(1, 200)))
-        elif kind == 1:
-            text = rng.choice(["", " ", ". "]).join(rng.choices(known, k=rng.randint(1, 8)))
-        elif kind == 2:
-            mixed = list(" ".join(rng.choices(known, k=rng.randint(1, 5))))
-            for _ in range(rng.randint(1, 8)):
-                place = rng.randrange(len(mixed) + 1)
-                mixed[place : place + rng.randint(0, 1)] = [rng.choice(signs)]
-            text = "".join(mixed)
-        else:
-            ranges = ((32, 127), (160, 0x2FFF), (0x1F300, 0x1F700), (0xE000, 0xF8FF), (0x10000, 0x10FFFF))
-            text = "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(1, 100)))
-        texts.append(text[:1000])
-    return texts
-
-
 def test_random_texts_become_words_and_nothing_else() -> None:
     for text in random_texts(3_000, seed=1):
         reading = read_text(text, phonemes._known)
@@ -252,7 +232,38 @@ def test_random_texts_are_encoded_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "sign", [*"<[(*_`#&$1.-/'\"@:!~^|", "<a ", "[x](", "1,", "1 ", "1-", "a.", "&amp;", "**a", "x_"]
+    "sign",
+    [
+        *"<[(*_`#&$1.-/'\"@:!~^|",
+        "<a ",
+        "[x](",
+        "1,",
+        "1 ",
+        "1-",
+        "a.",
+        "&amp;",
+        "**a",
+        "x_",
+        "\\",
+        "{",
+        "$x",
+        "$x ",
+        "\\frac{",
+        "\\sqrt{x",
+        "\\(",
+        "x^",
+        "1/2-",
+        "Jan-",
+        "Mon/",
+        "(\u30c4",
+        "\u00af\\_(",
+        "1x",
+        "1\u00b0 ",
+        "1 Main ",
+        "0x",
+        "k-1",
+        "km/",
+    ],
 )
 def test_no_sign_hangs_however_often_it_stands(sign: str) -> None:
     """Where the time grows by more than the square of the length, this runs into pytest's own limit."""
@@ -301,6 +312,8 @@ def test_a_text_is_read_as_its_sentences_are() -> None:
         "The long story that I have to tell you about it begins right with a price of about 25 \u20ac or so, you see.",
         "The long story that I have to tell you about all of it begins with a call to (555) 123-4567 and nothing more.",
         "The long story I have to tell you about begins with <break time='500ms' strength='weak'/> a pause, a word.",
+        "The long story that I have to tell you about it, all of it, begins right with $x^2 + y^2 = z^2$ and more.",
+        "The long story that I have to tell you about it, all of it, begins right with \\(x^2 + y^2 = z\\) and more.",
         "The long story that I have to tell you about begins with [a link that is rather long](http://a.com/a b) now.",
         "The long story that I have to tell you about it, all of it, begins at http://www.example.com/path/that/is/long.",
     ],
@@ -311,6 +324,44 @@ def test_no_form_is_cut_in_two(text: str) -> None:
     assert len(pieces) > 1
     said = " ".join(words(piece.text) for piece in pieces)
     assert heard(said) == heard(words(text))
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        ("$a/b$", "eh over b"),
+        ("$2\\frac{1}{2}$", "two and a half"),
+        ("$x = \\frac{-b \\pm \\sqrt{b^2-4}}{2}$",
+         "x equals minus b plus or minus square root of b squared minus four over two"),
+        ("$\\int_0^1 f(x) dx$", "integral from zero to one of f (x) d x"),
+        ("$\\lim_{n \\to \\infty} x_n$", "limit as n goes to infinity of x n"),
+        ("$\\log_2 n$", "log base two n"),
+        ("$\\vec{v} \\cdot \\hat{n}$", "v vector times n hat"),
+        ("$\\sqrt[3]{8}$", "cube root of eight"),
+        ("$x \\in \\mathbb{R}$", "x in R"),
+        ("$\\foo$", "foo"),
+        ("$$c^2$$", "c squared"),
+        ("\\begin{equation}x=1\\end{equation}", "x equals one"),
+        ("2 \\times 3 \\leq 7", "two times three less than or equal to seven"),
+    ],
+)  # fmt: skip
+def test_formulas_are_said(formula: str, said: str) -> None:
+    assert words(formula) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("$5 and $10", "five dollars and ten dollars"),
+        ("$5 in my pocket and 10$", "five dollars in my pocket and ten dollars"),
+        ("$HOME/bin:$PATH", "dollar home slash bin: dollar path"),
+        ("US$5 or US$10", "five U.S dollars or ten U.S dollars"),
+        ("\\(not a link\\)", "(not a link)"),
+        ("C:\\alpha\\beta\\times", "C colon backslash alpha backslash beta backslash times"),
+    ],
+)
+def test_money_paths_and_escapes_are_no_formulas(text: str, said: str) -> None:
+    assert words(text) == said
 
 
 def test_markup_alone_leaves_the_rest_as_it_is() -> None:

@@ -48,6 +48,7 @@ class Work:
         self.steps: list[list[int]] = []
         self.prefills: list[int] = []
         self.led: list[list[int]] = []
+        self.short: list[bool] = []
         self.breaks: Exception | None = None
 
     def open(self, slot: int, asked: Utterance) -> None:
@@ -81,8 +82,9 @@ class Work:
     def leads(self, slot: int) -> bool:
         return self.talks[slot].leads and self.talks[slot].reads > 0
 
-    def lead(self, slots: Sequence[int]) -> None:
+    def lead(self, slots: Sequence[int], *, short: bool = False) -> None:
         self.led.append(list(slots))
+        self.short.append(short)
         for slot in slots:
             self.talks[slot].reads -= 1
 
@@ -367,22 +369,26 @@ def test_those_that_go_on_are_led_together() -> None:
     assert sorted(slot for slots in desk.work.led for slot in slots) == [0, 0, 1, 1, 1, 2, 2]
 
 
-def test_of_those_that_go_on_one_is_led_where_somebody_is_about_to_be_late() -> None:
-    desk = Desk(slots=4)
+@pytest.mark.parametrize("prompt_first", [True, False])
+def test_where_somebody_is_about_to_be_late_those_that_go_on_share_a_short_turn(prompt_first: bool) -> None:
+    desk = Desk(slots=5)
     desk.ask("a" * 40)
     desk.rounds(2)
-    desk.clock.now += 0.1
-    for _ in range(3):
-        desk.ask("abc", reads=1, heard=HEARD)
-    desk.rounds(1)
-    assert desk.work.led == [[1]]
+    for heard in (None, HEARD, HEARD) if prompt_first else (HEARD, HEARD, None):
+        desk.ask("abc", reads=2, heard=heard)
+    for _ in range(4):
+        desk.clock.now += 0.1
+        desk.rounds(1)
+    turns = [[2, 3]] * 2 if prompt_first else [[1, 2]] * 2
+    assert (desk.work.led, desk.work.short) == (turns, [True, True])
+    assert desk.work.prefills == [0, *([1, 1] if prompt_first else [3, 3])]
 
 
 def test_what_leading_raises_breaks_those_that_were_led_and_no_other() -> None:
     desk = Desk(slots=3)
     _, live = desk.ask("abc", reads=1)
     _, broken = desk.ask("abc", reads=1, heard=HEARD)
-    desk.work.lead = lambda slots: 1 / 0  # type: ignore[assignment,misc]
+    desk.work.lead = lambda slots, short: 1 / 0  # type: ignore[assignment,misc]
     desk.rounds()
     assert live.heard[-1] == "ended 3"
     assert broken.heard[-1] == "fail division by zero"

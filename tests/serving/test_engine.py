@@ -103,7 +103,7 @@ class Work:
     def leads(self, slot: int) -> bool:
         return False
 
-    def lead(self, slots: Sequence[int]) -> None:
+    def lead(self, slots: Sequence[int], *, short: bool = False) -> None:
         raise AssertionError
 
     def prefill(self, slot: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError
 from csm_serving.client import SpeechClient
@@ -73,7 +74,7 @@ def test_a_triton_that_lies_elsewhere_serves(
         assert Path(f"/proc/{triton.pid}/cmdline").read_bytes().split(b"\0")[0].decode() == f"{root}/bin/tritonserver"
         assert sum(1 for _ in client.stream("Good morning.", max_frames=3)) == 3
         assert triton.url == f"[::]:{triton.ports['grpc']}"
-        assert scrape(triton.metrics_url)["csm_live_streams"] == 0
+        eventually(lambda: scrape(triton.metrics_url)["csm_live_streams"] == 0)
 
 
 def test_a_log_that_is_passed_on_has_the_audit_and_the_reason_of_a_failure(

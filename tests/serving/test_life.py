@@ -13,6 +13,7 @@ import pytest
 from waiting import HANG_S, eventually
 
 from csm_serving.launcher.life import HUNG_S, LifeWatch
+from csm_serving.launcher.server_log import ServerLog
 from csm_serving.launcher.triton import _watch
 from csm_serving.server.life import FOLDER, SignOfLife, signs_in, started
 from csm_serving.wire.errors import ServingError
@@ -92,7 +93,7 @@ class Dying:
     """A server that dies as soon as it is up, and of which only some starts succeed."""
 
     def __init__(self, starts: list[bool]) -> None:
-        self.life = self.renewal = self
+        self.life = self.renewal = self.log = self
         self._starts = starts
         self.restarts = 0
 
@@ -119,3 +120,31 @@ def test_what_dies_again_and_again_is_given_up(starts: list[bool], restarts: int
     with pytest.raises(ServingError, match=r"status -11|did not start again"):
         _watch(dying, threading.Event())  # type: ignore[arg-type]
     assert dying.restarts == restarts
+
+
+SAID = """\
++------------------+---+
+| cache_enabled    | 0 |
+I1130 09:24:48.856892 6207 grpc_server.cc:2558] "Started GRPCInferenceService at 127.0.0.1:46279"
+csm audit {"stream": 1}
+W1130 09:24:49.100000 6207 metrics.cc:7] "Unable to get power"
+error: the bundle is damaged
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (SAID, "error: the bundle is damaged"),
+        (
+            SAID.replace("error: ", "Killed: "),
+            'W1130 09:24:49.100000 6207 metrics.cc:7] "Unable to get power" / Killed: the bundle is damaged',
+        ),
+        ("".join(SAID.splitlines(keepends=True)[:4]), "(none)"),
+        ("", "(none)"),
+    ],
+)
+def test_last_words_are_reasons(said: str, words: str, tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "triton.log", "file")
+    (tmp_path / "triton.log").write_text(said)
+    assert log.last_words() == words

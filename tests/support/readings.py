@@ -9,12 +9,15 @@ from pathlib import Path
 from csm_model.text import phonemes
 
 TABLE = Path(__file__).with_name("forms.tsv")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U([0-9a-f]{8})|([nt]))")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U([0-9a-f]{8})|([nt\\]))")
 
 
 def unescaped(text: str) -> str:
     return _ESCAPE.sub(
-        lambda match: {"n": "\n", "t": "\t"}[match[3]] if match[3] else chr(int(match[1] or match[2], 16)), text
+        lambda match: {"n": "\n", "t": "\t"}.get(match[3], match[3])
+        if match[3]
+        else chr(int(match[1] or match[2], 16)),
+        text,
     )
 
 

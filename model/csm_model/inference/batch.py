@@ -187,15 +187,18 @@ class SpeechBatch:
         """Whether a stream is still to be led through frames that its caller has heard."""
         return self._streams[slot].heard is not None
 
-    def lead(self, slots: Sequence[int]) -> None:
+    def lead(self, slots: Sequence[int], *, short: bool = False) -> None:
         """Leads streams through the next frames that their callers have heard, so many of each; one breaks whose frames
-        do not fit its text.
+        do not fit its text. What is raised is a failure of the model, as in `step`.
 
-        What is raised is a failure of the model, as in `step`.
+        Args:
+            slots: those streams.
+            short: fewer frames, so that it takes no longer than for one stream.
         """
         resumed = [(self._streams[slot], heard) for slot in slots if (heard := self._streams[slot].heard) is not None]
         assert len(resumed) == len(slots)
-        count = min(_HEARD_FRAMES, *(len(heard.sentences) - stream.again for stream, heard in resumed))
+        frames = 4 * _HEARD_FRAMES // (len(slots) + 3) if short else _HEARD_FRAMES  # another stream costs a fourth more
+        count = min(max(1, frames), *(len(heard.sentences) - stream.again for stream, heard in resumed))
         codes = torch.stack([heard.codes[:, stream.again : stream.again + count] for stream, heard in resumed])
         plain = self._codec.step(codes.to(self._device), slots)[:, 0]
         for slot, (stream, heard), sound in zip(slots, resumed, plain, strict=True):

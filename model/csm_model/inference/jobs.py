@@ -83,8 +83,8 @@ class Streams(Protocol):
         """Whether a stream that goes on is still to be led through frames that its caller has heard."""
         ...
 
-    def lead(self, slots: Sequence[int]) -> None:
-        """Leads streams through some of those frames. What it raises is a failure of the model, as of `step`."""
+    def lead(self, slots: Sequence[int], *, short: bool = False) -> None:
+        """Leads streams through some of those frames, or few, where it is to be `short`; raises as `step` does."""
         ...
 
     def step(self, slots: Sequence[int], emit: Callable[[int, Frame], None]) -> None:

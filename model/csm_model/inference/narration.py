@@ -223,14 +223,23 @@ class Narration:
         """Takes up the next turn, where there is one and none is being spoken; whether it did.
 
         Raises:
-            InputError: the turn cannot be said; see `lay_out`.
+            InputError: the turn cannot be said, see `lay_out`; or the pause before the first one leaves it no frame.
         """
         if self.speaking is not None or not self._read_on():
             return False
         asked = self._asked
         piece, self._piece_to_come = self._piece_to_come, None
         assert piece is not None
-        self.pause = max(self.pause, piece.before)
+        pause = max(self.pause, piece.before)
+        if not self._has_room_after(pause):
+            if not self.sentences:
+                raise InputError(
+                    f"max_frames {asked.max_frames}: the pause before the first word takes {pause}; ask for at least "
+                    f"{pause + 1}"
+                )
+            self._cut_short()
+            return False
+        self.pause = pause
         index = len(self.sentences)
         layout = lay_out(
             piece.text,
@@ -284,12 +293,19 @@ class Narration:
         self.speaking, self._piece, self._said = None, None, []
         self.paused = 0
         self.pause = 0 if reason is Reason.SILENCE else piece.pause  # there was silence enough
-        more = self._more_to_read or self._open
-        if asked.max_frames is not None and self.made + self.pause >= asked.max_frames and more:
-            self._saying = self._piece_to_come = None  # there is no room for another word
-            self._written.clear()
-            self._open = False
-            self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
+        if (self._more_to_read or self._open) and not self._has_room_after(self.pause):
+            self._cut_short()
+
+    def _has_room_after(self, pause: int) -> bool:
+        """Whether another frame may follow so many of a pause."""
+        return self._asked.max_frames is None or self.made + pause < self._asked.max_frames
+
+    def _cut_short(self) -> None:
+        """Nothing follows the last sentence, as there is no room for another word."""
+        self._saying = self._piece_to_come = None
+        self._written.clear()
+        self._open = False
+        self.sentences[-1] = replace(self.sentences[-1], reason=Reason.CUT)
 
     def _cut(self, text: str, *, more: bool) -> list[Piece]:
         """The pieces that are complete with the next part of the text."""

@@ -270,16 +270,22 @@ class Scheduler:
         return worked
 
     def _read(self, live: Iterable[StreamJob]) -> bool:
-        """Some rows of each prompt, and some frames of those that go on; of the first one only, where somebody is about
-        to be late."""
+        """Some rows of each prompt, and some frames of those that go on.
+
+        Where somebody is about to be late, no more than takes as long as for one: of the first prompt, or, where the
+        first is one that goes on, fewer frames of all of those, so that none of them waits for the others.
+        """
         now, late = self._clock(), self._margin()
         reading = [job for job in live if job.slot is not None and self._streams.reads(job.slot)]
-        if any(job.slack(now) < late for job in live if job.slot is not None and self._streams.sounds(job.slot)):
-            reading = reading[:1]
         going_on = [job for job in reading if job.slot is not None and self._streams.leads(job.slot)]
+        short = any(job.slack(now) < late for job in live if job.slot is not None and self._streams.sounds(job.slot))
+        if short and reading[:1] == going_on[:1]:
+            reading = going_on
+        elif short:
+            reading, going_on = reading[:1], []
         if going_on:
             slots = [job.slot for job in going_on if job.slot is not None]
-            self._guarded(going_on, lambda: self._streams.lead(slots), step=True)
+            self._guarded(going_on, lambda: self._streams.lead(slots, short=short), step=True)
         for job in reading:
             if job.slot is not None and job not in going_on:
                 self._guarded([job], functools.partial(self._streams.prefill, job.slot), step=False)

@@ -75,8 +75,14 @@ _JOINED_AFTER = re.compile(
     r"|(?<=[\d.)%'\"] )(?:[$\u20ac\u00a3\u00a5%\u2013+=\u00d7\u00b0x-]"
     rf"|(?:{_MONTHS})|[a-zA-Z\u03bc\u00b5\u03a9]{{1,3}}\b|thousand|[bmtr]+illion|hundred|percent))"
 )
+_OPEN_FORMULA = re.compile(
+    r"(?:(?<![\w$\\])\${1,2}(?![\s$\d.,;:!?)-]|[A-Z]{2,5}\b|[A-Za-z]{4})[^$]{0,80}|\\[(\[](?:(?!\\[)\]]).){0,80})$",
+    re.S,
+)
+"""A formula of TeX that has not ended yet."""
 _SIGNS = frozenset("$+<=>%&@#")
 _CLAUSE_MARKS = ";:\u2014\u2013"
+_DASHES = "-\u2013\u2014\u2212"
 _BULLETS = "-*\u2022\u00b7"
 _LINE_MARKS = "#>|"
 """What a line of Markdown begins with: a heading, a quotation, the row of a table."""
@@ -91,12 +97,15 @@ _NEVER_LAST = frozenset(
 )
 """Abbreviations that something always follows."""
 _BEFORE_NUMBERS = frozenset(
-    "no nos fig figs vol p pp art sec ch eq jan feb mar apr jun jul aug sep sept oct nov dec tel ext".split()
+    "no nos fig figs vol p pp art sec ch eq jan feb mar apr jun jul aug sep sept oct nov dec tel ext max min "
+    "avg".split()
 )
 """Abbreviations only where a number follows; words of their own, or ends, elsewhere."""
+_BEFORE_DASHES = frozenset("jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun".split())
+"""Abbreviations where a range begins: `Jan. - Mar.`."""
 _BEFORE_ROMANS = frozenset("ch vol".split())
 """Abbreviations that a roman numeral may follow."""
-_SOMETIMES_LAST = frozenset("etc inc ltd co corp bros jr sr a.m p.m am pm ph.d m.d b.a m.a d.c esq".split())
+_SOMETIMES_LAST = frozenset("ave blvd rd etc inc ltd co corp bros jr sr a.m p.m am pm ph.d m.d b.a m.a d.c esq".split())
 """Abbreviations that may end a sentence: they do where a capital follows."""
 _JOINS = frozenset(
     "and or but because which that who when while where if so then than as for with after before".split()
@@ -267,6 +276,8 @@ def _stops(body: str, character: str) -> bool:
     bare = word[:-1].lower()
     if bare in _NEVER_LAST or (bare in _BEFORE_NUMBERS and character.isdigit()):
         return False
+    if bare in _BEFORE_DASHES and character in _DASHES:
+        return False
     if bare in _BEFORE_ROMANS and character in "IVXLC":
         return False
     if bare in _SOMETIMES_LAST:
@@ -319,7 +330,7 @@ def _best_cut(text: str, longest: int, *, whole: bool = False) -> tuple[int, Bre
 
 
 def _is_within(text: str, place: int) -> bool:
-    """Whether a place is inside a tag or a link."""
+    """Whether a place is inside a tag, a link or a formula."""
     tag = text.rfind("<", max(0, place - _LONGEST_MARK), place)
     if tag >= 0 and text[tag + 1 : tag + 2].isalpha() and text.find(">", tag, place) < 0:
         return True
@@ -328,7 +339,7 @@ def _is_within(text: str, place: int) -> bool:
         close = text.find("]", link, place)
         if close < 0 or (text[close + 1 : close + 2] == "(" and text.find(")", close, place) < 0):
             return True
-    return False
+    return any(sign in text for sign in "$\\") and _OPEN_FORMULA.search(text, 0, place) is not None
 
 
 def _is_joined(text: str, place: int) -> bool:

@@ -169,9 +169,9 @@ def _distrust(line: str, *, encrypted: bool) -> str | None:
         return "speaks without TLS: ask it without tls, ca and client_cert, or give the server a certificate"
     if "Socket closed" in line or "Connection reset" in line:
         return (
-            "closed the connection at once: it may ask for a certificate of the client, client_cert= or --client-cert"
+            "closed the connection: it has ended, or asks for a client certificate, client_cert= or --client-cert"
             if encrypted
-            else "closed the connection at once: it may speak TLS alone, tls= or --tls"
+            else "closed the connection: it has ended, or speaks TLS alone, tls= or --tls"
         )
     return None
 

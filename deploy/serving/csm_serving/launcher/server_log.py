@@ -5,6 +5,7 @@ A file grows with every stream, by the line of its audit; in a container nobody 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,10 @@ from typing import IO, Final, Literal
 
 KEPT: Final = 500
 """Lines that are kept of a log that is passed on; Triton's words on a model that does not load are some 100."""
+_LONGEST: Final = 300
+"""Characters of a line that are said again."""
+_NO_REASON: Final = re.compile(r"I\d{4} |[|+]|.*audit \{")
+"""Lines of information, of tables, and of streams that are over."""
 
 
 class ServerLog:
@@ -72,3 +77,9 @@ class ServerLog:
         if self._reader is not None:
             self._reader.join(timeout=1)  # a Triton that is dead has said all
         return list(self._end)
+
+    def last_words(self, lines: int = 5) -> str:
+        """Triton's errors, or else the end of what could be a reason, in one line."""
+        said = [line.strip()[:_LONGEST] for line in self.lines() if line.strip() and not _NO_REASON.match(line.strip())]
+        errors = [line for line in said if line.startswith("error:")]
+        return " / ".join(errors or said[-lines:]) or "(none)"

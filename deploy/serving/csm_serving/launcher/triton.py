@@ -51,8 +51,6 @@ _DEATHS_S = 600.0
 _SHARED_BYTES = 96 * 2**20
 """Of the memory in /dev/shm that Triton shares with each version's stub. The largest request takes 32 MB, so it need
 not grow; servers are reported to die while it does (Triton's issue 8882)."""
-_LONGEST_WORDS = 300
-"""Characters of a line of Triton's log that are said again."""
 _PORT_OPTIONS = {"grpc": "--grpc-port", "http": "--http-port", "metrics": "--metrics-port"}
 
 
@@ -292,7 +290,7 @@ class LocalTriton:
             time.sleep(0.05)
         raise ServingError(
             f"Triton did not answer within {self._settings.ready_timeout_s:g} s (CSM_SERVING_READY_TIMEOUT_S); "
-            f"its last words: {self.last_words()}"
+            f"its last words: {self.log.last_words()}"
         )
 
     def _hide_secret(self) -> None:
@@ -326,14 +324,8 @@ class LocalTriton:
                     f"Triton could not listen: {line.partition('] ')[2] or line}; choose other ports"
                 )
         return ServingError(
-            f"Triton died with status {status} before it was ready; its last words: {self.last_words()}"
+            f"Triton died with status {status} before it was ready; its last words: {self.log.last_words()}"
         )
-
-    def last_words(self, lines: int = 5) -> str:
-        """Triton's errors, or the end of its log, in one line; what it says of streams that are over is no reason."""
-        said = [line.strip()[:_LONGEST_WORDS] for line in self.log.lines() if line.strip() and "audit {" not in line]
-        errors = [line for line in said if line.startswith("error:")]
-        return " / ".join(errors or said[-lines:]) or "(none)"
 
 
 def serve(
@@ -379,7 +371,7 @@ def _watch(triton: LocalTriton, stopping: threading.Event) -> None:
         if failure is None or stopping.is_set():
             continue
         deaths = [at for at in deaths if time.monotonic() - at < _DEATHS_S] + [time.monotonic()]
-        line = f"{failure}: {triton.last_words()}"
+        line = f"{failure}; its last words: {triton.log.last_words()}"
         if failed_starts >= _FAILED_STARTS or len(deaths) >= _DEATHS:
             raise ServingError(f"{line}; it was started again {len(deaths) - 1} times before")
         log.error("%s; it is started again", line)

@@ -2,13 +2,17 @@
 
 `read_text` is the way through, one module a subject:
 
-    characters  composed, look-alikes as one, invisible signs gone
-    markup      tags, entities, Markdown; pauses
     symbols     emoticons out, first; at the end signs by their names
+    characters  composed, look-alikes as one, invisible signs gone
+    tex         formulas
+    markup      tags, entities, Markdown; pauses
+    streets     streets, buildings, directions
     addresses   URLs, e-mail, files, handles, versions
-    numbers     one way of writing; telephone numbers; fractions, powers; what stands alone
+    codes       telephone numbers, ZIP codes and the like, digit by digit
+    numbers     one way of writing; fractions, powers; what stands alone
     dates       dates, times, years
     quantities  money, units, percent
+    units       their names
     casing      initials against shouting
 
 What comes out are letters and punctuation alone: no digit, no sign with a meaning, no bracket. It is read as itself:

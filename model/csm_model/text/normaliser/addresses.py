@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from csm_model.text.normaliser import spelling
+from csm_model.text.normaliser import codes, spelling
+from csm_model.text.normaliser.characters import EN_DASH
 
 _SIGNS = {
     ".": "dot", "/": "slash", "-": "dash", "_": "underscore", "?": "question mark", "=": "equals", "&": "and",
@@ -35,7 +36,9 @@ _EXTENSIONS = (
     "|bat|exe|dll|zip|tar|gz|tgz|iso|dmg|apk|png|jpe?g|gif|svg|bmp|webp|mp3|mp4|wav|ogg|opus|flac|mov|avi|mkv|log|ini|cfg"
     "|conf|lock|db|sql|rst|tex|bin|dat|bak|tmp|env"
 )
-_URL = re.compile(r"(?<![\w@.])(?:(?:https?|ftp|file|ssh|wss?)://|mailto:|www\.(?=\w))[^\s<>\"]+", re.I)
+_URL = re.compile(
+    r"(?<![\w@.])(?:(?:https?|ftp|file|ssh|wss?)://|mailto:|www\.(?=\w)|localhost:(?=\d))[^\s<>\"]+", re.I
+)
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+", re.A)
 _BARE = re.compile(
     rf"(?<![\w@.-])(?:[A-Za-z0-9][A-Za-z0-9-]*\.)+(?:{_DOMAIN_ENDS})(?:\.uk|\.au|\.jp|\.nz|\.br)?(?![\w-]|\.\w)"
@@ -50,12 +53,18 @@ _DOT_FILE = re.compile(r"(?<![\w.])\.[a-z][\w-]*[a-z](?!\w)", re.A)
 _HANDLE = re.compile(r"(?<![\w@.])@([A-Za-z_][\w]*(?:[.-]\w+)*)", re.A)
 _HASHTAG = re.compile(r"(?<![\w&#])#([^\W\d]\w*|\d+[A-Za-z_]\w*)")
 _SHARP = re.compile(r"\b([A-G])#(?![\w#])")
+_COLOR = re.compile(r"(?<![\w&#])#(?=[A-Fa-f]*\d)([0-9A-Fa-f]{6})(?!\w)")
 _PLUSES = re.compile(r"\b([A-Za-z])\+\+(?![\w+])")
 _IP = re.compile(r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?::(\d{1,5}))?(?:/(\d{1,2}))?(?![\w]|\.\d)")
 _VERSION_WORD = re.compile(
     r"(?<![\w.])[vV](?:er\.?|ersion)? ?(\d+(?:\.\d+)*)(?:[-+.]?(alpha|beta|rc|a|b|dev|post)[.-]?(\d*))?(?![\w]|\.\d)"
 )
-_VERSION = re.compile(r"(?<![\w.,:/$€£-])(\d+(?:\.\d+){2,})(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)")
+_VERSION_RANGE = re.compile(rf"(?<![\w.])([vV]\d+(?:\.\d+)*) ?[-{EN_DASH}] ?(?=[vV]\d)")
+_VERSION = re.compile(
+    r"(?<![\w.,:/$€£-])(?!\d{3}\.\d{3}\.\d{4}(?![\d.]))(\d+(?:\.\d+){2,})"
+    r"(?:[-.]?(alpha|beta|rc|dev|post)[.-]?(\d*))?(?![\w]|\.\d)"
+)
+"""Three numbers or more; what looks like a telephone number is one."""
 _DOTTED = re.compile(r"(?<![\w.])[A-Za-z_][\w]*[a-z_](?:\.[a-z_]\w+)+(\(\))?(?!\w)", re.A)
 _SNAKE = re.compile(r"(?<!\w)[A-Za-z]\w*(?:_+[A-Za-z0-9]+)+(?!\w)", re.A)
 _JOINED = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])")
@@ -83,9 +92,11 @@ def say(text: str) -> str:
     if "@" in text:
         text = _HANDLE.sub(lambda match: f"at {in_words(match[1])}", text)
     if "#" in text:
+        text = _COLOR.sub(lambda match: f"hash {codes.by_signs(match[1])}", text)
         text = _SHARP.sub(r"\1 sharp", text)
         text = _HASHTAG.sub(lambda match: f"hashtag {in_words(match[1])}", text)
     text = _PLUSES.sub(lambda match: f"{spelling.letters(match[1])} plus plus", text)
+    text = _VERSION_RANGE.sub(r"\1 to ", text)
     text = _VERSION_WORD.sub(lambda match: f"version {_version(match)}", text)
     text = _VERSION.sub(_version, text)
     if "." in text:
@@ -132,7 +143,7 @@ def _address(match: re.Match[str]) -> str:
 def _relative(match: re.Match[str]) -> str:
     """A path of three names or more; dates and what is counted are none."""
     parts = match[0].strip("/").split("/")
-    return match[0] if all(part.isdigit() for part in parts) else in_words(match[0])
+    return match[0] if all(part.replace("-", "").isdigit() for part in parts) else in_words(match[0])
 
 
 def _ip(match: re.Match[str]) -> str:

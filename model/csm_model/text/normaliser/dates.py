@@ -32,24 +32,36 @@ _DAY_MONTH = re.compile(
 )
 _DASHED_MONTH = re.compile(rf"(?<![\w-])(\d{{1,2}})[-/ ]({_MONTH})[-/ ](\d{{4}}|\d{{2}})(?![\w-])")
 _MONTH_YEAR = re.compile(rf"\b({_MONTH})(?:, ?| |-)'?(\d{{4}}|(?<=')\d{{2}})\b(?![,.]\d)")
-_MONTH_RANGE = re.compile(rf"\b({_MONTH})( \d{{1,2}}{_TH})?{_TO}(?={_MONTH})")
+_ANY_MONTH = (
+    r"(?i:(?:january|february|march|april|may|june|july|august|september|october|november|december"
+    r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\b\.?)"
+)
+_MONTH_RANGE = re.compile(
+    rf"\b({_ANY_MONTH})( \d{{1,2}}{_TH})?(,? (?:\d{{4}}|'\d{{2}})\b)?{_TO}({_ANY_MONTH})(?=( ?\d| ')?)"
+)
 _NAMED_TIME = re.compile(rf"\b([Nn]oon|[Mm]idnight){_TO}(?=\d)")
-_TO_NAMED_TIME = re.compile(rf"(?<=[\dmM.]){_TO}(?=(?:noon|midnight)\b)")
+_TO_NAMED_TIME = re.compile(rf"(?<=[\dmM.]){_TO}(?=(?i:noon|midnight|present|now|today)\b)")
 _PART_OF_YEAR = re.compile(r"\b([QH]\d|FY)'(\d\d)\b")
 _SHORT_DAY = re.compile(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?"
     r"(?=(?:, | | ?[-\u2013] ?)(?:\d|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
     r"| ?(?:&|and|or) (?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b)"
 )
-_DAY_RANGE = re.compile(
-    rf"\b({'|'.join(_DAYS.values())}){_TO}(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun|{'|'.join(_DAYS.values())})\b"
-)
+_ANY_DAY = rf"(?i:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun|{'|'.join(_DAYS.values())})\b"
+_DAY_RANGE = re.compile(rf"\b({_ANY_DAY})\.?{_TO}({_ANY_DAY})")
+_DAY_OF_MONTH = re.compile(r"(\d(?:st|nd|rd|th)) (Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?")
+"""As in `1st Tue`."""
+_NAMES = re.compile(rf"\b(?:{_ANY_DAY}(?:/{_ANY_DAY})+|{_ANY_MONTH}(?:/{_ANY_MONTH})+)(?!/)")
 _OTHER_DAY = re.compile(rf"\b({'|'.join(_DAYS.values())}) ?(&|and|or) (Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?")
 _ISO = re.compile(
     r"(?<![\w/.-])(\d{4})([-/.\u2013\u2212])(\d{1,2})\2(\d{1,2})(?![\d/]|-\d|\.\d)"
     rf"(?:[T ](?=\d{{1,2}}:\d{{2}})(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(?:\.\d+)?)?(Z\b|[+{MINUS}-]\d{{2}}:?\d{{2}}\b)?)?"
 )
 _NUMERIC = re.compile(r"(?<![\w/.-])(\d{1,2})([-/.\u2013\u2212])(\d{1,2})\2(\d{4}|\d{2})(?![\w/]|-\d|\.\d)")
+_DATE_RANGE = re.compile(
+    rf"(?<![\w/.-])(\d{{1,2}}([/.])\d{{1,2}}\2\d{{2,4}}|\d{{4}}-\d\d-\d\d(?![{MINUS}-])){_TO}"
+    r"(?=\d{1,2}[/.]\d{1,2}[/.]\d\d|\d{4}-\d\d-\d\d)"
+)
 _YEAR_MONTH = re.compile(r"(?<![\w/.-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w/-]|\.\d)")
 _MONTH_OF_YEAR = re.compile(r"(?<![\w/.-])(0?[1-9]|1[0-2])/((?:19|20)\d{2})(?![\w/])")
 
@@ -62,6 +74,13 @@ _TIME = re.compile(
 )
 _FRENCH = re.compile(r"(?<![\w:.,])([01]?\d|2[0-4])h([0-5]\d)(?!\w)")
 _ZONE = re.compile(rf"\b(UTC|GMT) ?([+{MINUS}-]) ?(\d{{1,2}})(?::?(\d{{2}}))?(?!\d)")
+_SHORT_HALVES = re.compile(rf"(?<![\w:.,$-])({_CLOCK})([ap]){_TO}({_CLOCK})([ap])(?!\w)")
+_HOURS = re.compile(r"(?<![\w:.,$])(\d{1,2}):([0-5]\d) ?(?:hrs?|hours)\b")
+_TIME_APART = re.compile(
+    rf"(?<![\w:.,$-])(\d{{1,2}}:[0-5]\d{_HALF}?|\d{{1,2}}{_HALF}){_TO}(?=\d{{1,2}}(?::[0-5]\d)?(?![\w%/:-]|[.,]\d))"
+    rf"|(?<![\w:.,$/-])(\d{{1,2}}){_TO}(?=\d{{1,2}}:[0-5]\d(?![\d:]))"
+)
+"""The first end of a range of times whose ends are written in different ways."""
 _DURATION = re.compile(
     r"(?<![\w.])(?:(\d+) ?h(?:rs?|ours?)?,? ?)(\d+) ?m(?:ins?|inutes?)?\b(?:,? ?(\d+) ?s(?:ecs?|econds?)?\b)?"
     r"|(?<![\w.])(\d+) ?m(?:ins?)?,? ?(\d+) ?s(?:ecs?)?\b"
@@ -69,6 +88,7 @@ _DURATION = re.compile(
 _OF_TENS = "|".join(
     f"(?<={word}[ -])" for word in "the his her my our its mid low mid-late early late their your".split()
 )
+_DECADES = re.compile(rf"(?<![\w.,/])('?)(\d{{3}}0|(?:(?<=')|{_OF_TENS})\d0)('?)s{_TO}'?(\d{{3}}0|\d0)'?s\b")
 _DECADE = re.compile(rf"(?<![\w.,/])('?)(\d{{3}}0|(?:(?<=')|{_OF_TENS})\d0)('?)s\b")
 _SHORT_YEAR = re.compile(r"(?<![\w'])'(\d{2})(?![\w'\"])")
 _YEAR_RANGE = re.compile(rf"(?<![\w.,/$€£-])(1[1-9]\d\d|20\d\d){_TO}(1[1-9]\d\d|20\d\d|'?\d{{2}})(?![\w.]\d|\w|%|-\d)")
@@ -80,10 +100,13 @@ def say_first(text: str) -> str:
 
     That is before these look like versions or telephone numbers.
     """
-    text = _MONTH_RANGE.sub(lambda match: f"{_month(match[1])}{match[2] or ''} to ", text)
+    text = _MONTH_RANGE.sub(_month_range, text)
     text = _SHORT_DAY.sub(lambda match: _DAYS[match[1][:3].lower()], text)
     text = _OTHER_DAY.sub(lambda match: f"{match[1]} {match[2]} {_DAYS[match[3][:3].lower()]}", text)
-    text = _DAY_RANGE.sub(lambda match: f"{match[1]} to {_DAYS[match[2][:3].lower()]}", text)
+    text = _DAY_OF_MONTH.sub(lambda match: f"{match[1]} {_day(match[2])}", text)
+    text = _DAY_RANGE.sub(lambda match: f"{_day(match[1])} to {_day(match[2])}", text)
+    text = _NAMES.sub(lambda match: ", ".join(map(_name, match[0].split("/"))), text)
+    text = _DATE_RANGE.sub(r"\1 to ", text)
     text = _ISO.sub(_iso, text)
     text = _NUMERIC.sub(_numeric, text)
     text = _YEAR_MONTH.sub(_year_month, text)
@@ -100,15 +123,19 @@ def say(text: str) -> str:
     text = _DAY_MONTH.sub(_day_month, text)
     text = _MONTH_YEAR.sub(lambda match: f"{_month(match[1])} {_years(match[2])}", text)
     text = _DURATION.sub(_duration, text)
+    text = _SHORT_HALVES.sub(_short_halves, text)
+    text = _HOURS.sub(_hours, text)
     text = _TIME_RANGE.sub(_time_range, text)
+    text = _TIME_APART.sub(lambda match: f"{match[1] or match[4]} to ", text)
     text = _HALF_TIME.sub(_half_time, text)
     text = re.sub(rf"(?<=\d:\d\d){_TO}(?=\d{{1,2}}:\d\d)", " to ", text)
     text = _TIME.sub(_time, text)
-    text = _FRENCH.sub(lambda match: _clock(match[1], match[2]), text)
+    text = _FRENCH.sub(_french, text)
     text = _ZONE.sub(_zone, text)
     text = _ERA.sub(_era, text)
     text = _YEAR_RANGE.sub(_year_range, text)
-    text = _DECADE.sub(_decade, text)
+    text = _DECADES.sub(lambda match: f"{_tens(match[2])} to {_tens(match[4])}", text)
+    text = _DECADE.sub(lambda match: _tens(match[2]), text)
     return _SHORT_YEAR.sub(lambda match: _years(match[1]), text)
 
 
@@ -116,10 +143,32 @@ def _month(name: str) -> str:
     return _BY_SHORT[name[:3].lower()]
 
 
+def _day(name: str) -> str:
+    return _DAYS[name[:3].lower()]
+
+
+def _name(name: str) -> str:
+    """A day's or month's name in full."""
+    short = name[:3].lower()
+    return _DAYS.get(short) or _BY_SHORT[short]
+
+
+def has_range(text: str) -> bool:
+    """Whether days or months are the ends of a range, which may be written as one word: `Jan-Mar`."""
+    return "-" in text and bool(_DAY_RANGE.search(text) or _MONTH_RANGE.search(text))
+
+
+def _month_range(match: re.Match[str]) -> str:
+    dot = "." if match[4].endswith(".") and not match[5] and match.end() == len(match.string) else ""
+    return f"{_month(match[1])}{match[2] or ''}{match[3] or ''} to {_month(match[4])}{dot}"
+
+
 def _years(digits: str) -> str:
     """A year of four digits, or of the last two: `24` -> twenty-four, `05` -> oh five."""
     if len(digits) == 4:
         return year(digits)
+    if digits == "00":
+        return "two thousand"
     return f"oh {ONES[int(digits)]}" if digits[0] == "0" else cardinal(digits)
 
 
@@ -187,7 +236,9 @@ def _day_month(match: re.Match[str]) -> str:
 def _clock(hour: str, minute: str | None, second: str | None = None, *, half: str | None = None) -> str:
     """A time of day; `half` is a or p."""
     said = cardinal(hour)
-    if minute and int(minute):
+    if not half and int(hour) in (0, 24) and not int(minute or 0):
+        said, second = "midnight", second if int(second or 0) else None
+    elif minute and int(minute):
         said += f" oh {cardinal(minute)}" if minute[0] == "0" else f" {cardinal(minute)}"
     elif not half:
         said += " o'clock"
@@ -213,6 +264,24 @@ def _half_time(match: re.Match[str]) -> str:
     if not _is_time(hour, minute):
         return match[0]
     return _ended(match, _clock(hour, minute, second, half=half))
+
+
+def _short_halves(match: re.Match[str]) -> str:
+    """`9a-5p` as `9am to 5pm`."""
+    return f"{match[1]}{match[4]}m to {match[5]}{match[8]}m"
+
+
+def _hours(match: re.Match[str]) -> str:
+    """How long, as `1:30 hrs`."""
+    return f"{_counted(match[1], 'hour')} {_counted(match[2], 'minute')}"
+
+
+def _french(match: re.Match[str]) -> str:
+    """`14h30` is a time; below ten, hours and minutes are how long something takes: `1h30`."""
+    hour, minute = match[1], match[2]
+    if len(hour) > 1:
+        return _clock(hour, minute)
+    return f"{_counted(hour, 'hour')} {cardinal(minute)}" if int(minute) else _counted(hour, "hour")
 
 
 def _ended(match: re.Match[str], said: str) -> str:
@@ -261,8 +330,8 @@ def _year_range(match: re.Match[str]) -> str:
     return f"{year(match[1])} to {_years(match[2].lstrip(chr(39)))}"
 
 
-def _decade(match: re.Match[str]) -> str:
-    digits = match[2]
+def _tens(digits: str) -> str:
+    """A decade."""
     if len(digits) == 4:
         said = year(digits)
     elif digits == "00":

@@ -1,4 +1,4 @@
-"""Numbers that stand alone or among themselves: telephone numbers, fractions, powers, ranges, ordinals, roman numerals.
+"""Numbers that stand alone or among themselves: fractions, powers, ranges, ordinals, roman numerals.
 
 `one_way` comes first and writes thousands and decimals in one way; `say` reads what `quantities` and `dates` have left.
 """
@@ -10,6 +10,7 @@ import re
 from csm_model.text.normaliser.characters import EM_DASH, EN_DASH, FRACTION_SLASH, HARD_SPACE, MINUS
 from csm_model.text.normaliser.dates import MONTHS
 from csm_model.text.normaliser.spelling import (
+    MOST_DIGITS,
     cardinal,
     letters,
     number,
@@ -20,6 +21,7 @@ from csm_model.text.normaliser.spelling import (
     spell_digits,
     year,
 )
+from csm_model.text.normaliser.units import PERS
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 """A number as `one_way` writes it."""
@@ -36,31 +38,40 @@ _SPACED_ONCE = re.compile(
     r"|\d{3}(?= ?(?:[$\u20ac\u00a3\u00a5%]|(?:km|kg|m|EUR|USD|GBP)\b)))"
 )
 _INDIAN = re.compile(r"(?<![\w.,])\d{1,2}(?:,\d{2})+,\d{3}(?![\w,])")
+_MYRIADS = re.compile(r"(?<![\w.,])(\d+)(?:\.(\d{1,4}))? ?([\u4e07\u842c\ub9cc\u4ebf\u5104\uc5b5])")
+_MYRIAD_ZEROS = dict(zip("\u4e07\u842c\ub9cc\u4ebf\u5104\uc5b5", (4, 4, 4, 8, 8, 8), strict=True))
+"""Scales of East Asia: ten thousand, and a hundred million."""
 _COMMA_DECIMAL = re.compile(r"(?<![\w.,])(\d+),(\d{1,2})(?![\d,]|\.\d)(?! \d)")
+_GLUED = re.compile("(?<=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])(?=\\d)")
+_NO_CENTS = re.compile(rf"(?<=\d),[-{EN_DASH}{EM_DASH}](?!\d)")
 _COMMA_UNIT = re.compile(r"(?<![\w.,])(\d+),(\d+)(?= ?(?:%|€|[A-Za-z]{1,3}\b))")
 
-# telephone numbers
-_ABROAD = re.compile(r"(?<![\w+])\+ ?(\d{1,3})((?:[ .\-\u00a0/]{0,2}\(?\d{1,5}\)?){1,6})(?![\w]|[.,]\d|:\d)")
-_PHONE = re.compile(
-    r"(?<![\w.+-])(?:(1)[ .-])?(?:\((\d{3})\) ?|(\d{3})[ .-])(\d{3})[ .-](\d{4})"
-    r"(?: ?(?:x|ext\.?) ?(\d{1,6}))?(?![\w-]|\.\d)"
-)
-_DASHED_PHONE = re.compile(rf"(?<![\w-])(\d{{3}})[{EN_DASH}{MINUS}](\d{{3}})[{EN_DASH}{MINUS}](\d{{4}})(?!\w)")
-_LOCAL_PHONE = re.compile(r"(?<![\w.+$€£-])(\d{3})-(\d{4})(?![\w-]|\.\d)")
-_WORD_PHONE = re.compile(r"(?<![\w-])(?:(1)-)?(8\d\d|900)-([A-Z]{3,}(?:-[A-Z]+)*|(?:\d{3}-)?[A-Z]{4})(?![\w-])")
-_ZERO_GROUPS = re.compile(
-    r"(?<![\w.+-])\(?(0\d{1,4})\)?(?:(?:[ -]\d{2,4}){2,4}|(?:[ -]\d{2,4}){0,2}[ -]\d{5,8})(?![\w-]|[.,]\d)"
-)
-_CARD = re.compile(r"(?<![\w-])\d{4}(?:([ -])\d{4})(?:\1\d{4}){2}(?![\w-])")
-_GROUPS = re.compile(r"(?<![\w.-])\d+(?:-\d+){2,}(?:-[xX\d])?(?![\w-]|\.\d)")
-_EMERGENCY = re.compile(
-    r"(?<![\w.,$€£#/-])(911|411|311|999|112|101|404|747|737|787|777)(?![\w%/-]|[.,]\d| ?(?:dollars|people))"
-)
-
 # fractions and powers
-_SAYINGS = re.compile(r"(?<![\w./])(24/7/365|24/7|50/50|9/11|20/20|4/20|80/20|60/40|70/30|90/10|1/6)(?![\w/]|\.\d)")
+_SAYINGS = re.compile(
+    r"(?<![\w./])(24/7/365|24[/-]7|50[/-]50|9/11|20/20|4/20|80/20|60/40|70/30|90/10|1/6)(?![\w/]|\.\d)"
+)
+_SUBSECTION = re.compile(
+    r"(?<![\w.,])(\d{1,4})(\([A-Za-z]\)(?:\((?:[A-Za-z]|\d{1,2}|[ivx]{2,4})\)|\d(?!\d))*)('?s)?(?!\w)"
+    r"|(?<![\w.,$\u20ac\u00a3])(401)([kK])('?s)?(?!\w)"
+)
+"""A part of a law by its number and letters, as the plan of 401(k)."""
 _METRE = re.compile(r"(?<![\w./])(\d{1,2})/([248]|16)(?= time\b)")
 _SEASON = re.compile(r"(?<![\w./])((?:19|20)\d\d)/(\d\d)(?![\w/]|\.\d)")
+_FRACTION_RANGE = re.compile(
+    rf"(?<![\w./,-])(\d{{1,2}})/(\d{{1,2}}) ?{DASH} ?(\d{{1,2}})/(\d{{1,2}})(?![\w/{FRACTION_SLASH}-]|[.,]\d)"
+)
+_ENDS_APART = re.compile(
+    rf"(?:(?<=\dst)|(?<=\dnd)|(?<=\drd)|(?<=\dth)|(?<=\d[\"'])|(?<=\d[\u2032\u2033])) ?{DASH} ?(?=\d)"
+    rf"|(?<={FRACTION_SLASH}\d) ?{DASH} ?(?=\d)|(?<=\d) ?{DASH} ?(?=(?:\d+[ {HARD_SPACE}])?\d+{FRACTION_SLASH}\d)"
+    rf"|(?<=[\d/]\d) ?{DASH} ?(?=\d+ \d/\d)|(?<=\d/\d) ?{DASH} ?(?=\d+(?! ?[\d/-]))"
+)
+"""The dash of a range whose ends are no two plain numbers: ordinals, fractions, inches."""
+_CODES_APART = re.compile(rf"(?<![\w-])(#|[A-Z])(\d{{1,3}}) ?{DASH} ?(?=\1\d{{1,3}}(?![\w-]))")
+_ARC = re.compile(
+    r"(?<![\w.,])(\d{1,3}) ?\u00b0 ?(\d{1,2}(?:\.\d+)?) ?['\u2032](?: ?(\d{1,2}(?:\.\d+)?) ?(?:\"|\u2033|''))?"
+    r"(?: ?([NSEW])(?!\w))?"
+)
+_ARC_ENDS = {"N": " north", "S": " south", "E": " east", "W": " west"}
 _FRACTION = re.compile(
     rf"(?<![\w./,])(?:(\d+)(?: |-|{HARD_SPACE}))?(\d{{1,4}})[/{FRACTION_SLASH}](\d{{1,4}})"
     rf"(\"|\u2033)?(?![\w/{FRACTION_SLASH}]|[.,]\d)"
@@ -69,26 +80,39 @@ _FEET = re.compile(r"(?<![\w.,])(\d+) ?(?:'|\u2032|ft\.?) ?(\d{1,2}(?:\.\d+)?) ?
 _HEIGHT = re.compile(r"(?<![\w.,'])([1-9])(?:'|\u2032| ?ft) ?(\d|1[01])(?![\w'\"\u2033.,:]\d|[\w'\"\u2033]| ?in)")
 _HEIGHTS = re.compile(rf"(\d ?(?:\"|\u2033)) ?{DASH} ?(?=\d{{1,2}} ?(?:'|\u2032))")
 _INCHES = re.compile(r"(?<![\w.,/])(\d+(?:\.\d+)?)(?:\"|\u2033|'')(?![\w\"])")
+_EXTRA_TIME = re.compile(r"(?<![\w.,])(\d{1,3})['\u2032] ?(?=\+ ?\d)")
 _FEET_ALONE = re.compile(r"(?<![\w.,/'\"])(\d+)(?:'|\u2032)(?![\w'\"])")
 _POWER_OF_TEN = re.compile(rf"(?<![\w.,])({NUMBER})[eE]([+{MINUS}-]?)(\d{{1,4}})(?!\w)")
 _POWER = re.compile(rf"\^ ?[({{]?([+{MINUS}-]?)\(?(\d+(?:\.\d+)?|[a-z])[)}}]?(?!\w)|\*\*([+{MINUS}-]?)(\d+)(?![\w*])")
+_CHARGE = re.compile(rf"(?<=[A-Za-z\d])\^(\d)([+{MINUS}-])(?![\w(.])")
+"""Of an ion."""
 _BY = re.compile(rf"(?<![\w.,])({NUMBER}) ?(?:x|X|\u00d7|\*) ?(?=\d)")
 _DOT_TIMES = re.compile(r"(?<=\d) ?\u00b7 ?(?=\d)")
 _UNIT_BY = re.compile(
-    r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=inches)(?= [x\u00d7] [a-z])) ?[xX\u00d7] ?(?=[\da-z])"
+    r"(?:(?<=\d[mg\"])|(?<=\d[cmfik][mtng])|(?<=\d (?:cm|mm|ft|in|km))|(?<=\d m)|(?<=inches)(?= [x\u00d7] [a-z])"
+    r"|(?<=inch|feet|ters|hand)(?= [xX\u00d7] \d)) ?[xX\u00d7] ?(?=[\da-z])"
 )
-_TIMES_AFTER = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?{DASH} ?)?({NUMBER}) ?[xX\u00d7](?![\w])(?! ?[-+=*/^){MINUS}])")
-_TIMES_BEFORE = re.compile(rf"(?<![\w.])(?!x(?:32|64|86)\b)[xX\u00d7] ?({NUMBER})(?!\w)")
+_SPANS = "day|week|month|year|hour|d|wk|mo|yr|hr|h"
+_TIMES_AFTER = re.compile(
+    rf"(?<![\w.,])(?:({NUMBER})[xX\u00d7]? ?{DASH} ?)?({NUMBER})(?: ?[x\u00d7]|(?<!\d{{4}}) ?X)"
+    rf"(?!\w)(?! ?(?:[-+=*^{MINUS}]|/(?!(?:{_SPANS})\b)))(?:/({_SPANS})\b)?"
+)
+_TIMES_BEFORE = re.compile(rf"(?<![\w.])(?:\u00d7|(?<=\))[xX]|(?<=\) )[xX]) ?({NUMBER})(?!\w)")
 _LINES = re.compile(r"(?<![\w.])(240|360|480|576|720|1080|1440|2160|4320)([pi])(?!\w)")
 
 # the rest
+_EMERGENCY = re.compile(
+    r"(?<![\w.,$€£#/-])(?:(911)|(?<=[Cc]all )(411|311|999|112)|(?<=[Dd]ial )(411|311|999|112)|(101|404|7[0-8]7))"
+    r"(?![\w%/-]|[.,]\d| ?(?:dollars|people))"
+)
+_PLANE = re.compile(r"(?<![\w.,-])(7[0-8]7)-([1-9]00|8|9|10)(?![\w-]|[.,]\d)")
 _ORDINAL = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d+) ?(?:\^)?(st|nd|rd|th|ST|ND|RD|TH)(?!\w)")
 _NUMBER_SIGN = re.compile(r"(?<![\w&])# ?(?=\d)|\bN(?:o|r|\u00b0)\. *(?=\d)|\bno\. ?(?=\d)|\bNo (?=\d)")
 _NUMBER_SIGNS = re.compile(r"\b[Nn]os\. ?(?=\d)")
-_PAGES = re.compile(r"(?<![\w.])(pp?|vol|ch|fig|eq|sec|art|ed|vs|v|ll?)\. ?(?=\d)", re.I)
+_PAGES = re.compile(r"(?<![\w.])(pp?|vol|ch|fig|eq|sec|art|ed|vs|v|ll?|ca|max|min|avg)\. ?(?=\d)", re.I)
 _PAGE_WORDS = {"p": "page", "pp": "pages", "vol": "volume", "ch": "chapter", "fig": "figure", "eq": "equation",
                "sec": "section", "art": "article", "ed": "edition", "vs": "versus", "v": "versus", "l": "line",
-               "ll": "lines", "pt": "part", "bk": "book"}  # fmt: skip
+               "ll": "lines", "ca": "circa", "max": "maximum", "min": "minimum", "avg": "average"}  # fmt: skip
 _RANGE = re.compile(rf"(?<![\w.,{MINUS}-])({NUMBER}) ?{DASH} *(?={NUMBER}|minus \d)(?!{DASH}(?:\d[\d.,]*)?{DASH})")
 _LETTER_DOT = re.compile(r"(?<=\b[A-Z])\.(?=\d)")
 _DOTS = re.compile(rf"(?<=\d) ?(?:\.{{2,3}}|\u2026) ?(?=[{MINUS}-]?\d)")
@@ -139,16 +163,23 @@ _DENOMINATORS = {2: ("half", "halves"), 4: ("quarter", "quarters")}
 
 def one_way(text: str) -> str:
     """`1.000.000`, `1 000 000` and `1'000'000` as `1,000,000`; `12,5 %` as `12.5 %`."""
+    text = _NO_CENTS.sub("", _GLUED.sub(" ", text))
     text = _DOTTED_GROUPS.sub(_swap, text)
     text = _DOT_COMMA.sub(_swap, text)
     text = _SPACED_GROUPS.sub(lambda match: re.sub(r"\D", ",", match[0]), text)
     text = _PLAIN_SPACED.sub(lambda match: match[0].replace(" ", ","), text)
     text = _SPACED_ONCE.sub(lambda match: match[0].replace(" ", ","), text)
+    text = _MYRIADS.sub(_myriads, text)
     text = _INDIAN.sub(lambda match: f"{int(match[0].replace(',', '')):,}", text)
     text = _COMMA_UNIT.sub(lambda match: match[0] if len(match[2]) == 3 else f"{match[1]}.{match[2]}", text)
     return _COMMA_DECIMAL.sub(
         lambda match: match[0] if len(match[2]) == 1 and match[1] != "0" else f"{match[1]}.{match[2]}", text
     )
+
+
+def _myriads(match: re.Match[str]) -> str:
+    zeros = _MYRIAD_ZEROS[match[3]]
+    return f"{int(match[1] + (match[2] or '').ljust(zeros, '0')):,}" if len(match[1]) < MOST_DIGITS else match[0]
 
 
 def _short_year(digits: str) -> str:
@@ -159,59 +190,22 @@ def _swap(match: re.Match[str]) -> str:
     return match[0].translate({ord("."): ",", ord(","): "."})
 
 
-def say_phones(text: str) -> str:
-    """The text with telephone and card numbers in words, digit by digit."""
-    text = _DASHED_PHONE.sub(r"\1-\2-\3", text)
-    text = _WORD_PHONE.sub(_word_phone, text)
-    text = _ABROAD.sub(_abroad, text)
-    text = _PHONE.sub(_phone, text)
-    text = _CARD.sub(lambda match: _by_groups(match[0]), text)
-    text = _GROUPS.sub(_hyphened, text)
-    text = _LOCAL_PHONE.sub(lambda match: _by_groups(match[0]), text)
-    return _ZERO_GROUPS.sub(lambda match: _by_groups(match[0]), text)
-
-
-def _by_groups(text: str) -> str:
-    return ", ".join(map(spell_digits, re.findall(r"\d+", text)))
-
-
-def _hyphened(match: re.Match[str]) -> str:
-    """Numbers joined by hyphens: long ones digit by digit."""
-    groups = match[0].split("-")
-    if all(len(group) <= 2 and (group == "0" or group[0] != "0") and group.isdigit() for group in groups):
-        return ", ".join(map(cardinal, groups))
-    return ", ".join(spell_digits(group) if group.isdigit() else "X" for group in groups)
-
-
-def _abroad(match: re.Match[str]) -> str:
-    digits = re.sub(r"\D", "", match[0])
-    if not 8 <= len(digits) <= 15:
-        return match[0]
-    return f"plus {spell_digits(match[1])}, {_by_groups(match[2])}"
-
-
-def _phone(match: re.Match[str]) -> str:
-    groups = [match[1], match[2] or match[3], match[4], match[5]]
-    said = ", ".join(spell_digits(group) for group in groups if group)
-    return f"{said}, extension {spell_digits(match[6])}" if match[6] else said
-
-
-def _word_phone(match: re.Match[str]) -> str:
-    said = f"{cardinal(match[2])}" if match[2].endswith("00") else spell_digits(match[2])
-    rest = [spell_digits(part) if part.isdigit() else part.lower() for part in match[3].split("-")]
-    return ", ".join([*(["one"] if match[1] else []), said, *rest])
-
-
 def say_fractions(text: str) -> str:
     """The text with fractions, lengths in feet and inches, powers and products in words."""
+    text = _ARC.sub(_arc, text)
     text = _HEIGHTS.sub(r"\1 to ", text)
+    text = _FRACTION_RANGE.sub(_fraction_range, text)
+    text = _ENDS_APART.sub(" to ", text)
+    text = _CODES_APART.sub(r"\1\2 to ", text)
+    text = _SUBSECTION.sub(_subsection, text)
     text = _HEIGHT.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _FEET.sub(lambda match: f"{quantity(match[1])} foot {quantity(match[2])}", text)
     text = _SEASON.sub(lambda match: f"{year(match[1])} {_short_year(match[2])}", text)
     text = _METRE.sub(lambda match: f"{cardinal(match[1])} {cardinal(match[2])}", text)
-    text = _SAYINGS.sub(lambda match: " ".join(map(short_number, match[1].split("/"))), text)
+    text = _SAYINGS.sub(lambda match: " ".join(map(short_number, re.split("[/-]", match[1]))), text)
     text = _FRACTION.sub(_fraction, text)
     text = _INCHES.sub(_inches, text)
+    text = _EXTRA_TIME.sub(r"\1 ", text)
     text = _FEET_ALONE.sub(_feet, text)
     text = _BY.sub(lambda match: f"{match[1]} {'times' if chr(215) in match[0] or '*' in match[0] else 'by'} ", text)
     text = _UNIT_BY.sub(" by ", text)
@@ -225,12 +219,9 @@ def say_fractions(text: str) -> str:
 
 def say_products(text: str) -> str:
     """The text with `10^6`, `3x4`, `10x` and `x10` in words."""
-    text = _TIMES_AFTER.sub(
-        lambda match: f"{quantity(match[1]) + ' to ' if match[1] else ''}{quantity(match[2])} times", text
-    )
-    text = _TIMES_BEFORE.sub(
-        lambda match: f"{'by' if match[0][0] in 'xX' and match[0][1] == ' ' else 'times'} {quantity(match[1])}", text
-    )
+    text = _TIMES_AFTER.sub(_times, text)
+    text = _TIMES_BEFORE.sub(lambda match: f" times {quantity(match[1])}", text)
+    text = _CHARGE.sub(lambda match: f" {cardinal(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
     if "^" in text or "**" in text:
         text = _POWER.sub(_power, text)
     return text
@@ -252,6 +243,40 @@ def _inches(match: re.Match[str]) -> str:
     if not _opens_no_quotation(match):
         return match[0]
     return f"{quantity(match[1])} {'inch' if match[1] == '1' else 'inches'}"
+
+
+def _arc(match: re.Match[str]) -> str:
+    """Degrees, minutes and seconds."""
+    degrees, minutes, seconds, end = match.groups()
+    parts = [(degrees, "degree"), (minutes, "minute"), (seconds, "second")]
+    said = " ".join(f"{quantity(digits)} {name}{'' if digits == '1' else 's'}" for digits, name in parts if digits)
+    return said + _ARC_ENDS.get(end or "", "")
+
+
+def _fraction_range(match: re.Match[str]) -> str:
+    """Two fractions, or two days of the year where one of them is no fraction: `10/1-10/5`."""
+    ends = [(match[1], match[2]), (match[3], match[4])]
+    if any(_day(*end) for end in ends) and all(1 <= int(month) <= 12 and 1 <= int(day) <= 31 for month, day in ends):
+        return " to ".join(f"{MONTHS[int(month) - 1]} {ordinal(day)}" for month, day in ends)
+    return f"{match[1]}/{match[2]} to {match[3]}/{match[4]}"
+
+
+def _subsection(match: re.Match[str]) -> str:
+    number_of, parts, many = match[1] or match[4], match[2] or match[5], match[3] or match[6]
+    said = [
+        cardinal(part if part.isdigit() else _value(part)) if part.isdigit() or len(part) > 1 else letters(part)
+        for part in re.findall(r"\d+|[A-Za-z]+", parts)
+    ]
+    return " ".join([short_number(number_of), *said]) + ("'s" if many else "")
+
+
+def _times(match: re.Match[str]) -> str:
+    """So many times; in parentheses of its own, as in `f(2x)`, it is a product."""
+    text, start, end = match.string, match.start(), match.end()
+    if not match[1] and text[end : end + 1] == ")" and text[start - 1 : start] in ("(", "+", "-", MINUS):
+        return match[0]
+    said = f"{quantity(match[1])} to {quantity(match[2])}" if match[1] else quantity(match[2])
+    return f"{said} times per {PERS[match[3]]}" if match[3] else f"{said} times"
 
 
 def _exponent(sign: str, digits: str) -> str:
@@ -278,7 +303,7 @@ def _fraction(match: re.Match[str]) -> str:
     sure = FRACTION_SLASH in match[0] or whole is not None
     if int(below) == 0:
         return f"{match[1] + ' ' if whole else ''}{quantity(above)} over {quantity(below)}"
-    inches = " inches" if match[4] and _opens_no_quotation(match) else match[4] or ""
+    inches = (" inches" if whole else " of an inch") if match[4] and _opens_no_quotation(match) else match[4] or ""
     if not sure and not match[4] and "=" not in match.string and (day := _day(above, below)):
         return day
     if not sure and above == below:
@@ -293,6 +318,8 @@ def _fraction(match: re.Match[str]) -> str:
     else:
         said = f"{quantity(above)} {one if above == '1' else many}"
     said = said.removeprefix("one ") if said.startswith("one one ") else said.replace(" one hundredths", " hundredths")
+    if said == "one half" and inches == " of an inch":
+        return "half an inch"
     return (f"{quantity(whole)} and {said}" if whole is not None else said) + inches
 
 
@@ -350,6 +377,7 @@ def say(text: str) -> str:
     text = _NUMBER_SIGN.sub(lambda match: " Number " if match[0][0] == "N" else " number ", text)
     text = _NUMBER_SIGNS.sub("numbers ", text)
     text = _PAGES.sub(lambda match: f"{_PAGE_WORDS[match[1].lower()]} ", text)
+    text = _PLANE.sub(lambda match: f"{short_number(match[1])} {short_number(match[2])}", text)
     text = _EMERGENCY.sub(_service, text)
     text = _SUM.sub(" minus ", text)
     text = _BINARY_MINUS.sub(" minus ", text)
@@ -363,10 +391,7 @@ def say(text: str) -> str:
 
 
 def _service(match: re.Match[str]) -> str:
-    digits = match[1]
-    if digits in ("747", "737", "787", "777", "404", "101"):
-        return short_number(digits)
-    return spell_digits(digits)
+    return short_number(match[4]) if match[4] else spell_digits(match[0])
 
 
 def _signed(match: re.Match[str]) -> str:

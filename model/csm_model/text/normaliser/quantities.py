@@ -7,6 +7,7 @@ import re
 from csm_model.text.normaliser.characters import EN_DASH, HARD_SPACE, MINUS
 from csm_model.text.normaliser.numbers import DASH, NUMBER
 from csm_model.text.normaliser.spelling import cardinal, number, quantity
+from csm_model.text.normaliser.units import AFTER_FRACTIONS, ALONE, NEVER_SPACED, PERS, SPACE, UNITS, either, per, unit
 
 _CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"),
@@ -30,6 +31,13 @@ _CURRENCIES = {
     "₲": ("guarani", "guaranis", "", ""),
     "₼": ("manat", "manat", "", ""),
     "₾": ("lari", "lari", "", ""),
+    "៛": ("riel", "riels", "", ""),
+    "₭": ("kip", "kip", "", ""),
+    "₮": ("tugrik", "tugriks", "", ""),
+    "৳": ("taka", "taka", "", ""),
+    "﷼": ("rial", "rials", "", ""),
+    "֏": ("dram", "drams", "", ""),
+    "؋": ("afghani", "afghanis", "", ""),
     "¢": ("cent", "cents", "", ""),
     "kr": ("krona", "kronor", "", ""),
     "zł": ("zloty", "zlotys", "grosz", "groszy"),
@@ -58,8 +66,26 @@ _CODES = {
     "SEK": ("Swedish krona", "Swedish kronor", "", ""), "NOK": ("Norwegian krone", "Norwegian kroner", "", ""),
     "DKK": ("Danish krone", "Danish kroner", "", ""), "PLN": _CURRENCIES["zł"], "RUB": _CURRENCIES["₽"],
     "MXN": _of("Mexican", "₱"), "BRL": _CURRENCIES["R$"], "TRY": _CURRENCIES["₺"], "BTC": _CURRENCIES["₿"],
-    "ETH": ("ether", "ether", "", ""), "ZAR": ("rand", "rand", "", ""), "THB": _CURRENCIES["฿"],
+    "HUF": ("forint", "forints", "", ""), "CZK": ("koruna", "korunas", "", ""), "ILS": _CURRENCIES["₪"],
+    "TWD": _of("New Taiwan"), "VND": _CURRENCIES["₫"], "IDR": ("rupiah", "rupiah", "", ""),
+    "AED": ("dirham", "dirhams", "", ""), "SAR": ("riyal", "riyals", "", ""), "NGN": _CURRENCIES["₦"],
+    "UAH": _CURRENCIES["₴"], "ETH": ("ether", "ether", "", ""), "ZAR": ("rand", "rand", "", ""),
+    "THB": _CURRENCIES["฿"],
 }  # fmt: skip
+
+_SIGNS_AFTER = {
+    "\u5186": _CURRENCIES["¥"], "\u5143": _CODES["CNY"], "\u5713": _CODES["CNY"], "\u5706": _CODES["CNY"],
+    "\u5757": _CODES["CNY"], "\u584a": _CODES["CNY"], "\uc6d0": _CURRENCIES["₩"],
+}  # fmt: skip
+"""Currencies in characters that stand after the number, whatever follows."""
+_WORDS_AFTER = {
+    **dict.fromkeys(("\u0440\u0443\u0431.", "\u0440\u0443\u0431", "\u0440.", "\u0440"), _CURRENCIES["₽"]),
+    **dict.fromkeys(("\u0433\u0440\u043d.", "\u0433\u0440\u043d"), _CURRENCIES["₴"]),
+    "\u043b\u0432": ("lev", "leva", "", ""), "Kč": ("koruna", "korunas", "", ""),
+    "\u0e1a\u0e32\u0e17": _CURRENCIES["฿"], "\u062f.\u0625": ("dirham", "dirhams", "", ""),
+}  # fmt: skip
+"""Currencies that other languages shorten, after the number."""
+_AFTER = {**_SIGNS_AFTER, **_WORDS_AFTER, **_CODES, **_CURRENCIES}
 
 _SCALES = {
     "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "Mn": "million", "mm": "million",
@@ -78,118 +104,35 @@ _SURE_SCALES = frozenset(
 _GLUED_SCALES = frozenset("k K M B T".split())
 
 
-def _alt(words: object) -> str:
-    return "|".join(re.escape(word) for word in sorted(words, key=lambda word: (-len(word), word)))  # type: ignore[call-overload]
-
-
-def _plural(one: str, many: str | None = None) -> tuple[str, str]:
-    return one, many or f"{one}s"
-
-
-_UNITS: dict[str, tuple[str, str]] = {
-    "km": _plural("kilometer"), "m": _plural("meter"), "dm": _plural("decimeter"), "cm": _plural("centimeter"),
-    "mm": _plural("millimeter"), "\u03bcm": _plural("micrometer"), "um": _plural("micrometer"),
-    "nm": _plural("nanometer"), "mi": _plural("mile"), "yd": _plural("yard"), "yds": _plural("yard"),
-    "ft": ("foot", "feet"), "in": ("inch", "inches"), "nmi": _plural("nautical mile"), "ly": _plural("light-year"),
-    "kg": _plural("kilogram"), "kgs": _plural("kilogram"), "g": _plural("gram"), "mg": _plural("milligram"),
-    "\u03bcg": _plural("microgram"), "mcg": _plural("microgram"), "lb": _plural("pound"), "lbs": _plural("pound"),
-    "oz": _plural("ounce"), "t": _plural("ton"), "st": _plural("stone", "stone"),
-    "l": _plural("liter"), "L": _plural("liter"), "dl": _plural("deciliter"), "dL": _plural("deciliter"),
-    "cl": _plural("centiliter"), "ml": _plural("milliliter"), "mL": _plural("milliliter"), "gal": _plural("gallon"),
-    "qt": _plural("quart"), "pt": _plural("pint"), "tbsp": _plural("tablespoon"), "tsp": _plural("teaspoon"),
-    "cc": _plural("cubic centimeter"), "fl oz": _plural("fluid ounce"), "ha": _plural("hectare"),
-    "sq ft": ("square foot", "square feet"), "sq. ft.": ("square foot", "square feet"),
-    "sqft": ("square foot", "square feet"),
-    "sq mi": _plural("square mile"), "sq m": _plural("square meter"), "sq km": _plural("square kilometer"),
-    "s": _plural("second"), "sec": _plural("second"), "secs": _plural("second"), "ms": _plural("millisecond"),
-    "\u03bcs": _plural("microsecond"), "us": _plural("microsecond"), "ns": _plural("nanosecond"),
-    "min": _plural("minute"), "mins": _plural("minute"), "h": _plural("hour"), "hr": _plural("hour"),
-    "hrs": _plural("hour"), "d": _plural("day"), "wk": _plural("week"), "wks": _plural("week"), "mo": _plural("month"),
-    "mos": _plural("month"), "yr": _plural("year"), "yrs": _plural("year"),
-    "Hz": ("hertz", "hertz"), "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"),
-    "GHz": ("gigahertz", "gigahertz"), "THz": ("terahertz", "terahertz"), "rpm": ("R.P.M", "R.P.M"),
-    "bpm": ("beats per minute", "beats per minute"), "fps": ("frames per second", "frames per second"),
-    "dpi": ("dots per inch", "dots per inch"), "ppi": ("pixels per inch", "pixels per inch"),
-    "px": _plural("pixel"), "MP": _plural("megapixel"), "ppm": ("parts per million", "parts per million"),
-    "ppb": ("parts per billion", "parts per billion"),
-    "mph": ("mile per hour", "miles per hour"), "kph": ("kilometer per hour", "kilometers per hour"),
-    "kmh": ("kilometer per hour", "kilometers per hour"), "mpg": ("mile per gallon", "miles per gallon"),
-    "kn": _plural("knot"), "kt": _plural("knot"),
-    "KB": _plural("kilobyte"), "kB": _plural("kilobyte"), "MB": _plural("megabyte"),
-    "GB": _plural("gigabyte"), "TB": _plural("terabyte"), "PB": _plural("petabyte"), "KiB": _plural("kibibyte"),
-    "MiB": _plural("mebibyte"), "GiB": _plural("gibibyte"), "kb": _plural("kilobit"), "Kb": _plural("kilobit"),
-    "Mb": _plural("megabit"), "Gb": _plural("gigabit"), "kbit": _plural("kilobit"), "Mbit": _plural("megabit"),
-    "Gbit": _plural("gigabit"), "kbps": ("kilobit per second", "kilobits per second"),
-    "Kbps": ("kilobit per second", "kilobits per second"), "Mbps": ("megabit per second", "megabits per second"),
-    "mbps": ("megabit per second", "megabits per second"), "Gbps": ("gigabit per second", "gigabits per second"),
-    "W": _plural("watt"), "mW": _plural("milliwatt"), "kW": _plural("kilowatt"), "MW": _plural("megawatt"),
-    "GW": _plural("gigawatt"), "TW": _plural("terawatt"), "Wh": _plural("watt hour"), "kWh": _plural("kilowatt hour"),
-    "MWh": _plural("megawatt hour"), "V": _plural("volt"), "mV": _plural("millivolt"), "kV": _plural("kilovolt"),
-    "mA": _plural("milliamp"), "mAh": _plural("milliamp hour"), "Ah": _plural("amp hour"), "\u03a9": _plural("ohm"),
-    "k\u03a9": _plural("kilohm"), "M\u03a9": _plural("megohm"), "J": _plural("joule"), "kJ": _plural("kilojoule"),
-    "MJ": _plural("megajoule"), "cal": _plural("calorie"), "kcal": _plural("kilocalorie"), "N": _plural("newton"),
-    "kN": _plural("kilonewton"), "Nm": _plural("newton meter"), "Pa": _plural("pascal"), "kPa": _plural("kilopascal"),
-    "hPa": _plural("hectopascal"), "MPa": _plural("megapascal"), "bar": ("bar", "bar"), "mbar": _plural("millibar"),
-    "psi": ("P.S.I", "P.S.I"), "atm": _plural("atmosphere"), "dB": _plural("decibel"), "lm": _plural("lumen"),
-    "hp": ("horsepower", "horsepower"), "mol": _plural("mole"), "pct": ("percent", "percent"),
-    "pH": ("P.H", "P.H"), "ct": _plural("carat"), "bps": _plural("basis point"),
-    "\u00b0C": ("degree Celsius", "degrees Celsius"), "\u00b0F": ("degree Fahrenheit", "degrees Fahrenheit"),
-    "\u00b0 C": ("degree Celsius", "degrees Celsius"), "\u00b0 F": ("degree Fahrenheit", "degrees Fahrenheit"),
-    "\u00b0K": ("degree Kelvin", "degrees Kelvin"), "\u00b0": _plural("degree"),
-    "\u00b0N": ("degree north", "degrees north"), "\u00b0S": ("degree south", "degrees south"),
-    "\u00b0E": ("degree east", "degrees east"), "\u00b0W": ("degree west", "degrees west"),
-    "%": ("percent", "percent"), "\u2030": ("per mille", "per mille"),
-    "\u2031": ("per ten thousand", "per ten thousand"),
-    "\u2032": _plural("minute"), "\u2033": _plural("second"), "\u00a2": ("cent", "cents"),
-    "%p": _plural("percentage point"), "pp": _plural("percentage point"),
-}  # fmt: skip
-_NEVER_SPACED = frozenset("in d st t pp us um wk kt kn mo N J ct pt st MP bps \u2032 \u2033".split())
-"""Units that are words or letters of their own where a space is between."""
-_PERS = {
-    "s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "d": "day", "day": "day", "wk": "week",
-    "week": "week", "mo": "month", "month": "month", "mth": "month", "yr": "year", "y": "year", "year": "year",
-    "night": "night", "hour": "hour", "minute": "minute", "second": "second", "person": "person", "pp": "person",
-    "unit": "unit", "user": "user", "item": "item", "piece": "piece", "pc": "piece", "head": "head", "capita": "capita",
-    "serving": "serving", "dose": "dose", "seat": "seat", "room": "room", "page": "page", "word": "word",
-    "call": "call",
-    "request": "request", "share": "share", "barrel": "barrel", "bbl": "barrel", "ton": "ton", "mile": "mile",
-    "km": "kilometer", "m": "meter", "cm": "centimeter", "mm": "millimeter", "kg": "kilogram", "g": "gram",
-    "mg": "milligram", "l": "liter", "L": "liter", "dl": "deciliter", "dL": "deciliter", "ml": "milliliter",
-    "mL": "milliliter", "lb": "pound", "oz": "ounce", "gal": "gallon", "ft": "foot", "sqft": "square foot",
-    "in": "inch",
-    "acre": "acre", "ha": "hectare", "mi": "mile", "kWh": "kilowatt hour", "MWh": "megawatt hour", "GB": "gigabyte",
-    "MB": "megabyte", "W": "watt", "K": "kelvin", "game": "game", "session": "session", "token": "token",
-    "1M": "one million", "class": "class", "gallon": "gallon", "liter": "liter", "trip": "trip", "way": "way",
-    "beat": "beat", "frame": "frame", "stream": "stream", "server": "server", "core": "core",
-}  # fmt: skip
-
-_SPACE = f"[ {HARD_SPACE}]?"
-_SIGN = rf"(?P<sign>(?<![\w)%\]])[+\u00b1{MINUS}{EN_DASH}-]{_SPACE})?"
-_PER = rf"(?:{_SPACE}/{_SPACE}(?P<per>{_alt(_PERS)})(?P<per_power>\^?[23])?(?!\w))?"
-_BEFORE = _alt(_CURRENCIES)
-_CODE = _alt(_CODES)
-_SCALE = rf"(?:(?:{_SPACE}|-)(?P<scale>{_alt(_SCALES)})(?!\w))?"
+_NO_POWER = rf"(?<!\^[{MINUS}+-])"
+_SIGN = rf"(?P<sign>(?<![\w)%\]])[+\u00b1{MINUS}{EN_DASH}-]{SPACE})?"
+_PER = rf"(?:{SPACE}/{SPACE}(?P<per>{either(PERS)})(?P<per_power>\^?[23])?(?!\w))?"
+_BEFORE = either(_CURRENCIES)
+_CODE = either(_CODES)
+_SCALE = rf"(?:(?:{SPACE}|-)(?P<scale>{either(_SCALES)})(?!\w))?"
 _MONEY = re.compile(
-    rf"(?<![\w.$€£]){_SIGN}(?P<cur>{_BEFORE}|(?:{_CODE})(?= ?\d))\.?{_SPACE}"
+    rf"(?<![\w.$€£]){_SIGN}(?P<cur>{_BEFORE}|(?<!/)(?:{_CODE})(?= ?\d))\.?{SPACE}"
     rf"(?P<sign2>[{MINUS}+-](?=[\d.]))?(?P<a>{NUMBER})"
-    rf"(?:{_SPACE}(?P<scale_a>{_alt(_SCALES)})(?![A-Za-z]))?"
-    rf"(?:{_SPACE}{DASH}{_SPACE}(?P<cur_b>{_BEFORE}|{_CODE})?{_SPACE}(?P<b>{NUMBER})(?![\d-]))?{_SCALE}"
-    rf"(?:{_SPACE}(?P<code>USD|CAD|AUD|NZD|SGD|HKD|EUR|GBP)(?!\w))?{_PER}(?![\d])"
+    rf"(?:{SPACE}(?P<scale_a>{either(_SCALES)})(?![A-Za-z]))?"
+    rf"(?:{SPACE}{DASH}{SPACE}(?P<cur_b>{_BEFORE}|{_CODE})?{SPACE}(?P<b>{NUMBER})(?![\d-]))?{_SCALE}"
+    rf"(?:{SPACE}(?P<code>USD|CAD|AUD|NZD|SGD|HKD|EUR|GBP)(?!\w))?{_PER}(?![\d])"
 )
 _MONEY_AFTER = re.compile(
-    rf"(?<![\w.^]){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}(?P<cur_a>[€£$¥₹])?{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?{_SCALE}"
-    rf"{_SPACE}(?P<cur>(?:{_BEFORE})(?![\d])|(?:{_CODE}))(?![\w]){_PER}"
+    rf"(?<![\w.^]){_NO_POWER}{_SIGN}(?P<a>{NUMBER})(?:{SPACE}(?P<cur_a>[€£$¥₹])?{SPACE}{DASH}{SPACE}(?P<b>{NUMBER}))?{_SCALE}"
+    rf"{SPACE}(?P<cur>(?:(?:{_BEFORE})(?![\d])|(?:{_CODE}))(?![\w])|(?:{either(_WORDS_AFTER)})(?!\w)|[{''.join(_SIGNS_AFTER)}])"
+    rf"{_PER}"
 )
-_UNIT = _alt(_UNITS)
+_UNIT = either(UNITS)
 _QUANTITY = re.compile(
-    rf"(?<![\w.,^])(?<!\d/){_SIGN}(?P<a>{NUMBER})"
-    rf"(?:(?:{_SPACE}(?P<mid>{_UNIT}))?(?:{_SPACE}{DASH}{_SPACE}|\ to\ )(?P<sign_b>[+{MINUS}-])?(?P<b>{NUMBER}))?"
-    rf"(?:(?P<scale_gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w))?"
-    rf"(?:(?P<gap>{_SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^[23]|(?<=m)[23])?(?![\w^]|\.\w)){_PER}"
+    rf"(?<![\w.,^])(?<!\d/){_NO_POWER}{_SIGN}(?P<a>{NUMBER})"
+    rf"(?:(?:{SPACE}(?P<mid>{_UNIT}))?(?:{SPACE}{DASH}{SPACE}|\ to\ )(?P<sign_b>[+{MINUS}-])?(?P<b>{NUMBER}))?"
+    rf"(?:(?P<scale_gap>{SPACE}|-)(?P<scale>{either(_SURE_SCALES)})(?!\w))?"
+    rf"(?:(?P<gap>{SPACE}|-)(?P<unit>{_UNIT})(?P<power>\^[23]|(?<=m)[23])?(?![\w^]|\.\w)){_PER}"
 )
 _SCALED = re.compile(
-    rf"(?<![\w.,^])(?<!\d/){_SIGN}(?P<a>{NUMBER})(?:{_SPACE}{DASH}{_SPACE}(?P<b>{NUMBER}))?"
-    rf"(?P<gap>{_SPACE}|-)(?P<scale>{_alt(_SURE_SCALES)})(?!\w)"
+    rf"(?<![\w.,^])(?<!\d/){_NO_POWER}(?<!\w-){_SIGN}(?P<a>{NUMBER})"
+    rf"(?:(?P<scale_a>{either(_GLUED_SCALES)}|bn|mn)?{SPACE}{DASH}{SPACE}(?P<b>{NUMBER}))?"
+    rf"(?P<gap>{SPACE}|-)(?P<scale>{either(_SURE_SCALES)})(?!\w)"
 )
 _PLACE_BEFORE = re.compile(
     r"\b(?:room|gate|apt|apartment|flat|seat|suite|unit|building|bus|track|platform|exhibit|grade|class|section|hall|number"
@@ -197,18 +140,86 @@ _PLACE_BEFORE = re.compile(
     re.I,
 )
 _NAME_AFTER = re.compile(r" [A-Z][a-z]+")
+_RACE = re.compile(r"(?<![\w.,$])([1-9]\d{0,2})[kK](?= (?:run|race|walk|jog|trail|marathon)\b)")
+_EACH = re.compile(r"(?<=\d) ?ea\b\.?(?!\w)")
 _FUEL = re.compile(r"(?<=\d[ \u00a0][lL])/100 ?km\b|(?<=\d[lL])/100 ?km\b")
-_SQUARES = {"2": "square ", "3": "cubic "}
+_RATE = re.compile(
+    rf"(?<![\w/.,^\u00b7])(?<!\d[ {HARD_SPACE}-])(?:(?P<unit>{either(UNITS)})(?P<power>\^[23]|(?<=m)[23])?"
+    rf"|(?P<cur>{_BEFORE}|{_CODE}))/(?P<per>{either(PERS)})(?P<per_power>\^?[23])?(?![\w/^]|\.\w)"
+)
+_SURE_RATES = frozenset("m/s g/l g/L J/s J/K W/m N/m V/m l/h L/h l/s L/s t/h".split())
+"""Of one letter each; others may be anything."""
+_NEVER_RATED = frozenset("in us st pt pp um bar \u2032 \u2033".split())
+_POWERED = re.compile(r"(?<![\w/.,^])(?<!\d )(m|km|cm|mm|dm|ft|mi|yd)\^([23])(?![\w^]|\.\w| ?[=+*/-])")
+_PER_POWER = re.compile(rf"(?<=[a-z])/({either(PERS)})\^([23])(?![\w^/])")
+_PER_UNIT = re.compile(
+    r"(?<=[a-z]{2}s)/(s|sec|min|hr|h|wk|mo|yr|kg|km|mi|kWh|GB|MB|gal|lb|oz|acre|ha|[a-z]*day)(?![\w/.-])"
+)
+_FRACTION_OF = re.compile(
+    rf"(?:(?P<mixed>\band \w+ (?:half|quarters?|thirds?|[a-z]+ths?))"
+    rf"|\b(?:half|quarters?|thirds?|[a-z]{{2,}}ths?)) (?P<unit>{either(ALONE | AFTER_FRACTIONS)})(?![\w'/-]|\.\w)"
+)
+_ALONE = re.compile(
+    rf"(?<![\w.,'/@#&-])(?P<one>(?i:per|an?|one|each|every) )?(?P<unit>{either(ALONE)}"
+    r"|(?i:hrs|mins|secs|yrs|lbs|wks|tbsp|tsp))(?![\w'/@-]|\.\w)"
+)
 _SIGN_WORDS = {"+": "plus ", "\u00b1": "plus or minus ", "-": "minus ", MINUS: "minus ", EN_DASH: "minus "}
 
 
 def say(text: str) -> str:
     """The text with quantities in words."""
+    text = _RACE.sub(r"\1 K", text)
+    text = _EACH.sub(" each", text)
     text = _FUEL.sub(" per 100 km", text)
     text = _MONEY.sub(_money, text)
     text = _MONEY_AFTER.sub(_money_after, text)
     text = _QUANTITY.sub(_quantity, text)
+    text = _FRACTION_OF.sub(_fraction_of, text)
     return _SCALED.sub(_scaled, text)
+
+
+def say_rates(text: str) -> str:
+    """The text with units in words that stand without a number and say what is counted by what: `km/h`, `$/kg`."""
+    if "/" in text:
+        text = _RATE.sub(_rate, text)
+        text = _PER_POWER.sub(lambda match: f" per {per(match[1], match[2])}", text)
+        text = _PER_UNIT.sub(lambda match: f" per {PERS[match[1]]}", text)
+    if "^" in text and "=" not in text:
+        text = _POWERED.sub(lambda match: unit(match[1], match[2], many=True), text)
+    return text
+
+
+def say_alone(text: str) -> str:
+    """The text with units in words that stand without a number: `hrs`."""
+    return _ALONE.sub(_alone, text)
+
+
+def has_unit(text: str) -> bool:
+    """Whether there is a unit without a number in a text, though it may look like a word."""
+    return bool(_ALONE.search(text))
+
+
+def _rate(match: re.Match[str]) -> str:
+    name = match["unit"]
+    if name is None:
+        many = (_CURRENCIES.get(match["cur"]) or _CODES[match["cur"]])[1]
+        return f"{many} per {per(match['per'], match['per_power'])}"
+    powers = match["power"] or match["per_power"]
+    short = len(name) == len(match["per"]) == 1
+    if name in _NEVER_RATED or (short and not powers and f"{name}/{match['per']}" not in _SURE_RATES):
+        return match[0]
+    return f"{unit(name, match['power'], many=True)} per {per(match['per'], match['per_power'])}"
+
+
+def _fraction_of(match: re.Match[str]) -> str:
+    end = match.start("unit") - match.start()
+    return match[0][:end] + unit(match["unit"], None, many=bool(match["mixed"]))
+
+
+def _alone(match: re.Match[str]) -> str:
+    name = match["unit"] if match["unit"] in UNITS else match["unit"].lower()
+    plural = name.endswith("s")
+    return (match["one"] or "") + unit(name, None, many=plural or not match["one"])
 
 
 def _sign(match: re.Match[str]) -> str:
@@ -218,7 +229,7 @@ def _sign(match: re.Match[str]) -> str:
 def _per(match: re.Match[str]) -> str:
     if not match["per"]:
         return ""
-    return f" per {_SQUARES.get((match['per_power'] or '').lstrip('^'), '')}{_PERS[match['per']]}"
+    return f" per {per(match['per'], match['per_power'])}"
 
 
 def _amount(digits: str, words: tuple[str, str, str, str], *, scale: str | None = None) -> str:
@@ -273,7 +284,7 @@ def _scale_of(short: str | None) -> str | None:
 
 
 def _money_after(match: re.Match[str]) -> str:
-    words = _CURRENCIES.get(match["cur"]) or _CODES[match["cur"]]
+    words = _AFTER[match["cur"]]
     scale = _scale_of(match["scale"])
     said = _amount(match["a"] if match["b"] is None else match["b"], words, scale=scale)
     if match["b"] is not None:
@@ -281,31 +292,26 @@ def _money_after(match: re.Match[str]) -> str:
     return f"{_sign(match)}{said}{_per(match)}"
 
 
-def _unit(name: str, power: str | None, *, many: bool) -> str:
-    one, more = _UNITS[name]
-    return _SQUARES.get((power or "").lstrip("^"), "") + (more if many else one)
-
-
 def _quantity(match: re.Match[str]) -> str:
-    unit, gap, a, b = match["unit"], match["gap"], match["a"], match["b"]
-    spaced = gap not in ("", "-") and unit in _NEVER_SPACED and not _ends(match)
+    name, gap, a, b = match["unit"], match["gap"], match["a"], match["b"]
+    spaced = gap not in ("", "-") and name in NEVER_SPACED and not _ends(match)
     if spaced or (match["scale"] in _GLUED_SCALES and match["scale_gap"]):
         return match[0]
-    if gap == "-" and not match["per"] and unit in ("in", "h", "s", "t", "d", "m", "g", "l", "a"):
+    if gap == "-" and not match["per"] and name in ("in", "h", "s", "t", "d", "m", "g", "l", "a"):
         return match[0]
-    if unit in ("\u2032", "\u2033") and match["b"]:
+    if name in ("\u2032", "\u2033") and match["b"]:
         return match[0]
     last = b or a
     many = gap != "-" and (last != "1" or bool(match["scale"]))
     said = quantity(a)
-    if match["mid"] and match["mid"] != unit:
-        said += f" {_unit(match['mid'], None, many=a != '1')}"
+    if match["mid"] and match["mid"] != name:
+        said += f" {unit(match['mid'], None, many=a != '1')}"
     if b is not None:
         minus = _SIGN_WORDS[match["sign_b"]] if match["sign_b"] else ""
         said += f" to {minus}{quantity(b)}"
     if match["scale"]:
         said += f" {_SCALES[match['scale']]}"
-    return f"{_sign(match)}{said} {_unit(unit, match['power'], many=many)}{_per(match)}"
+    return f"{_sign(match)}{said} {unit(name, match['power'], many=many)}{_per(match)}"
 
 
 def _ends(match: re.Match[str]) -> bool:
@@ -321,7 +327,8 @@ def _scaled(match: re.Match[str]) -> str:
         return f"{_sign(match)}{quantity(a)} K"
     if scale in ("B", "M", "T") and _names_a_place(match):
         return match[0]
-    said = quantity(a) + (f" to {quantity(b)}" if b is not None else "")
+    first = f" {_SCALES[match['scale_a']]}" if match["scale_a"] and _SCALES[match["scale_a"]] != _SCALES[scale] else ""
+    said = f"{quantity(a)}{first} to {quantity(b)}" if b is not None else quantity(a)
     return f"{_sign(match)}{said} {_SCALES[scale]}"
 
 

@@ -7,11 +7,23 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csm_model.text.normaliser import addresses, casing, characters, dates, markup, numbers, quantities, symbols
+from csm_model.text.normaliser import (
+    addresses,
+    casing,
+    characters,
+    codes,
+    dates,
+    markup,
+    numbers,
+    quantities,
+    streets,
+    symbols,
+    tex,
+)
 from csm_model.text.normaliser.casing import Known
 from csm_model.text.normaliser.markup import FIRST_PAUSE, PAUSES
 
-RULES = 1
+RULES = 2
 """Number of these rules: another one where a text may get other words. Tokens remember it; see `Tokenizer.rules`."""
 
 
@@ -43,6 +55,8 @@ class Reading:
 
 _PLAIN = re.compile(r"(?:[A-Z]?[a-z]+|[AI])(?:(?:'|-|[,.?!;:]* )(?:[A-Z]?[a-z]+|[AI])(?![A-Za-z]))*[.?!]*")
 """Words and punctuation of ordinary writing, which are read as they are: most texts."""
+_SHORTENING = (numbers.counts_one, dates.has_range, quantities.has_unit, streets.has_street)
+"""Whether there is something in such a text that is read in other words all the same."""
 _SAID = re.compile(r"[^\W_]")
 _MOST_PASSES = 3
 _GAPS = re.compile(r"\s+")
@@ -63,18 +77,19 @@ def read_text(text: str, known: Known) -> Reading:
         text: of any characters.
         known: whether the dictionary has a word, in lower case.
     """
-    return _read(text, lambda one: _in_words(one, known))
+    text, faces = symbols.take_out_faces(text)
+    return _read(tex.say(characters.clean(text)), lambda one: _in_words(one, known), left_out=faces)
 
 
 def read_markup(text: str) -> Reading:
     """A text without its markup, in its own characters: for a model that reads text as it is written."""
-    return _read(text, lambda one: (one, ""))
+    return _read(characters.clean(text), lambda one: (one, ""))
 
 
-def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
-    text, out = markup.strip(characters.clean(text))
+def _read(text: str, say: Callable[[str], tuple[str, str]], *, left_out: str = "") -> Reading:
+    text, out = markup.strip(text)
     passages: list[Passage] = []
-    left_out = [out]
+    alone = [left_out, out]
     pause = begin = 0
     for match in (*PAUSES.finditer(text), None):
         words, out = say(text[begin : match.start() if match else len(text)])
@@ -83,7 +98,7 @@ def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
             if again == words:
                 break
             words, out = again, out + more
-        left_out.append(out)
+        alone.append(out)
         words = _GAPS.sub(" ", words).strip()
         words = _LEADING.sub("", words)
         if _SAID.search(words):
@@ -92,22 +107,22 @@ def _read(text: str, say: Callable[[str], tuple[str, str]]) -> Reading:
         if match:
             pause += ord(match[0]) - FIRST_PAUSE
             begin = match.end()
-    return Reading(passages=tuple(passages), pause=pause, left_out="".join(left_out))
+    return Reading(passages=tuple(passages), pause=pause, left_out="".join(alone))
 
 
 def _in_words(text: str, known: Known) -> tuple[str, str]:
-    if not _PLAIN.fullmatch(text) or numbers.counts_one(text):
+    if not _PLAIN.fullmatch(text) or any(shortens(text) for shortens in _SHORTENING):
         text, emoticons = symbols.take_out(text)
-        text = dates.say_first(numbers.one_way(text))
-        text = addresses.say(text)
+        text = dates.say_first(streets.say(numbers.one_way(text)))
+        text = addresses.say(quantities.say_rates(text))
         if any(map(str.isdigit, text)):
-            text = numbers.say_phones(text)
+            text = codes.say(text)
             text = dates.say(text)
             text = numbers.say_fractions(text)
             text = quantities.say(text)
             text = numbers.say_products(text)
             text = numbers.say(text)
-        text = numbers.say_romans(text)
+        text = quantities.say_alone(numbers.say_romans(text))
         text, alone = symbols.say(text)
         text, out = _letters(text.translate(_BRACKETS))
         text, out = _tidy(text), emoticons + alone + out

@@ -5,6 +5,8 @@ American style, without "and": `one hundred two`. Digits come as text, so that n
 
 from __future__ import annotations
 
+import re
+
 ONES = tuple(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen".split()
@@ -19,6 +21,8 @@ MOST_DIGITS = 3 * len(_SCALES)
 """Digits of the longest number that has a name; longer ones are read digit by digit."""
 _LONGEST_PLAIN = 12
 """Digits of the longest number without separators that anybody reads as one number."""
+_ROUND = "000000"
+"""What a number without separators ends with that is read as one all the same, however long it is."""
 _ORDINALS = {
     "one": "first",
     "two": "second",
@@ -28,6 +32,7 @@ _ORDINALS = {
     "nine": "ninth",
     "twelve": "twelfth",
 }
+_AMERICAN_PHONE = re.compile(r"(1)?([2-9]\d{2})(\d{3})(\d{4})")
 _LETTER_A = "eh"
 """The letter's name: alone, `A` is read as the article."""
 
@@ -91,13 +96,16 @@ def spell_digits(digits: str) -> str:
 def plain_number(digits: str) -> str:
     """A run of digits as it is read where nothing says what it counts.
 
-    A zero in front is said; what is too long for one number is read digit by digit, in threes.
+    A zero in front is said; what is too long for one number is read digit by digit, in threes. What has the digits of
+    an American telephone number is one, unless it is round.
     """
     if len(digits) == 4 and digits[0] == "0" and digits[1] != "0" and digits.endswith("00"):
         return f"zero {ONES[int(digits[1])]} hundred"
     if len(digits) > 1 and digits[0] == "0":
         return spell_digits(digits)
-    if len(digits) > _LONGEST_PLAIN:
+    if (phone := _AMERICAN_PHONE.fullmatch(digits)) and not digits.endswith("000"):
+        return ", ".join(map(spell_digits, filter(None, phone.groups())))
+    if len(digits) > (MOST_DIGITS if digits.endswith(_ROUND) else _LONGEST_PLAIN):
         return ", ".join(spell_digits(digits[at : at + 3]) for at in range(0, len(digits), 3))
     if len(digits) == 4 and 1100 <= int(digits) < 2100:
         return year(digits)

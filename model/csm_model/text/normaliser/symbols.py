@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from csm_model.text.normaliser.characters import EN_DASH, HARD_SPACE, MINUS
 
 _OPERATORS = (
+    ("\u00a7\u00a7", "sections"),
     ("<=>", "is equivalent to"), ("===", "equals"), ("!==", "is not equal to"), ("!=", "is not equal to"),
     ("<>", "is not equal to"), ("=/=", "is not equal to"), ("==", "equals"), ("<=", "less than or equal to"),
     (">=", "greater than or equal to"), ("=>", "implies"), ("->", "to"), ("<->", "to and from"), ("<-", "from"),
@@ -48,6 +50,7 @@ _OTHER = "\u0370-\u03ff\u0400-\u04ff\u1f00-\u1fff"
 _GREEK |= {"\u03c2": "sigma", "\u03d5": "phi", "\u03d1": "theta", "\u03f5": "epsilon"}
 _DROPPED = {
     "\u2122": "",
+    "\u2120": "",
     "\u00ae": "",
     "\u2117": "",
     "\u00ad": "",
@@ -58,21 +61,46 @@ _DROPPED = {
     "\u2021": "",
     "`": "'",
 }
-"""Marks that nobody reads aloud."""
+"""Marks that nobody reads aloud; what is no punctuation is told."""
+_MARK = r"(?<=\w) \((?:TM|SM)\)(?!\w)|(?<=\w)\((?:TM|SM|[Rr])\)(?!\w)"
+"""Trade marks by letters."""
 _OPERATOR = re.compile("|".join(re.escape(sign) for sign, _ in sorted(_OPERATORS, key=lambda item: -len(item[0]))))
 _OPERATOR_WORDS = dict(_OPERATORS)
 _ARROWS = re.compile(r"<?[-=]{2,}>|<[-=]{2,}>?")
-_SIGN = re.compile("|".join(re.escape(sign) for sign in (*_NAMES, *_DROPPED)))
+_SIGN = re.compile("|".join([_MARK, *(re.escape(sign) for sign in (*_NAMES, *_DROPPED))]))
 _GREEK_LETTER = re.compile(f"(?<![{_OTHER}])([{''.join(_GREEK)}{''.join(_GREEK).upper()}])(?![{_OTHER}])")
 
 _EMOTICON = re.compile(
     r"(?<![^\s(])(?:[:;=][-o^']?[)(\[\]DpPOo/\\|*]+|[:;]'[-]?[()]|<\/?3+|[xX]D+|\^_+\^|[oO]_+[oO]|-_+-|>[:;][()]|T_T"
     r"|\u00af\\_\(\u30c4\)_/\u00af|:[a-z][a-z0-9_+-]{1,30}:)(?![^\s.,!?)])"
 )
+_DRAWN = (
+    "\u30c4\u0296\u0361\u035c\u0ca0\u1d25\u25d5\u203f\u0ca5\ufe4f\u2565\u25a0\u25bd\u15dc\u1d17\ua4b3\u309c\u25a1\u256f\u25e1"
+    "\u2310\u033f\u25c9\uff9f\uff61\u1d54\u0298\u2299\u0ca2\u0cb0\ufe3f\u2323\u0414\u0434\uff3e\u2267\u2266\u02d8\u2022"
+)
+"""What the faces of emoticons are drawn with."""
+_ARMS = (
+    "[\\\\/_\u00af\uffe3\u30fd\u30fe\u2570\u256f\u256e\u256d\u250c\u2510\u2514\u2518\u2517\u251b\u250f\u2513\u30ce\uff89"
+    "\u3065\u3063\u3064\u30b7\u30b8\u30bc\u1559\u1557\u1566\u1564\u10da\u4e41\u310f\u51f8\u5f61\u261e\u261c\u2727]"
+)
+_TABLE = "[\u253b\u252c][\u2501\u2500]{1,4}[\u253b\u252c]"
+_EYES = (
+    r"(?:\^(?:_{0,3}|[.o-])\^|>(?:_{1,3}|[.o-])<|[oO0][_.]{1,3}[oO0]|T_{1,3}T|Q_{1,3}Q|;_{1,3};|@_{1,3}@|=_{1,3}=|u_{1,3}u"
+    r"|U_{1,3}U|x_{1,3}x|\*_{1,3}\*|\._{1,3}\.|-_{1,3}-)"
+)
+_FACE = re.compile(
+    rf"(?:{_ARMS}{{1,4}} ?)?[(\uff08\u0295](?=[^()\n]{{0,16}}[{_DRAWN}])(?![^()\n]{{0,16}}(?:[0-9]|[A-Za-z]{{2}}))"
+    rf"[^()\uff08\uff09\n]{{1,16}}[)\uff09\u0294](?: ?{_ARMS}{{1,4}})?(?: ?\ufe35)?(?: ?{_TABLE})?"
+    rf"|{_TABLE}(?: ?[\ufe35\u30ce])?"
+    rf"|[{_DRAWN}\u00b0]_+[{_DRAWN}\u00b0]"
+    r"|\u00af[\\_]*\([^()\n]{1,8}\)[/_]*\u00af|\(\u0e07[^()\n]{1,8}\)\u0e07?"
+    rf"|(?<![^\s(])(?:[\\m]?\({_EYES}['\";]?\)[/m]?|{_EYES}|\\o/|m\(_ ?_\)m|:-?\*|>:-?[()])(?![^\s.,!?)])"
+)
+"""Emoticons of signs that are something else elsewhere, and so have to be seen in the text as it was written."""
 _MEANT = frozenset("$\u20ac\u00a3\u00a5%@&")
 _FLAG = re.compile(r"(?<!\S)(--?)(?=[A-Za-z]\b|(?<=--)[a-z])")
 _DEGREES = re.compile("\u00b0 ?([CF])(?![A-Za-z])")
-_WITH = re.compile(r"(?<![\w/])([wW])/(?:(o)(?!\w))? ?")
+_WITH = re.compile(r"(?<![\w/])(?:[wW]/(o|out)(?!\w) ?|[wW]/(?: +|(?=[a-z]))|w/(?=\d|[A-Z][a-z]))")
 _COMMON = {
     "n/a": "N.A",
     "and/or": "and or",
@@ -81,8 +109,12 @@ _COMMON = {
     "i/o": "I.O",
     "a/c": "A.C",
     "tcp/ip": "T.C.P I.P",
+    "tl;dr": "T.L.D.R",
+    "y/o": "year old",
+    "w/e": "whatever",
+    "p/p": "per person",
 }
-_COMMON_SLASH = re.compile(r"(?<![\w/])(?:" + "|".join(map(re.escape, _COMMON)) + r")(?![\w/])", re.I)
+_COMMON_FORM = re.compile(r"(?<![\w/])(?:" + "|".join(map(re.escape, _COMMON)) + r")(?![\w/])", re.I)
 _PER = re.compile(r"(?<=[a-z])/(?=(?:day|week|month|year|hour|minute|second|night|person|capita)\b)")
 _REPEATED = re.compile(r"([$\u20ac\u00a3\u00a5=~#*_^+|/\\<>%@&-])\1{2,}")
 _HYPHENS = re.compile(rf" ?-{{2,}} ?| [-{EN_DASH}] |(?<=[a-z]) ?{EN_DASH} ?(?=[A-Za-z])|{EN_DASH}")
@@ -90,6 +122,17 @@ _WORD_DASH = re.compile(r"(?<=[A-Za-z])\u2013(?=[A-Za-z])")
 _APPROXIMATELY = re.compile(r"(?<![\w)])~ ?(?=\w)")
 _MULTIPLIED = re.compile(r"(?<=[\w)]) ?\* ?(?=[\w(])|(?<=\s)\*(?=\s)")
 _LONE_CURRENCY = re.compile(r"(?<=[A-Za-z])\$(?=\w)|\$(?=[A-Za-z])")
+
+
+def take_out_faces(text: str) -> tuple[str, str]:
+    """The text as it was written without the emoticons that are drawn with any characters, and these."""
+    found: list[str] = []
+
+    def out(match: re.Match[str]) -> str:
+        found.append(match[0])
+        return " "
+
+    return _FACE.sub(out, text), "".join(found)
 
 
 def take_out(text: str) -> tuple[str, str]:
@@ -109,8 +152,8 @@ def say(text: str) -> tuple[str, str]:
     text = _FLAG.sub(lambda match: f"{'dash ' * len(match[1])}", text)
     text = _REPEATED.sub(lambda match: _repeated(match, alone), text)
     text = _ARROWS.sub(lambda match: " to " if match[0].endswith(">") else " from ", text)
-    text = _WITH.sub(lambda match: "without " if match[2] else "with ", text)
-    text = _COMMON_SLASH.sub(lambda match: _COMMON[match[0].lower()], text)
+    text = _COMMON_FORM.sub(lambda match: _COMMON[match[0].lower()], text)
+    text = _WITH.sub(lambda match: "without " if match[1] else "with ", text)
     text = _PER.sub(" per ", text)
     text = _APPROXIMATELY.sub("about ", text)
     text = _OPERATOR.sub(lambda match: f" {_OPERATOR_WORDS[match[0]]} ", text)
@@ -142,7 +185,12 @@ def _repeated(match: re.Match[str], alone: list[str]) -> str:
 def _named(match: re.Match[str], alone: list[str]) -> str:
     sign = match[0]
     if sign in _DROPPED:
+        if not _DROPPED[sign] and unicodedata.category(sign)[0] != "P":
+            alone.append(sign)
         return _DROPPED[sign]
+    if sign not in _NAMES:
+        alone.append(sign.strip())
+        return ""
     text, start, end = match.string, match.start(), match.end()
     if sign in "#*_^~|\\" and not (text[:start].rstrip()[-1:].isalnum() or text[end:].lstrip()[:1].isalnum()):
         alone.append(sign)  # there is nothing that it could be about
