@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 DEMO = Path("deploy/demo")
 
+DIALOGUE = str(DEMO / "dialogue.txt")
+"""What the demo's voices say to each other at the end of a run."""
+
 _RECIPE: Mapping[str, Any] = {
     "model": "demo",
     "row_length": 1536,
@@ -37,7 +40,7 @@ def demo() -> RunConfig:
         "demo",
         data={"corpus": str(DEMO / "corpus"), "codec": str(DEMO / "codec"), "base": str(DEMO / "base")},
         train={"recipe": {**_RECIPE, "steps": 250, "learning_rate": 4e-4, "warmup_steps": 40}},
-        release={"model": "csm-demo"},
+        release={"model": "csm-demo", "dialogue": DIALOGUE},
     )
 
 
@@ -81,7 +84,7 @@ def debug() -> RunConfig:
             "mos": False,
             "max_frames": 25,
         },
-        release={"model": "csm-debug"},
+        release={"model": "csm-debug", "dialogue": DIALOGUE},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import soundfile
 from demo import demo_modules
+
+from csm_serving.client.dialogue import read_dialogue
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "deploy" / "demo" / "corpus"
@@ -86,3 +89,22 @@ def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: SimpleNam
         word for item in maker.plan_base() for turn in item.turns for word in turn.text.lower().strip("?.").split()
     }
     assert len(words) > 20_000
+
+
+def test_the_dialogue_of_the_demo_is_new_and_between_its_voices(
+    supervisions: list[dict[str, Any]], maker: ModuleType
+) -> None:
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"[a-z']+", text.lower()))
+
+    lines = read_dialogue(ROOT / "deploy" / "demo" / "dialogue.txt")
+    assert 10 <= len(lines) <= 14
+    assert {line.who for line in lines} == set(maker.DEMO_VOICES)
+    trained = {words(text) for text in texts(supervisions, "train", "validation", "test")}
+    trained |= {words(turn.text) for item in maker.plan_base() for turn in item.turns}
+    runs = {said[start : start + 5] for said in trained for start in range(len(said) - 4)}
+    for line in lines:
+        said = words(line.text)
+        assert said not in trained
+        assert not {said[start : start + 5] for start in range(len(said) - 4)} & runs, line.text
+        assert len(line.text) <= 72, "longer than the turns of the demo's corpus"
