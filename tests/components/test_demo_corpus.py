@@ -92,7 +92,7 @@ def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: SimpleNam
 
 
 def test_the_dialogue_of_the_demo_is_new_and_between_its_voices(
-    supervisions: list[dict[str, Any]], maker: ModuleType
+    supervisions: list[dict[str, Any]], maker: SimpleNamespace
 ) -> None:
     def words(text: str) -> tuple[str, ...]:
         return tuple(re.findall(r"[a-z']+", text.lower()))
@@ -101,7 +101,7 @@ def test_the_dialogue_of_the_demo_is_new_and_between_its_voices(
     assert 10 <= len(lines) <= 14
     assert {line.who for line in lines} == set(maker.DEMO_VOICES)
     trained = {words(text) for text in texts(supervisions, "train", "validation", "test")}
-    trained |= {words(turn.text) for item in maker.plan_base() for turn in item.turns}
+    trained |= {words(turn.text) for plan in maker.PLANS.values() for item in plan() for turn in item.turns}
     runs = {said[start : start + 5] for said in trained for start in range(len(said) - 4)}
     for line in lines:
         said = words(line.text)
