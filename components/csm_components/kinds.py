@@ -17,5 +17,5 @@ BUNDLE = Kind(name="bundle", description="Bundle with the released weights, code
 EVALUATION = Kind(name="evaluation", description="Figures, report and clips.", kubeflow="Metrics")
 VERSION = Kind(name="version", description="The registered version and the gate's verdict.")
 CARD = Kind(name="card", description="The version's model card.")
-SPEECH = Kind(name="speech", description="A spoken sentence, and how fast it was.")
+SPEECH = Kind(name="speech", description="A spoken dialogue, judged, and a sentence; how fast they were.")
 RELEASE = Kind(name="release", description="Values of the chart csm-serving that serve the bundle.")

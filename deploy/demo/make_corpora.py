@@ -3,10 +3,12 @@
     python deploy/demo/make_corpora.py demo --out deploy/demo/corpus      # the corpus in the repository
     python deploy/demo/make_corpora.py base --out data/base-corpus        # what the base model was trained on
     python deploy/demo/make_corpora.py voices --out data/voices           # further voices, low ones above all, for the codec
+    python deploy/demo/make_corpora.py wide --out data/wide-corpus        # the collected text (collect_text.py), 20 hours
+    python deploy/demo/make_corpora.py context --out data/context-corpus  # turns that depend on those before (context.py)
 
 Needs the extras `data` and `voices`. Every conversation has its own seed, so the result is the same on every machine
-up to the last bits of the synthesisers' arithmetic. A conversation that is already there is not made again. No sentence
-of the demo's held-out conversations stands in a training conversation of either corpus.
+up to the last bits of the synthesisers' arithmetic. A conversation that is already there is not made again, so a run that
+was killed goes on. No sentence of the demo's held-out conversations stands in a training conversation of another corpus.
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from rich.progress import track
 
+from context import KINDS, Said, talk
+from csm_components.workers import run_parallel
+from delivery import speak_as
 from grammar import Turn, conversation, scrambled
+from sentences import read_lines
 from topics import BASE_TOPICS, DEMO_TOPICS
 from voices import LICENSE, SAMPLE_RATE, VOICES, dictionary, origin, speak
 from words import BASE_SLOTS, DEMO_SLOTS
@@ -33,6 +41,7 @@ from words import BASE_SLOTS, DEMO_SLOTS
 GAP_S = 0.24  # silence between turns: three codec frames
 OPUS_LEVEL = 0.95  # libsndfile's compression level: 22 kbit/s of mono speech
 TURNS = 6
+CHARACTERS_A_SECOND = 17  # of the voices together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,8 @@ class Conversation:
     voices: tuple[str, str]
     speaker_ids: tuple[int, int]
     turns: tuple[Turn, ...]
+    said: tuple[Said, ...] = ()
+    """How each turn is said, where that is planted; else at a pace drawn anew for each."""
 
 
 # The numbers by which the models know the voices. 1 is never used by the base corpus: the demo's second voice is new to it.
@@ -145,6 +156,17 @@ def plan_voices() -> list[Conversation]:
     return train + test
 
 
+def _say(item: Conversation, number: int, rng: random.Random) -> tuple[np.ndarray, dict[str, Any]]:
+    """The sound of a turn, and what was planted in it."""
+    turn, seed = item.turns[number], item.seed + number
+    voice = item.voices[turn.speaker]
+    if not item.said:
+        return speak(voice, turn.text, seed=seed, speed=rng.uniform(0.94, 1.1)), {}
+    said = item.said[number]
+    audio, planted = speak_as(voice, turn.text, said.delivery, seed=seed)
+    return audio, {"planted": {"kind": said.kind, "follows": said.follows, **planted}}
+
+
 def _make(item: Conversation, out: Path) -> None:
     """Speaks one conversation into `audio/ID.opus` and, last of all, `parts/ID.json`."""
     done = out / "parts" / f"{item.id}.json"
@@ -154,8 +176,8 @@ def _make(item: Conversation, out: Path) -> None:
     gap = np.zeros(int(GAP_S * SAMPLE_RATE), np.float32)
     pieces, turns, position = [gap], [], len(gap)
     for number, turn in enumerate(item.turns):
-        audio = speak(item.voices[turn.speaker], turn.text, seed=item.seed + number, speed=rng.uniform(0.94, 1.1))
-        turns.append({**asdict(turn), "start": position / SAMPLE_RATE, "duration": len(audio) / SAMPLE_RATE})
+        audio, planted = _say(item, number, rng)
+        turns.append({**asdict(turn), "start": position / SAMPLE_RATE, "duration": len(audio) / SAMPLE_RATE, **planted})
         pieces += [audio, gap]
         position += len(audio) + len(gap)
     partial = out / "audio" / f".{item.id}.opus"
@@ -187,6 +209,7 @@ def _write_manifests(plan: list[Conversation], out: Path) -> None:
         )
         for number, turn in enumerate(made["turns"]):
             voice = item.voices[turn["speaker"]]
+            planted = {"planted": turn["planted"]} if "planted" in turn else {}
             supervisions.append(
                 SupervisionSegment(
                     id=f"{item.id}-{number:02}",
@@ -196,7 +219,13 @@ def _write_manifests(plan: list[Conversation], out: Path) -> None:
                     text=turn["text"],
                     language="en",
                     speaker=str(item.speaker_ids[turn["speaker"]]),
-                    custom={"voice": voice, "split": item.split, "license": LICENSE, "origin": origin(voice)},
+                    custom={
+                        "voice": voice,
+                        "split": item.split,
+                        "license": LICENSE,
+                        "origin": origin(voice),
+                        **planted,
+                    },
                 ).to_dict()
             )
     for name, rows in (("recordings", recordings), ("supervisions", supervisions)):
@@ -205,24 +234,129 @@ def _write_manifests(plan: list[Conversation], out: Path) -> None:
         partial.replace(out / f"{name}.jsonl")
 
 
-def main() -> int:
+WIDE_TEXT = Path(__file__).parent / "text" / "lines.tsv.xz"
+WIDE_SEED = 40_000_000
+# Shares of the conversations.
+WIDE_PAIRS = {
+    ("heart", "heart-78"): 0.34,
+    ("heart", "heart-86"): 0.28,
+    ("heart", "heart-114"): 0.20,
+    ("heart-78", "heart-114"): 0.12,
+    ("heart-86", "alpha"): 0.03,
+    ("heart-78", "gongitsune"): 0.03,
+}
+CONTEXT_SEED = 50_000_000
+CONTEXT_SIZES = {"test": 60, "validation": 20, "train": 1500}  # about eight hours
+# Only hibari's: the pitch of the others cannot be asked for.
+CONTEXT_PAIRS = (("heart", "heart-78"), ("heart", "heart-86"), ("heart", "heart-114"), ("heart-78", "heart-114"))
+
+
+def plan_wide() -> list[Conversation]:
+    """The collected text, each line said once, by the base's voices; a line is no answer to the one before it."""
+    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
+    texts = [text for _, text in read_lines(WIDE_TEXT) if text not in held_out]
+    random.Random(WIDE_SEED).shuffle(texts)
+    plan = []
+    for index in range(len(texts) // TURNS):
+        rng = random.Random(WIDE_SEED + index)
+        (pair,) = rng.choices(list(WIDE_PAIRS), list(WIDE_PAIRS.values()))
+        opener = rng.randrange(2)
+        plan.append(
+            Conversation(
+                id=f"wide-{WIDE_SEED + index}",
+                split="validation" if index % 100 == 99 else "train",
+                seed=WIDE_SEED + index,
+                voices=pair,
+                speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                turns=tuple(
+                    Turn(speaker=(opener + number) % 2, text=text)
+                    for number, text in enumerate(texts[index * TURNS : (index + 1) * TURNS])
+                ),
+            )
+        )
+    return plan
+
+
+def plan_context() -> list[Conversation]:
+    """Conversations whose turns depend on those before; no held-out text of theirs or the demo's is in training."""
+    held_out = {turn.text for item in plan_demo() if item.split != "train" for turn in item.turns}
+    plan = []
+    for split, count in CONTEXT_SIZES.items():
+        made = index = 0
+        while made < count:
+            seed = CONTEXT_SEED + {"test": 1, "validation": 2, "train": 3}[split] * 1_000_000 + index
+            index += 1
+            rng = random.Random(seed)
+            pair = CONTEXT_PAIRS[rng.randrange(len(CONTEXT_PAIRS))]
+            said = talk(KINDS[made % len(KINDS)], rng, turns=TURNS)
+            texts = {each.turn.text for each in said}
+            if held_out & texts:
+                continue
+            made += 1
+            if split != "train":
+                held_out |= texts
+            plan.append(
+                Conversation(
+                    id=f"context-{split}-{seed}",
+                    split=split,
+                    seed=seed,
+                    voices=pair,
+                    speaker_ids=(SPEAKER_IDS[pair[0]], SPEAKER_IDS[pair[1]]),
+                    turns=tuple(each.turn for each in said),
+                    said=tuple(said),
+                )
+            )
+    return plan
+
+
+def _made(item: Conversation, out: Path) -> bool:
+    return (out / "parts" / f"{item.id}.json").exists()
+
+
+def _tell(plan: Sequence[Conversation], out: Path) -> None:
+    """Prints what the plan comes to."""
+    speech = Counter[str]()
+    for item in plan:
+        for turn in item.turns:
+            speech[item.voices[turn.speaker]] += len(turn.text)
+    kinds = Counter(said.kind for item in plan for said in item.said[:1])
+    splits = Counter(item.split for item in plan)
+    print(f"{len(plan)} conversations of {sum(len(item.turns) for item in plan)} turns, ", end="")
+    print(f"about {speech.total() / CHARACTERS_A_SECOND / 3600:.1f} hours; {sum(_made(i, out) for i in plan)} are made")
+    for name, counts in (("splits", splits), ("kinds", kinds), ("characters by voice", speech)):
+        if counts:
+            print(f"{name}: " + ", ".join(f"{key} {count}" for key, count in counts.most_common()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=("demo", "base", "voices"))
+    parser.add_argument("which", choices=tuple(PLANS))
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; made if it is not there")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    plan = {"demo": plan_demo, "base": plan_base, "voices": plan_voices}[arguments.which]()
+    parser.add_argument("--limit", type=int, help="make only so many conversations, spread over the plan")
+    parser.add_argument("--plan", action="store_true", help="say what would be made, and make nothing")
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    plan = PLANS[options.which]()
+    if options.limit:
+        plan = plan[:: max(1, len(plan) // options.limit)][: options.limit]
     unknown = {voice for item in plan for voice in item.voices} - VOICES.keys()
     assert not unknown, unknown
+    _tell(plan, out)
+    if options.plan:
+        return 0
     for folder in ("audio", "parts"):
-        (arguments.out / folder).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        jobs = [pool.submit(_make, item, arguments.out) for item in plan]
-        for job in track(jobs, description=f"{arguments.which} corpus"):
-            job.result()
-    _write_manifests(plan, arguments.out)
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    left = [item for item in plan if not _made(item, out)]
+    made = run_parallel(partial(_make, out=out), left, workers=options.workers)
+    for number, _ in enumerate(track(made, total=len(left), description=f"{options.which} corpus"), start=1):
+        if not sys.stdout.isatty() and number % max(1, len(left) // 100) == 0:
+            print(f"{number} of {len(left)} made", flush=True)
+    _write_manifests(plan, out)
     return 0
 
+
+PLANS = {"demo": plan_demo, "base": plan_base, "voices": plan_voices, "wide": plan_wide, "context": plan_context}
 
 if __name__ == "__main__":
     sys.exit(main())

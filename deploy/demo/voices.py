@@ -107,11 +107,11 @@ def origin(name: str) -> str:
     return ORIGIN[engine] + mixed + ("" if percent == 100 else f", pitch and formants x {percent / 100}")
 
 
-def _trimmed(audio: np.ndarray, threshold: float = 0.01, margin_s: float = 0.06) -> np.ndarray:
-    """Cuts silence from both ends, leaving `margin_s` seconds."""
+def trimmed_part(audio: np.ndarray, threshold: float = 0.01, margin_s: float = 0.06) -> tuple[int, int]:
+    """Where speech begins and ends, in samples, with `margin_s` seconds on both sides."""
     loud = np.flatnonzero(np.abs(audio) > threshold * np.abs(audio).max())
     margin = int(margin_s * SAMPLE_RATE)
-    return audio[max(0, loud[0] - margin) : loud[-1] + margin]
+    return max(0, int(loud[0]) - margin), int(loud[-1]) + margin
 
 
 def speak(name: str, text: str, *, seed: int, speed: float = 1.0) -> np.ndarray:
@@ -120,5 +120,6 @@ def speak(name: str, text: str, *, seed: int, speed: float = 1.0) -> np.ndarray:
     audio = _ENGINES[engine](text, voice, speed * 100 / percent, seed)
     if percent != 100:
         audio = resample_poly(audio, 100, percent).astype(np.float32)
-    audio = _trimmed(audio)
+    begin, end = trimmed_part(audio)
+    audio = audio[begin:end]
     return (0.7 * audio / np.abs(audio).max()).astype(np.float32)

@@ -10,6 +10,7 @@ from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import InputError
 from csm_pipelines.config import RunConfig
 from csm_pipelines.presets import resolve
+from csm_serving.client.dialogue import read_dialogue
 
 RANDOM_CODEC = "random"
 
@@ -20,9 +21,19 @@ def check_config(config: RunConfig) -> RunConfig:
     Addresses of the storage stay as they are: whoever reads them says whether they are there.
 
     Raises:
-        InputError: no such corpus, codec, base or tokenizer, or another tokenizer than the base's.
+        InputError: no such corpus, codec, base or tokenizer, another tokenizer than the base's, or a dialogue of
+            another form.
     """
-    return config.changed(data=_paths(config))
+    return config.changed(data=_paths(config), release=_dialogue(config))
+
+
+def _dialogue(config: RunConfig) -> dict[str, Any]:
+    """The absolute path of the dialogue, which is read for the sake of what is wrong with it."""
+    if config.release.dialogue is None:
+        return {}
+    path = resolve(config.release.dialogue).absolute()
+    read_dialogue(path)
+    return {"dialogue": str(path)}
 
 
 def _paths(config: RunConfig) -> dict[str, Any]:

@@ -18,8 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 DEMO = Path("deploy/demo")
 
+DIALOGUE = str(DEMO / "dialogue.txt")
+"""What the demo's voices say to each other at the end of a run."""
+
 _CODEC: Mapping[str, Any] = {"codec": str(DEMO / "codec"), "max_codec_wer_added": 0.3}
 """The demo's codec adds 15 % word errors to the low one of its voices, beyond the bound for others."""
+
 _RECIPE: Mapping[str, Any] = {
     "model": "demo",
     "row_length": 1536,
@@ -39,7 +43,7 @@ def demo() -> RunConfig:
         "demo",
         data={**_CODEC, "corpus": str(DEMO / "corpus"), "base": str(DEMO / "base")},
         train={"recipe": {**_RECIPE, "steps": 250, "learning_rate": 4e-4, "warmup_steps": 40}},
-        release={"model": "csm-demo"},
+        release={"model": "csm-demo", "dialogue": DIALOGUE},
     )
 
 
@@ -84,7 +88,7 @@ def debug() -> RunConfig:
             "mos": False,
             "max_frames": 25,
         },
-        release={"model": "csm-debug"},
+        release={"model": "csm-debug", "dialogue": DIALOGUE},
     )
 
 

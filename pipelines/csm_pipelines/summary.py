@@ -7,7 +7,7 @@ figures of the run in which it did its work, and is named in `reused`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from csm_components.evaluate.html import Markup, put_in
 from csm_components.register.gate import Gate
 from csm_components.steps import note_path
-from csm_model.files import copy_file, read_json, write_json
+from csm_model.files import read_json, write_bytes, write_json
 from csm_pipelines.pipelines import HERE, STEPS
 
 SUMMARY = "summary.json"
@@ -37,6 +38,8 @@ class Target:
     """What it should be, where no gate says."""
     figure: str = ""
     """What the gate calls it, whose bound it then has."""
+    always: bool = True
+    """Whether every run measures it; else it is left out where a run did not."""
 
     def bound(self, gate: Mapping[str, float]) -> float | None:
         """What it should be, where the gate asks for `gate`; None where nothing is asked of it."""
@@ -51,6 +54,9 @@ def percent(value: float) -> str:
     """0.153 as 15.3 %."""
     return f"{value:.1%}"
 
+
+DIALOGUE_WER = 0.08
+"""What of the words of a dialogue may be heard wrong: one in a dozen."""
 
 TARGETS = (
     Target(
@@ -69,6 +75,14 @@ TARGETS = (
         title="word error rate, released minus float",
         most=True,
         show=percent,
+    ),
+    Target(
+        key="wer_dialogue",
+        title="word error rate, dialogue of new words",
+        own=DIALOGUE_WER,
+        most=True,
+        show=percent,
+        always=False,
     ),
     Target(key="real_time_factor", title="real-time factor of one stream", own=0.7, most=True, show="{:.2f}".format),
     Target(key="first_audio_ms", title="first audio", own=400, most=True, show="{:.0f} ms".format),
@@ -91,9 +105,12 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
     notes = read_steps(folder)
     results = {step: note["result"] for step, note in notes.items()}
     evaluated, registered, spoken = results["evaluate"], results["register"], results["speak"]
-    compared = evaluated["compared"]
+    compared, dialogue = evaluated["compared"], spoken["dialogue"]
+    seen = seen_in_training(folder, [spoken["text"], *(row["text"] for row in (dialogue or {}).get("rows", ()))])
     summary = {
         "run": folder.name,
+        "wer_dialogue": dialogue and dialogue["wer"],
+        "dialogue": dialogue and {**dialogue, "seen": [row["text"] for row in dialogue["rows"] if row["text"] in seen]},
         "wer_generated": evaluated["wer_generated"],
         "wer_interval": evaluated["wer_interval"],
         "wer_reconstruction": evaluated["wer_reconstruction"],
@@ -106,7 +123,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
         "frames_equal": spoken["frames_equal"],
         "served": spoken["served"],
         "said": spoken["text"],
-        "said_is_unseen": is_unseen(folder, spoken["text"]),
+        "said_is_unseen": spoken["text"] not in seen,
         "wer_int8_delta": evaluated["wer_int8_delta"],
         "base": compared.get("base"),
         "minutes": _minutes(folder, notes, seconds),
@@ -114,6 +131,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
         "reused": {step: note["result"]["reused"] for step, note in notes.items()},
         "seconds": {step: round(note["seconds"], 2) for step, note in notes.items()},
         "champion": registered["promoted"],
+        "status": status_of(registered),
         "gate": _gate(folder),
         "gate_misses": registered["misses"],
         "model": registered["model"],
@@ -126,6 +144,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
             "bundle": results["export"]["digest"],
         },
         "paths": {
+            **({"dialogue": dialogue["speech"]} if dialogue else {}),
             "report": str(folder / REPORT),
             "speech": spoken["speech"],
             "bundle": registered["bundle"],
@@ -133,9 +152,18 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
             "summary": str(folder / SUMMARY),
         },
     }
-    copy_file(Path(evaluated["report"]), folder / REPORT)
+    page = Path(evaluated["report"]).read_text(encoding="utf-8")
+    part = Path(dialogue["part"]).read_text(encoding="utf-8") if dialogue else ""
+    write_bytes(folder / REPORT, put_in(page, Markup(part)).encode())
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def status_of(registered: Mapping[str, Any]) -> str:
+    """Whether the version is champion or stays candidate, and why."""
+    if registered["promoted"]:
+        return "champion: the gate is passed"
+    return "candidate: " + "; ".join(registered["misses"])
 
 
 def _gate(folder: Path) -> dict[str, float]:
@@ -178,15 +206,16 @@ def record_failure(folder: Path) -> None:
         Tracker(folder=folder).end_pipeline(failed=True)
 
 
-def is_unseen(folder: Path, text: str) -> bool:
-    """Whether no training turn of the run in `folder` has the words of `text`."""
+def seen_in_training(folder: Path, texts: Collection[str]) -> list[str]:
+    """Those of `texts` whose words a training turn of the run in `folder` has."""
     from csm_model.training.shards import load_tokens
 
-    def words(sentence: str) -> list[str]:
-        return re.findall(r"[a-z0-9']+", sentence.lower())
+    def words(sentence: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"[a-z0-9']+", sentence.lower()))
 
-    asked = words(text)
-    return all(words(turn.text) != asked for turn in load_tokens(folder / "tokens", "train"))
+    asked = {words(text) for text in texts}
+    found = {said for turn in load_tokens(folder / "tokens", "train") if (said := words(turn.text)) in asked}
+    return [text for text in texts if words(text) in found]
 
 
 def describe_step(folder: Path, step: str) -> tuple[bool, str]:
@@ -208,7 +237,9 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_column("target", justify="right")
     table.add_column("")
     for target in TARGETS:
-        value, bound = summary[target.key], target.bound(summary.get("gate", {}))
+        value, bound = summary.get(target.key), target.bound(summary.get("gate", {}))
+        if value is None and not target.always:
+            continue
         shown = "not measured" if value is None else target.show(value)
         if bound is None:
             table.add_row(target.title, shown, "", "")
@@ -225,6 +256,10 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     if base := summary["base"]:
         table.add_row("  the base, before this run: word error rate", percent(base["wer"]), "", "")
         table.add_row("  and its sentences in the right voice", percent(base["speaker_accuracy"]), "", "")
+    for name, figures in (summary.get("dialogue") or {}).get("voices", {}).items():
+        score = "" if figures["mos"] is None else f", opinion score {figures['mos']:.2f}"
+        told = f"{percent(figures['wer'])}{score}, likeness {figures['speaker_similarity']:.2f}"
+        table.add_row(f"  the dialogue, {name}", told, "", "")
     equal = "equal" if summary["frames_equal"] else "[red]differ"
     table.add_row("frames of the stream and of the offline generator", equal, "", "")
     console.print(table)
@@ -244,12 +279,13 @@ def _show_verdict(console: Console, summary: Mapping[str, Any]) -> None:
         )
         for miss in summary["gate_misses"]:
             console.print(f"  {miss}", highlight=False)
-    if not summary["said_is_unseen"]:
-        console.print(f"Training had this sentence too: {summary['said']}", highlight=False, markup=False)
+    dialogue = summary.get("dialogue") or {}
+    for text in [*dialogue.get("seen", ()), *([] if summary["said_is_unseen"] else [summary["said"]])]:
+        console.print(f"Training had this sentence too: {text}", highlight=False, markup=False)
     if not summary["served"]:
         console.print("There is no Triton on this machine: the model spoke in this process.", highlight=False)
     console.print("\nListen and read:")
-    for name in ("speech", "report", "summary", "bundle"):
+    for name in (name for name in ("dialogue", "report", "speech", "summary", "bundle") if name in summary["paths"]):
         console.print(f"  {name:<8} {summary['paths'][name]}", highlight=False, soft_wrap=True)
     console.print(
         f"  {'mlflow':<8} mlflow ui --backend-store-uri sqlite:///{summary['paths']['mlflow']}",

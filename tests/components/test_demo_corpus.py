@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from demo import demo_modules
+
+from csm_serving.client.dialogue import read_dialogue
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "deploy" / "demo" / "corpus"
@@ -25,28 +26,16 @@ def supervisions() -> list[dict[str, Any]]:
     return [json.loads(line) for line in (CORPUS / "supervisions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@contextlib.contextmanager
-def script(name: str) -> Iterator[ModuleType]:
-    """A script of deploy/demo as a module."""
-    sys.path.insert(0, str(ROOT / "deploy" / "demo"))
-    try:
-        yield importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-        for module in ("make_corpora", "collect_people", "grammar", "topics", "words", "voices"):
-            sys.modules.pop(module, None)
+@pytest.fixture(scope="module")
+def maker() -> Iterator[SimpleNamespace]:
+    with demo_modules("make_corpora") as modules:
+        yield modules.make_corpora
 
 
 @pytest.fixture(scope="module")
-def maker() -> Iterator[ModuleType]:
-    with script("make_corpora") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[ModuleType]:
-    with script("collect_people") as module:
-        yield module
+def collector() -> Iterator[SimpleNamespace]:
+    with demo_modules("collect_people") as modules:
+        yield modules.collect_people
 
 
 def texts(rows: list[dict[str, Any]], *splits: str) -> set[str]:
@@ -59,19 +48,19 @@ def test_no_held_out_sentence_is_in_training(supervisions: list[dict[str, Any]])
     assert not held_out & trained
 
 
-def test_no_held_out_sentence_is_in_the_base_corpus(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+def test_no_held_out_sentence_is_in_the_base_corpus(supervisions: list[dict[str, Any]], maker: SimpleNamespace) -> None:
     base = {turn.text for item in maker.plan_base() for turn in item.turns}
     assert len(base) > 10_000
     assert not texts(supervisions, "test", "validation") & base
 
 
-def test_the_base_has_never_heard_the_second_voice(maker: ModuleType) -> None:
+def test_the_base_has_never_heard_the_second_voice(maker: SimpleNamespace) -> None:
     voices = {voice for item in maker.plan_base() for voice in item.voices}
     assert maker.DEMO_VOICES[1] not in voices
     assert maker.DEMO_VOICES[0] in voices
 
 
-def test_the_script_plans_the_corpus_as_it_is(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+def test_the_script_plans_the_corpus_as_it_is(supervisions: list[dict[str, Any]], maker: SimpleNamespace) -> None:
     planned = [
         (f"{item.id}-{number:02}", turn.text) for item in maker.plan_demo() for number, turn in enumerate(item.turns)
     ]
@@ -103,14 +92,14 @@ def test_each_voice_has_48_held_out_sentences(supervisions: list[dict[str, Any]]
         assert sum(row["speaker"] == speaker and row["custom"]["split"] == "test" for row in supervisions) >= 48
 
 
-def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: ModuleType) -> None:
+def test_the_base_corpus_has_words_from_all_over_the_dictionary(maker: SimpleNamespace) -> None:
     words = {
         word for item in maker.plan_base() for turn in item.turns for word in turn.text.lower().strip("?.").split()
     }
     assert len(words) > 20_000
 
 
-def test_further_voices_are_trained_on_or_measured(supervisions: list[dict[str, Any]], maker: ModuleType) -> None:
+def test_further_voices_are_trained_on_or_measured(supervisions: list[dict[str, Any]], maker: SimpleNamespace) -> None:
     plan = maker.plan_voices()
     voices = {split: {voice for item in plan if item.split == split for voice in item.voices} for split in SPLITS}
     assert voices["test"]
@@ -122,7 +111,7 @@ def test_further_voices_are_trained_on_or_measured(supervisions: list[dict[str, 
     assert len(set(numbers)) == len(numbers)
 
 
-def test_people_are_trained_on_or_measured_and_their_licences_are_named(collector: ModuleType) -> None:
+def test_people_are_trained_on_or_measured_and_their_licences_are_named(collector: SimpleNamespace) -> None:
     voices = collector.VOICES.values()
     speakers = {split: {voice.speaker for voice in voices if voice.split == split} for split in ("train", "test")}
     assert min(len(names) for names in speakers.values()) >= 3
@@ -133,7 +122,9 @@ def test_people_are_trained_on_or_measured_and_their_licences_are_named(collecto
     assert len({(voice.package, voice.pattern) for voice in voices}) == len(voices), "no file is of two voices"
 
 
-def test_clips_of_a_voice_are_collected(collector: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_of_a_voice_are_collected(
+    collector: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(collector, "_unpacked", lambda package, work: tmp_path / package)
     voice = collector.VOICES["small-fish-cs"]
     folder = tmp_path / voice.package / "usr" / "share" / "sound" / "cs"
@@ -149,3 +140,22 @@ def test_clips_of_a_voice_are_collected(collector: ModuleType, tmp_path: Path, m
     sound, rate = soundfile.read(clip)
     assert (rate, len(sound)) == (24_000, pytest.approx(48_000, abs=100))
     assert np.abs(sound).max() == pytest.approx(0.7, abs=0.01)
+
+
+def test_the_dialogue_of_the_demo_is_new_and_between_its_voices(
+    supervisions: list[dict[str, Any]], maker: SimpleNamespace
+) -> None:
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"[a-z']+", text.lower()))
+
+    lines = read_dialogue(ROOT / "deploy" / "demo" / "dialogue.txt")
+    assert 10 <= len(lines) <= 14
+    assert {line.who for line in lines} == set(maker.DEMO_VOICES)
+    trained = {words(text) for text in texts(supervisions, "train", "validation", "test")}
+    trained |= {words(turn.text) for plan in maker.PLANS.values() for item in plan() for turn in item.turns}
+    runs = {said[start : start + 5] for said in trained for start in range(len(said) - 4)}
+    for line in lines:
+        said = words(line.text)
+        assert said not in trained
+        assert not {said[start : start + 5] for start in range(len(said) - 4)} & runs, line.text
+        assert len(line.text) <= 72, "longer than the turns of the demo's corpus"

@@ -5,26 +5,32 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from rich.console import Console
 
 from csm_components.evaluate import html
 from csm_components.evaluate.clips import ClipPlace, SpeakTask
-from csm_components.evaluate.figures import figures_of, wilson_interval
+from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
+from csm_components.evaluate.html import Markup
 from csm_components.evaluate.report_sentences import badness, choose_samples
 from csm_components.evaluate.sentences import choose_sentences
 from csm_components.evaluate.sources import FromBundle, FromServer
 from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
+from csm_components.evaluate.suite import figures_by, read_suite, speak_suite
+from csm_components.evaluate.suite import main as suite_main
 from csm_components.evaluate.verdicts import JudgeTask
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
+from csm_components.speak.dialogue import cast_dialogue, hold_dialogue, judge_dialogue, voices_of
 from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.bundle import write_bundle
@@ -34,6 +40,8 @@ from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
+from csm_serving.client.dialogue import PAUSE_S, DialogueLine, Said, dialogue_of
+from csm_serving.server.local import LocalSpeech
 from csm_serving.wire.protocol import SpeechRequest, Turn
 
 SETTINGS = EvaluateSettings(
@@ -296,6 +304,70 @@ def test_samples_begin_with_the_worst(material: Material, evaluated: tuple[Evalu
     assert figures_of(rows).sentences == 4
 
 
+def test_a_dialogue_is_spoken_judged_and_shown_first(
+    material: Material, evaluated: tuple[EvaluateResult, Path], tmp_path: Path
+) -> None:
+    turns: list[Said] = [
+        (0, "Good morning."),
+        (1, "Hello <you>."),
+        (0, "Where do we go?"),
+        (1, "Over the bridge."),
+    ]
+    manifest = read_json(material.bundle / "manifest.json")
+    voices = voices_of(manifest, read_json(material.conversations / "manifest.json"))
+    assert voices == {0: "<anna>", 1: "ben"}
+    takes = hold_dialogue(
+        LocalSpeech(material.bundle),
+        cast_dialogue(dialogue_of(turns, source="t"), voices),
+        tmp_path,
+        manifest=manifest,
+        seed=3,
+        max_frames=8,
+        say=lambda line: None,
+    )
+    assert [(take.sentence.speaker, take.sentence.text) for take in takes] == turns
+    heard = judge_dialogue(takes, material.conversations, tmp_path, names=voices, judging=SETTINGS, workers=1)
+    sound, rate = soundfile.read(heard.speech)
+    clips = [soundfile.read(take.place.wav)[0] for take in takes]
+    assert len(sound) == sum(map(len, clips)) + 3 * round(PAUSE_S * rate)
+    assert (heard.turns, heard.words, heard.mos) == (4, 11, None)
+    assert [(row["voice"], row["text"]) for row in heard.rows] == [(voices[int(who)], text) for who, text in turns]
+    assert heard.wer == sum(row["word_errors"] for row in heard.rows) / 11
+    assert set(heard.voices) == {"<anna>", "ben"}
+    json.dumps(asdict(heard))
+    page = html.put_in(
+        (evaluated[1] / "report.html").read_text(encoding="utf-8"), Markup(Path(heard.part).read_text(encoding="utf-8"))
+    )
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert html.PLACE not in page
+    assert reader.text.index("A dialogue") < reader.text.index("Beside the baselines")
+    assert "Hello <you>." in reader.text
+    assert len(reader.sources["audio"]) == 4 * 3 + 2 + 2 + 4 + 1 + len(turns)
+
+
+@pytest.mark.parametrize(
+    ("asked", "voices", "cast"),
+    [
+        (["heart", "kumo"], {0: "heart", 1: "kumo"}, [0, 1]),
+        (["kumo", "heart"], {0: "heart", 1: "kumo"}, [1, 0]),
+        ([1, "heart"], {0: "heart", 1: "kumo"}, [1, 0]),
+        (["kumo", "anna"], {0: "heart", 1: "kumo"}, [1, 0]),
+        (["anna", "kumo"], {0: "heart", 1: "kumo"}, [0, 1]),
+        (["heart", "kumo"], {4: "anna", 7: "ben", 9: "cleo"}, [4, 7]),
+        (["heart", "kumo", "cleo"], {4: "anna", 7: "ben"}, [4, 7, 4]),
+        (["heart", "kumo"], {7: "ben"}, [7, 7]),
+        ([0, 1], {1: "heart", 7: "ben"}, [7, 1]),
+    ],
+)
+def test_who_is_no_voice_of_the_corpus_is_spoken_by_one_of_it(
+    asked: list[int | str], voices: dict[int, str], cast: list[int]
+) -> None:
+    lines = [DialogueLine(place="t", who=who, text="Hi.") for who in [*asked, *asked]]
+    assert [line.who for line in cast_dialogue(lines, voices)] == [*cast, *cast]
+
+
 def test_shares_have_honest_intervals() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     low, high = wilson_interval(96, 96)
@@ -325,3 +397,56 @@ def test_tasks_can_be_sent_to_a_worker(tmp_path: Path) -> None:
         references_key="r",
     )
     assert pickle.loads(pickle.dumps(judged)).key == judged.key
+
+
+def suite_of(folder: Path, *lines: str) -> Path:
+    path = folder / "suite.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_suite_is_spoken_in_every_voice_and_judged(material: Material, tmp_path: Path) -> None:
+    suite = suite_of(
+        tmp_path,
+        '{"id": "a", "text": "The moth circled the light.", "kind": "plain"}',
+        '{"id": "b", "text": "Who left the door open?", "kind": "question"}',
+    )
+
+    def spoken() -> list[JudgedSentence]:
+        return speak_suite(
+            material.bundle,
+            material.conversations,
+            suite,
+            tmp_path / "out",
+            speakers=(0, 1),
+            recogniser="tiny",
+            mos=False,
+            max_frames=4,
+            workers=1,
+            console=quiet(),
+        )
+
+    rows = spoken()
+    assert [row.sentence.id for row in rows] == ["a.0", "b.0", "a.1", "b.1"]
+    assert all(set(row.verdict.similarity) == {0, 1} and row.errors.words == 5 for row in rows)
+    by_kind = figures_by(rows, lambda row: row.sentence.conversation)
+    assert {name: figures.sentences for name, figures in by_kind.items()} == {"plain": 2, "question": 2}
+    clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
+    assert [row.verdict for row in spoken()] == [row.verdict for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in clips} == clips, "what was committed is not made again"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (('{"id": "a", "text": "One."}', "{"), "line 2: no sentence"),
+        (('{"id": "a"}',), "line 1: no sentence"),
+        (("[]",), "line 1: no sentence"),
+        (('{"id": "a", "text": "One."}', '{"id": "a", "text": "Two."}'), "line 2: id 'a' is there twice"),
+        ((), "line 1: no sentence"),
+    ],
+)
+def test_what_is_no_suite_is_refused_by_its_line(lines: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_suite(suite_of(tmp_path, *lines))
+    assert suite_main(["--bundle", "b", "--conversations", "c", "--out", "o", "--suite", str(tmp_path / "no")]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import socket
 import subprocess
@@ -49,10 +50,26 @@ def refused(outcome: Any, words: str) -> None:
             ["run", "--corpus", ".", "--set", "data.tokenizer=bpe:512", "--set", "data.prompt_format=sesame"],
             "leave the setting out, or train without a base",
         ),
+        (
+            ["run", "--preset", "debug", "--corpus", ".", "--set", "release.dialogue=none.txt"],
+            "none.txt: no such file; give a text with a turn a line",
+        ),
+        (
+            ["run", "--preset", "debug", "--corpus", ".", "--set", f"release.dialogue={__file__}"],
+            "test_cli.py, line 3: ",
+        ),
         (["say", "..."], "nothing to say"),
         (["say", ""], "nothing to say"),
         (["say", "hello", "--speaker", "-1"], "speaker -1"),
-        (["say"], "give either what to say or --text-from"),
+        (["say"], "give either what to say or --text-from, or a --dialogue"),
+        (["say", "hello", "--dialogue", "talk.txt"], "give either what to say or --text-from, or a --dialogue"),
+        (["say", "--dialogue", "talk.txt"], "talk.txt: no such file; give a text with a turn a line"),
+        (["say", "--dialogue", "talk.txt", "--speaker", "0"], "leave out --speaker and --voice"),
+        (["say", "--dialogue", "talk.txt", "--pause", "20"], "pause 20.0: must be 0 to 10 seconds"),
+        (["say", "--dialogue", "talk.txt", "--hears", "-1"], "hears -1: must be 0"),
+        (["say", "hello", "--takes", "17"], "takes 17: must be 1 to 16"),
+        (["say", "hello", "--takes", "0"], "takes 0: must be 1 to 16"),
+        (["say", "hello", "--pause", "1"], "--pause 1.0: is for a dialogue"),
         (["say", "hello", "--text-from", "-"], "give either what to say or --text-from"),
         (["say", "hello", "--voice", "kumo", "--speaker", "1"], "give one of them"),
         (["say", "hello", "--encoding", "mp3"], "must be one of float32, int16, opus"),
@@ -134,6 +151,46 @@ def test_long_text_and_text_that_comes_in_parts_are_spoken_sentence_by_sentence(
     Path("latin.txt").write_bytes("caf\u00e9. ".encode("latin-1"))
     refused(csm("say", "--text-from", "latin.txt", "--bundle", bundle, "--out", "x.wav"), "latin.txt: is not UTF-8")
     assert not Path("x.wav").exists()
+
+
+def test_a_dialogue_is_spoken_turn_by_turn_into_one_file(csm: Csm, bundle: Path) -> None:
+    Path("talk.txt").write_text("heart: Hello there.\n\n1: Good morning to you.\nheart: 你好 my friend.\n")
+    said = csm("say", "--dialogue", "talk.txt", "--bundle", bundle, "--seed", 3, "--out", "talk.wav")
+    assert said.status == 0, said
+    told = said.err.splitlines()
+    assert [line.split(":")[0] for line in told] == ["1/3  heart", "2/3  1", "3/3  heart", "left out"]
+    assert "left out: 2 characters of talk.txt, line 4 that cannot be said: '你好'" in told[3]
+    assert "hears none before it" in told[0]
+    assert "s of dialogue, 3 turns" in said.out
+    assert soundfile.info("talk.wav").duration == pytest.approx(float(said.out.split()[0]), abs=0.01)
+    again = csm("say", "--dialogue", "talk.txt", "--bundle", bundle, "--seed", 3, "--pause", 0, "--out", "joined.wav")
+    seconds = float(said.out.split()[0]) - float(again.out.split()[0])
+    assert seconds == pytest.approx(2 * 0.24, abs=0.02)
+
+
+def test_the_best_of_several_takes_is_kept_and_told(csm: Csm, bundle: Path) -> None:
+    said = csm("say", "Hello there.", "--bundle", bundle, "--takes", 2, "--out", "best.wav")
+    assert said.status == 0, said
+    assert re.fullmatch(r"take [12] of 2 is kept: \d+ of 2 words misheard by Whisper tiny\n", said.err)
+    assert soundfile.info("best.wav").duration == pytest.approx(float(said.out.split()[0]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("heart: Hello.\nanna: Hi.", "talk.txt, line 2: voice 'anna' is unknown; this server has: heart, kumo"),
+        ("0: Hello.\n7: Hi.", "talk.txt, line 2: speaker 7 is unknown: this bundle speaks as 0 (heart), 1 (kumo)"),
+        ("0: Hello.\n1:", "talk.txt, line 2: the turn is empty: nothing to say"),
+        ("0: Hello.\n1: 你好。", "talk.txt, line 2: text '你好。' has nothing to say"),
+        ("0: Hello.\nGoodbye.", "talk.txt, line 2: 'Goodbye.' has no colon; write who speaks, a colon"),
+        ("", "talk.txt: has no turn; write who speaks, a colon"),
+        ("0: Hello.\n" * 66, "talk.txt, line 66: this is turn 66; a dialogue has at most 65"),
+    ],
+)
+def test_a_dialogue_with_a_fault_is_refused_before_it_is_spoken(csm: Csm, bundle: Path, rows: str, words: str) -> None:
+    Path("talk.txt").write_text(rows)
+    refused(csm("say", "--dialogue", "talk.txt", "--bundle", bundle, "--out", "talk.wav"), words)
+    assert not Path("talk.wav").exists()
 
 
 def test_the_bundle_of_the_last_run_is_the_champion_else_the_candidate(bundle: Path, tmp_path: Path) -> None:

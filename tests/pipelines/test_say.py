@@ -60,6 +60,33 @@ def test_the_turns_before_reach_the_server(csm: Csm, url: str) -> None:
     assert "context turn 0 brings sound of speaker 0, who is asked for" in said.err
 
 
+def test_a_dialogue_through_a_server_hears_its_own_turns(csm: Csm, url: str, bundle: Path) -> None:
+    """Turns of the asked speaker are taken as context, since the server spoke them; the sound is that of no server."""
+    Path("talk.txt").write_text("".join(f"{(0, 'kumo')[number % 2]}: Good day, my friend.\n" for number in range(5)))
+    heard = []
+    for name, *where in (("served.wav", "--url", url), ("own.wav", "--bundle", bundle)):
+        said = csm("say", "--dialogue", "talk.txt", *where, "--seed", 3, "--hears", 4, "--out", name)
+        assert said.status == 0, said
+        heard.append([line.partition("; ")[2] for line in said.err.splitlines()])
+    assert heard[0] == heard[1]
+    served, own = (soundfile.read(name)[0] for name in ("served.wav", "own.wav"))
+    assert served.shape == own.shape
+
+
+def test_a_dialogue_that_a_server_refuses_is_refused_before_it_is_spoken(csm: Csm, url: str) -> None:
+    for rows, words in (
+        ("0: Hello.\n7: Hi.", "talk.txt, line 2: speaker 7 is unknown"),
+        ("0: Hello.\n1: 你好。", "talk.txt, line 2: text '你好。' has nothing to say"),
+        ("0: Hello.\nanna: Hi.", "talk.txt, line 2: voice 'anna' is unknown; this server has: heart, kumo"),
+    ):
+        Path("talk.txt").write_text(rows)
+        said = csm("say", "--dialogue", "talk.txt", "--url", url, "--out", "talk.wav")
+        assert said.status == 2, said
+        assert words in said.err
+        assert said.err.count("\n") == 1
+        assert not Path("talk.wav").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from csm_components.evaluate.html import PLACE
 from csm_components.steps import note_path
 from csm_model.files import read_json, write_json
 from csm_model.training.shards import TokenTurn, write_shard
@@ -34,6 +36,14 @@ RESULTS: dict[str, dict[str, Any]] = {
     "speak": {
         "real_time_factor": 0.5, "first_audio_ms": 200.0, "frames_equal": True, "served": True,
         "speech": "speech/x.wav", "text": "Good evening, everyone!",
+        "dialogue": {
+            "speech": "speech/dialogue.wav", "wer": 0.05,
+            "voices": {
+                "heart": {"wer": 0.02, "mos": 3.25, "speaker_similarity": 0.9},
+                "kumo": {"wer": 0.08, "mos": None, "speaker_similarity": 0.875},
+            },
+            "rows": [{"text": "Where were you?"}, {"text": "At home."}],
+        },
     },
 }  # fmt: skip
 
@@ -55,10 +65,13 @@ def write_tokens(folder: Path, *texts: str) -> None:
 def folder(tmp_path: Path) -> Path:
     run = tmp_path / "demo-1"
     (run / "evaluate").mkdir(parents=True)
-    (run / "evaluate" / "report.html").write_text("<p>report</p>")
+    (run / "evaluate" / "report.html").write_text(f"<h1>report</h1>{PLACE}<p>figures</p>")
+    (run / "dialogue.html").write_text("<p>a dialogue</p>")
     write_tokens(run / "tokens", "Good morning, everyone.")
     for step, result in RESULTS.items():
         result = {**result, "reused": step == "ingest", "report": str(run / "evaluate" / "report.html")}
+        if step == "speak":
+            result["dialogue"] = {**result["dialogue"], "part": str(run / "dialogue.html")}
         write_json(note_path(run, step), {"step": step, "seconds": 60.0, "finished": 0.0, "result": result})
     return run
 
@@ -69,7 +82,8 @@ def test_every_figure_is_there_and_reused_steps_are_named(folder: Path) -> None:
     assert summary == read_json(folder / "summary.json")
     assert summary["reused"] == {step: step == "ingest" for step in RESULTS}
     assert summary["minutes"] == 10.0
-    assert (folder / "report.html").read_text() == "<p>report</p>"
+    assert (folder / "report.html").read_text() == "<h1>report</h1><p>a dialogue</p><p>figures</p>"
+    assert summary["status"] == "candidate: wer_int8_delta 0.030 misses"
 
 
 def test_a_run_that_reused_everything_keeps_the_minutes_of_the_work(folder: Path) -> None:
@@ -97,8 +111,32 @@ def test_the_table_names_what_is_reached_and_what_is_missed(folder: Path) -> Non
         "Reused from an earlier run, with their figures: ingest.",
         "speech/x.wav",
         "30.0%",
+        "the dialogue, heart",
+        "2.0%, opinion score 3.25, likeness 0.90",
+        "8.0%, likeness 0.88",
+        "speech/dialogue.wav",
     ):
         assert words in text
+    assert text.index("speech/dialogue.wav") < text.index("report.html") < text.index("speech/x.wav")
+
+
+def test_a_run_without_a_dialogue_says_nothing_of_one(folder: Path) -> None:
+    note = read_json(note_path(folder, "speak"))
+    note["result"]["dialogue"] = None
+    write_json(note_path(folder, "speak"), note)
+    summary = summarise(folder, seconds=600.0)
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summary)
+    assert not re.search(r"dialogue(,| of| +/)", screen.getvalue())
+    assert (folder / "report.html").read_text() == "<h1>report</h1><p>figures</p>"
+    assert describe_step(folder, "speak")[1] == "first audio 200 ms, real-time factor 0.50"
+
+
+def test_a_champion_says_why(folder: Path) -> None:
+    note = read_json(note_path(folder, "register"))
+    note["result"] |= {"promoted": True, "misses": []}
+    write_json(note_path(folder, "register"), note)
+    assert summarise(folder, seconds=600.0)["status"] == "champion: the gate is passed"
 
 
 def test_the_targets_are_the_gate_that_was_set(folder: Path) -> None:
@@ -129,6 +167,11 @@ def test_a_sentence_that_training_had_is_not_called_unseen(folder: Path) -> None
     screen = io.StringIO()
     show(Console(file=screen, width=120), summary)
     assert "Training had this sentence too: Good evening, everyone!" in screen.getvalue()
+    assert summary["dialogue"]["seen"] == []
+    write_tokens(folder / "tokens", "Good morning.", "at home")
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summarise(folder, seconds=1.0))
+    assert "Training had this sentence too: At home." in screen.getvalue()
 
 
 @pytest.mark.parametrize("step", sorted(RESULTS))

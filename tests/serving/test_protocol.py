@@ -33,7 +33,7 @@ def full_request() -> SpeechRequest:
             Turn(speaker=1, text="only text"),
             Turn(speaker=0, text="third", codes=CODES[:, :1] + 8),
             Turn(speaker=2, text="heard", audio=AUDIO),
-            Turn(speaker=2, text="heard too", audio=AUDIO[:7]),
+            Turn(voice="Käthe, warm", text="heard too", audio=AUDIO[:7]),
         ),
         seed=2**63 - 1,
         sampling=SamplingOptions(temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5),
@@ -73,11 +73,16 @@ def test_a_request_survives_the_wire() -> None:
     np.testing.assert_array_equal(again.resume.codes, CODES)
     assert len(again.context) == len(request.context)
     for turn, sent in zip(again.context, request.context, strict=True):
-        assert (turn.speaker, turn.text, turn.token) == (sent.speaker, sent.text, sent.token)
+        assert (turn.speaker, turn.voice, turn.text, turn.token) == (sent.speaker, sent.voice, sent.text, sent.token)
         for got, want in ((turn.codes, sent.codes), (turn.audio, sent.audio)):
             assert (got is None) == (want is None)
             if got is not None:
                 np.testing.assert_array_equal(got, want)
+
+
+def test_turns_by_number_alone_send_what_servers_of_before_know() -> None:
+    turns = (Turn(speaker=1, text="Hi."), Turn(speaker=0, text="Ho."))
+    assert "CONTEXT_VOICE" not in messages.encode_request(SpeechRequest(text="Hello.", context=turns))
 
 
 @pytest.mark.parametrize("text", ["and then", "", " \n"])
@@ -141,6 +146,8 @@ def test_every_encoded_tensor_is_as_specified() -> None:
         ({"encoding": "mp3"}, "float32, int16, opus"),
         ({"context": (Turn(speaker=0, text="x", codes=CODES, audio=AUDIO),)}, "both codes and audio"),
         ({"context": (Turn(speaker=0, text="x", token=b"t"),)}, "a token without codes"),
+        ({"context": (Turn(voice="a" * 101, text="x"),)}, "context turn 0: voice"),
+        ({"context": (Turn(voice="a\n", text="x"),)}, "context turn 0: voice"),
         ({"context": (Turn(speaker=0, text="x", codes=CODES, token=b"t" * 257),)}, "token of 257 bytes"),
         ({"context": (Turn(speaker=0, text="x", audio=AUDIO * np.float32("nan")),)}, "no finite numbers"),
         ({"context": (Turn(speaker=0, text="x", audio=np.full(2, np.inf, np.float32)),)}, "no finite numbers"),
@@ -236,6 +243,8 @@ def test_frames_are_resumed_with_their_token(codes: np.ndarray[Any, Any], token:
         ({"SPEAKER": np.zeros((1, 1), np.int32)}, "shape [1, 1]"),
         ({"CONTEXT_TEXT": None}, "at least CONTEXT_TEXT and CONTEXT_SPEAKER"),
         ({"CONTEXT_SPEAKER": np.zeros(2, np.int32)}, "CONTEXT_SPEAKER 2; they must agree"),
+        ({"CONTEXT_VOICE": np.array([b"a"], dtype=object)}, "CONTEXT_VOICE 1; they must agree"),
+        ({"CONTEXT_VOICE": np.array([b"a" * 401] * 5, dtype=object)}, "CONTEXT_VOICE has a value of 401 bytes"),
         (
             {"CONTEXT_FRAMES": np.array([2, 0, 9, 0, 0], np.int32)},
             "CONTEXT_CODES is [4, 3]; CONTEXT_FRAMES says [2, 0, 9, 0, 0]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,27 @@ def test_sound_of_the_asked_speaker_needs_a_token_of_this_service(bundle: Path, 
     assert silent is None
     assert reader.is_quick(SpeechRequest(text="Hello.", context=(own,)))
     assert not reader.is_quick(SpeechRequest(text="Hello.", context=(others,)))
+
+
+def test_turns_are_heard_by_the_name_of_who_spoke_them(loaded: Bundle) -> None:
+    reader = RequestReader(loaded, key=KEY)
+    codes = np.arange(12, dtype=np.int32).reshape(4, 3)
+    heart, kumo = (KEY.begin(f"speaker:{number}", codes).token() for number in (0, 1))
+    turns = (
+        Turn(voice="kumo", text="Hi.", codes=codes, token=kumo),
+        Turn(voice="heart", text="Ho.", codes=codes, token=heart),
+        Turn(voice="kumo", text="So?"),
+    )
+    by_name = SpeechRequest(text="Hello.", context=turns, voice="kumo")
+    for asked in (by_name, replace(by_name, voice=None, speaker=1)):
+        utterance = reader.read(asked).utterance
+        assert [turn.speaker for turn in utterance.context] == [1, 0, 1]
+    for bad, words in (
+        (Turn(voice="kumo", text="Hi.", codes=codes, token=heart), "context turn 0 brings sound of speaker 1"),
+        (Turn(voice="anna", text="Hi."), "context turn 0: voice 'anna' is unknown"),
+    ):
+        with pytest.raises(InputError, match=words):
+            reader.read(SpeechRequest(text="Hello.", voice="kumo", context=(bad,)))
 
 
 @pytest.mark.parametrize("text", ["Hello there.", "Hello there. How are you? " + "It is sunny; we go out. " * 3])

@@ -12,6 +12,15 @@ class Markup(str):
     __slots__ = ()
 
 
+PLACE = Markup("<!-- here comes what is made later -->")
+"""Where a page leaves room for a part that is made after it."""
+
+
+def put_in(page: str, part: Markup) -> str:
+    """The page with a part at its `PLACE`, which only markup can be: text has its `<` escaped."""
+    return page.replace(PLACE, part, 1)
+
+
 def escape(text: str) -> str:
     """As text: `<` and its like become entities; `Markup` stays as it is."""
     return text if isinstance(text, Markup) else _escape(text, quote=True)

@@ -64,6 +64,7 @@ def body(inputs: ReportInputs) -> Markup:
     """The page's content."""
     return join(
         _head(inputs),
+        html.PLACE,
         _tiles(inputs),
         _comparison(inputs),
         _voices(inputs),

@@ -73,7 +73,7 @@ def _card(
             "div",
             join(
                 element("b", _take_label(names, series, take)),
-                _player(opus_uri(sound)),
+                player(opus_uri(sound)),
                 element(
                     "img", None, src=spectrogram_uri(sound, seconds=longest), alt=f"spectrogram, {series}", width="100%"
                 ),
@@ -90,7 +90,7 @@ def _card(
         join(
             element("header", join(*head)),
             element("div", row.sentence.text, cls="said"),
-            element("div", _heard(row), cls="heard"),
+            element("div", heard_words(row), cls="heard"),
             element("div", join(*players), cls="takes"),
         ),
         cls="card",
@@ -103,7 +103,8 @@ def _take_label(names: Mapping[int, str], series: str, take: JudgedSentence) -> 
     return f"{LABELS[series]} ({voice}{score})"
 
 
-def _player(uri: str) -> Markup:
+def player(uri: str) -> Markup:
+    """A player of the sound at `uri`."""
     return element("audio", "", controls="", preload="none", src=uri)
 
 
@@ -122,7 +123,7 @@ def _badges(row: JudgedSentence) -> list[Markup]:
     return badges
 
 
-def _heard(row: JudgedSentence) -> Markup:
+def heard_words(row: JudgedSentence) -> Markup:
     """What was heard, with what was not and what was instead."""
     parts = []
     for step in row.errors.steps:
@@ -142,12 +143,12 @@ def all_sentences(rows_by_series: Mapping[str, Sequence[JudgedSentence]], names:
     cells = [
         [
             row.sentence.text,
-            _heard(row),
+            heard_words(row),
             names.get(row.sentence.speaker, str(row.sentence.speaker)),
             f"{row.errors.total}/{row.errors.words}",
             "-" if row.verdict.mos is None else f"{row.verdict.mos:.1f}",
             f"{row.similarity:.2f}",
-            _player(opus_uri(read_clip(row.wav))),
+            player(opus_uri(read_clip(row.wav))),
         ]
         for row in rows
     ]

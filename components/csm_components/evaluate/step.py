@@ -51,7 +51,7 @@ from csm_model.errors import ArtifactError
 from csm_model.files import digest_of, read_json, write_json
 from csm_model.training.shards import TokenTurn, load_tokens
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from csm_components import kinds
 from csm_components.evaluate.knobs import EvaluateSettings
-from csm_components.spec import Input, Output, StepSettings, StepSpec
-from csm_model.errors import InputError
+from csm_components.ingest.spec import ONLY_TEXTS
+from csm_components.speak.knobs import SpeakSettings
+from csm_components.spec import Input, Output, StepSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from csm_components.job import StepJob
 
 SPARE_SENTENCES = (
@@ -24,48 +24,40 @@ SPARE_SENTENCES = (
 """Said for the clock."""
 
 
-def check_text(text: str) -> str:
-    """Returns `text`; raises `InputError` where there is nothing in it to say."""
-    if not re.search(r"[^\W_]", text):
-        raise InputError(f"text {text[:40]!r} has nothing to say: give at least one letter or digit")
-    return text
-
-
-class SpeakSettings(StepSettings):
-    """What is said at the end."""
-
-    section = "release"
-
-    say: Annotated[str, AfterValidator(check_text)] = (
-        "Could you book a table by the window for six people on Thursday evening?"
-    )
-    """A sentence that is in no training data, spoken at the end."""
-    speaker: int = Field(default=1, ge=0)
-    """The voice that says it."""
-
-
 def _speak(job: StepJob) -> Any:
     from csm_components.speak.step import speak
 
     settings = job.of(SpeakSettings)
     return speak(
         job.folder("bundle"),
+        job.folder("conversations", ONLY_TEXTS.__contains__),
         job.out("speech"),
-        text=settings.say,
-        speaker=settings.speaker,
+        settings=settings,
+        judging=job.of(EvaluateSettings),
         verdict=job.folder("version"),
         sentences=SPARE_SENTENCES,
-        max_frames=job.of(EvaluateSettings).max_frames,
+        workers=job.workers,
         say=job.say,
     )
 
 
+def _words(result: Mapping[str, Any]) -> str:
+    told = f"first audio {result['first_audio_ms']:.0f} ms, real-time factor {result['real_time_factor']:.2f}"
+    if (dialogue := result["dialogue"]) is not None:
+        told += f"; dialogue: {dialogue['wer']:.1%} of words wrong"
+    return told
+
+
 SPEAK = StepSpec(
     name="speak",
-    description="Serves the registered bundle from a Triton of its own and listens to it, one stream at a time.",
+    description="Serves the registered bundle from a Triton of its own, holds a dialogue, and times single sentences.",
     work=_speak,
     settings=(SpeakSettings, EvaluateSettings),
-    inputs=(Input(name="bundle", kind=kinds.BUNDLE), Input(name="version", kind=kinds.VERSION)),
+    inputs=(
+        Input(name="bundle", kind=kinds.BUNDLE),
+        Input(name="version", kind=kinds.VERSION),
+        Input(name="conversations", kind=kinds.CONVERSATIONS),
+    ),
     outputs=(Output(name="speech", kind=kinds.SPEECH, folder="speech"),),
-    words=lambda r: f"first audio {r['first_audio_ms']:.0f} ms, real-time factor {r['real_time_factor']:.2f}",
+    words=_words,
 )

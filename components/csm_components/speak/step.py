@@ -2,7 +2,8 @@
 
 | file | what it is |
 | --- | --- |
-| `made.json` | written last: how soon and how fast it spoke |
+| `made.json` | written last: how soon and how fast it spoke, and how well |
+| `dialogue.wav` | the dialogue asked for; what the judges heard in it is in `clips/`, `verdicts/` and `dialogue.html` |
 | `TEXT.wav` | the sentence asked for |
 
 Speed is what one listener alone would see: one stream at a time, from the request to the sound. One stream is compared
@@ -15,16 +16,23 @@ from __future__ import annotations
 import contextlib
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from csm_components import made
+from csm_components.evaluate.knobs import EvaluateSettings
+from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.register.judged import judged_bundle
-from csm_model.errors import MissingDependencyError
-from csm_model.files import digest_of, read_json
+from csm_components.speak.dialogue import cast_dialogue, hold_dialogue, judge_dialogue, voices_of
+from csm_components.speak.knobs import SpeakSettings
+from csm_components.speak.service import service
+from csm_model.bundle import read_manifest as read_bundle_manifest
+from csm_model.files import digest_of
+from csm_serving.client.dialogue import read_dialogue
 from csm_serving.client.speech import SpeechService, Spoken
 
 
@@ -33,6 +41,8 @@ class SpeakResult:
     """How it spoke; JSON-able."""
 
     out: str
+    dialogue: dict[str, Any] | None
+    """What came of the dialogue, a `HeardDialogue`; None where none was asked for."""
     speech: str
     """WAV of the sentence asked for."""
     text: str
@@ -56,35 +66,44 @@ class SpeakResult:
 
 def speak(
     bundle: Path,
+    conversations: Path,
     out: Path,
     *,
-    text: str,
-    speaker: int,
+    settings: SpeakSettings,
+    judging: EvaluateSettings,
     verdict: Path | None = None,
     sentences: Sequence[str] = (),
     seed: int = 0,
-    max_frames: int | None = None,
+    workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> SpeakResult:
-    """Says `text`, times `sentences` as well, and compares one stream with the offline generator.
+    """Holds a dialogue, says a sentence and some for the clock, and compares one stream with the offline generator.
 
     Args:
         bundle: folder of the bundle.
+        conversations: folder that ingest wrote: whose voices speak, and what they sound like.
         out: folder for the result.
-        text: what to say into a WAV file.
-        speaker: whose voice.
+        settings: what to say, and who says it.
+        judging: who judges the dialogue, and how long a turn may be.
         verdict: folder in which register left the gate's verdict on the bundle, if that is not the bundle's own.
         sentences: more to be said, only for the clock.
         seed: of the sampling.
-        max_frames: longest turn; None is the model's own bound.
+        workers: processes that judge; `CSM_WORKERS` or one a core without it.
         say: called with lines of progress.
 
     Raises:
         InputError: nothing to say, or an unknown speaker.
     """
-    digest = read_json(bundle / "manifest.json")["digest"]
+    manifest, dataset = read_bundle_manifest(bundle), read_conversations_manifest(conversations)
+    digest = manifest["digest"]
+    voices = voices_of(manifest, dataset)
+    text, max_frames = settings.say, judging.max_frames
+    speaker = min(voices) if settings.speaker is None else settings.speaker
+    lines = () if settings.dialogue is None else cast_dialogue(read_dialogue(Path(settings.dialogue)), voices)
     asked = {"text": text, "speaker": speaker, "sentences": list(sentences), "seed": seed, "max_frames": max_frames}
-    inputs = digest_of({"bundle": digest, **asked})
+    judged = {"dataset": dataset["digest"], "recogniser": judging.recogniser, "mos": judging.mos}
+    told = {"lines": [(line.who, line.text) for line in lines], **judged} if lines else None
+    inputs = digest_of({"bundle": digest, "dialogue": told, **asked})
     known = made.committed(out, inputs)
     if known is not None and Path(known["speech"]).exists():
         return SpeakResult(**known)
@@ -98,8 +117,11 @@ def speak(
             timed.append(speech.say(sentence, speaker, path=path, seed=seed + number, max_frames=max_frames))
             say(f"{number + 1}/{1 + len(sentences)}  first audio {timed[-1].first_audio_ms:.0f} ms")
         equal = _equals_offline(speech, folder, text, speaker, seed=seed, max_frames=max_frames)
+        takes = hold_dialogue(speech, lines, out, manifest=manifest, seed=seed, max_frames=max_frames, say=say)
+    heard = judge_dialogue(takes, conversations, out, names=voices, judging=judging, workers=workers) if takes else None
     result = SpeakResult(
         out=str(out),
+        dialogue=None if heard is None else asdict(heard),
         speech=str(wav),
         text=text,
         speaker=speaker,
@@ -115,29 +137,6 @@ def speak(
     )
     made.commit(out, "speak", inputs, result)
     return result
-
-
-@contextlib.contextmanager
-def service(bundle: Path, *, say: Callable[[str], None] = print) -> Iterator[tuple[SpeechService, bool]]:
-    """Something that speaks with `bundle`, and whether it is a Triton: this process where the machine has none."""
-    from csm_serving.client import SpeechClient
-    from csm_serving.launcher.installation import find_installation
-    from csm_serving.launcher.triton import LocalTriton
-    from csm_serving.settings import load_settings
-
-    settings = load_settings(grpc_port=0, http_port=0, metrics_port=0).unguarded()
-    try:
-        find_installation(settings.triton)
-    except MissingDependencyError as error:
-        from csm_serving.server.local import LocalSpeech
-
-        say(f"no Triton here ({error}): speaking in this process")
-        yield LocalSpeech(bundle), False
-        return
-    say("starting Triton")
-    with LocalTriton(bundle, settings=settings) as triton, SpeechClient(triton.url) as client:
-        say(f"Triton serves {bundle.name} on {triton.url}")
-        yield client, True
 
 
 def _equals_offline(

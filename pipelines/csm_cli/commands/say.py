@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
+from csm_cli.spoken import figures_of, tell_kept, tell_left_out
 
 if TYPE_CHECKING:
+    from csm_cli.asked_dialogue import AskedDialogue
     from csm_serving.client.access import Access
     from csm_serving.client.audio import Listener
     from csm_serving.client.retry import Retry
@@ -41,6 +43,28 @@ def say(
             show_default=False,
         ),
     ] = None,
+    dialogue: Annotated[
+        Path | None,
+        typer.Option(
+            help="Speak a dialogue: a text file with a turn a line, WHO: TEXT, or JSON, a list of {speaker, text}. "
+            "Each turn hears those before it.",
+            show_default=False,
+        ),
+    ] = None,
+    pause: Annotated[
+        float | None, typer.Option(help="Seconds of silence between the turns of a dialogue.", show_default="0.24")
+    ] = None,
+    hears: Annotated[
+        int | None,
+        typer.Option(
+            help="Turns before it that a turn of a dialogue hears, at most.",
+            show_default="as many as the bundle was trained with; with a server that runs already, 1",
+        ),
+    ] = None,
+    takes: Annotated[
+        int,
+        typer.Option(help="Speak up to so many times with other seeds, and keep what Whisper tiny reads best; to 16."),
+    ] = 1,
     go_on: Annotated[
         bool,
         typer.Option("--go-on", help="Speak a text that is too long for one stream in several, one after another."),
@@ -85,6 +109,8 @@ def say(
       csm say "Good morning." --local --out morning.wav
 
       some-language-model | csm say --text-from - --url gpu-1:8001 --url gpu-2:8001
+
+      csm say --dialogue talk.txt --out talk.wav
     """
     from csm_cli.access import access_of
     from csm_cli.turns import read_turns
@@ -95,8 +121,8 @@ def say(
     from csm_serving.settings import load_settings
     from csm_serving.wire.protocol import ENCODINGS
 
-    if (text is None) == (text_from is None):
-        raise InputError("give either what to say or --text-from")
+    if sum(given is not None for given in (text, text_from, dialogue)) != 1:
+        raise InputError("give either what to say or --text-from, or a --dialogue")
     if text_from is not None and text_from != "-" and Path(text_from).is_file():
         text = "".join(_parts(text_from))  # all of it is there: what is wrong with it is said before a sound
     known = next((name for name in ENCODINGS if name == encoding), None)
@@ -105,6 +131,11 @@ def say(
     asked = SpeechOptions(
         voice=voice, context=read_turns(context), seed=seed, deadline_s=deadline, max_wait_s=wait, encoding=known
     )
+    if takes != 1:
+        from csm_components.speak.takes import check_takes
+
+        check_takes(takes)
+    talk = _dialogue(dialogue, speaker, voice, pause, hears, go_on=go_on)
     # What cannot be said is refused before anything is loaded.
     request_of(cut_text("later" if text is None else text)[0], speaker, asked)
     retry = Retry(attempts=retries)
@@ -113,59 +144,90 @@ def say(
     with contextlib.ExitStack() as stack:
         loudspeaker = stack.enter_context(player()) if out is None else None
         path = out if out is not None or loudspeaker is not None else Path("speech.wav")
-        if local or bundle is not None:
-            from csm_cli.released import find_bundle
-            from csm_serving.server.local import LocalSpeech
-
-            service: SpeechService = LocalSpeech(find_bundle(bundle, runs))
-        else:
-            service = stack.enter_context(_served(url, retry, runs, settings, access))
+        own = _own_bundle(bundle, runs, urls=url, settings=settings, local=local)
+        if talk is not None:
+            talk = talk.heard_as_trained(own)
+        service = stack.enter_context(_service(own, url, retry, settings, access, local=local or bundle is not None))
         listener = stack.enter_context(_told(loudspeaker))
+        if talk is not None:
+            talk.check(service, asked)
+        if takes > 1:
+            from csm_components.speak.takes import BestOf
+
+            service = BestOf(service, takes, tell=tell_kept)
+        if talk is not None:
+            talk.say(service, path, listener, asked)
+            return
         said = _parts(text_from or "-") if text is None else text
         stream = service.stream(said, speaker, go_on=go_on, **asked)
         spoken = receive(stream, path, listener)
-    end = "" if spoken.ended else f", {_ENDS[spoken.reason]}"
-    again = f"; asked again {spoken.retries} times" if spoken.retries else ""
-    typer.echo(
-        f"{spoken.seconds:.2f} s of speech{end}; first audio {spoken.first_audio_ms:.0f} ms, "
-        f"real-time factor {spoken.real_time_factor:.2f}{again}" + (f"; {spoken.path}" if spoken.path else "")
-    )
-    if spoken.left_out:
-        shown = repr(spoken.left_out_text) + ("..." if spoken.left_out > len(spoken.left_out_text) else "")
-        many = "1 character" if spoken.left_out == 1 else f"{spoken.left_out} characters"
-        typer.echo(f"left out: {many} of the text that cannot be said: {shown}", err=True)
+    typer.echo(figures_of(spoken))
+    tell_left_out(spoken)
 
 
-_ENDS = {"cut": "cut at its longest length", "silence": "stopped as silence", "repeat": "stopped as it repeated itself"}
+def _dialogue(
+    path: Path | None, speaker: int | None, voice: str | None, pause: float | None, hears: int | None, *, go_on: bool
+) -> AskedDialogue | None:
+    """The dialogue that is asked for, if one is; raises `InputError` for options that belong to the other way."""
+    from csm_model.errors import InputError
+
+    if path is None:
+        for name, value in (("--pause", pause), ("--hears", hears)):
+            if value is not None:
+                raise InputError(f"{name} {value}: is for a dialogue; name one with --dialogue, or leave it out")
+        return None
+    if speaker is not None or voice is not None:
+        raise InputError("a dialogue says line by line who speaks; leave out --speaker and --voice")
+    from csm_cli.asked_dialogue import AskedDialogue
+
+    return AskedDialogue.read(path, pause_s=pause, hears=hears, go_on=go_on)
 
 
-@contextlib.contextmanager
-def _served(
-    urls: list[str] | None, retry: Retry, runs: Path, settings: ServingSettings, access: Access
-) -> Iterator[SpeechService]:
-    """The servers at `urls`, or the one of this machine, or one that is started now."""
+def _own_bundle(
+    given: Path | None, runs: Path, *, urls: list[str] | None, settings: ServingSettings, local: bool
+) -> Path | None:
+    """The bundle that is to be loaded here; None where a server speaks that runs already."""
     import socket
 
     from csm_cli.released import find_bundle
-    from csm_components.speak.step import service
-    from csm_serving.client import SpeechClient
 
-    if not urls:
-        try:
-            socket.create_connection((settings.host, settings.grpc_port), timeout=settings.connect_timeout_s).close()
-        except OSError:
-            note = f"no server at {settings.url}: "
-            with service(find_bundle(None, runs), say=lambda line: typer.echo(note + line, err=True)) as (started, _):
-                yield started
-            return
-    with SpeechClient(
-        urls or settings.url,
-        retry=retry,
-        chunk_timeout_s=settings.chunk_timeout_s,
-        connect_timeout_s=settings.connect_timeout_s,
-        **access.arguments,
-    ) as client:
-        yield client
+    if local or given is not None:
+        return find_bundle(given, runs)
+    if urls:
+        return None
+    try:
+        socket.create_connection((settings.host, settings.grpc_port), timeout=settings.connect_timeout_s).close()
+    except OSError:
+        return find_bundle(None, runs)
+    return None
+
+
+@contextlib.contextmanager
+def _service(
+    own: Path | None, urls: list[str] | None, retry: Retry, settings: ServingSettings, access: Access, *, local: bool
+) -> Iterator[SpeechService]:
+    """The bundle `own` in this process or on a server that is started now; without one the server that is there."""
+    if own is not None and local:
+        from csm_serving.server.local import LocalSpeech
+
+        yield LocalSpeech(own)
+    elif own is not None:
+        from csm_components.speak.service import service
+
+        note = f"no server at {settings.url}: "
+        with service(own, say=lambda line: typer.echo(note + line, err=True)) as (started, _):
+            yield started
+    else:
+        from csm_serving.client import SpeechClient
+
+        with SpeechClient(
+            urls or settings.url,
+            retry=retry,
+            chunk_timeout_s=settings.chunk_timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            **access.arguments,
+        ) as client:
+            yield client
 
 
 @contextlib.contextmanager

@@ -97,8 +97,7 @@ class RequestReader:
             prompt = self._voices.prompt(request.voice, self._bundle.codec)
         else:
             voice, prompt = self._voices.speaker(request.speaker or 0), None
-        for number, turn in enumerate(request.context):
-            self._check_turn(number, turn, voice)
+        heard = [self._heard_turn(number, turn, voice) for number, turn in enumerate(request.context)]
         limits = [limit for limit in (request.max_frames, self._max_frames) if limit is not None]
         utterance = Utterance(
             text=request.text,
@@ -109,7 +108,7 @@ class RequestReader:
             max_frames=min(limits, default=None),
             heard=self._heard(request, voice),
         )
-        said = self._sayable(request.context)
+        said = self._sayable(heard)
         turns, dropped = self._usable(said, utterance)
         dropped += len(request.context) - len(said)
         context = tuple(self._context_turn(turn, wanted) for turn in turns)
@@ -136,11 +135,27 @@ class RequestReader:
             text=WARM_UP_TEXT, speaker=min(self._bundle.speakers, default=0), max_frames=WARM_UP_FRAMES
         )
 
-    def _check_turn(self, number: int, turn: Turn, voice: Voice) -> None:
-        """Raises `InputError` for sound that is not allowed, and for codes of another codec."""
+    def _heard_turn(self, number: int, turn: Turn, voice: Voice) -> Turn:
+        """A turn of the context with the number of who spoke it.
+
+        Args:
+            number: of the turn, from 0.
+            turn: as it was given.
+            voice: who is asked for.
+
+        Raises:
+            InputError: an unknown voice, sound that is not allowed, or codes of another codec.
+        """
+        spoke = voice
+        if turn.voice is not None:
+            try:
+                spoke = self._voices.get(turn.voice)
+            except InputError as error:
+                raise InputError(f"context turn {number}: {error}") from None
+            turn = replace(turn, speaker=spoke.speaker)
         has_sound = turn.audio is not None or turn.codes is not None
         if has_sound and turn.speaker == voice.speaker and self._client_voices == "refuse":
-            known = turn.codes is not None and self._key.verify(voice.identity, turn.codes, turn.token)
+            known = turn.codes is not None and self._key.verify(spoke.identity, turn.codes, turn.token)
             if not known:
                 raise InputError(
                     f"context turn {number} brings sound of speaker {turn.speaker}, who is asked for, that this "
@@ -149,6 +164,7 @@ class RequestReader:
                 )
         if turn.codes is not None:
             check_codes(_codes(turn.codes), self._bundle.model.config, f"context turn {number}")
+        return turn
 
     def _sayable(self, context: Sequence[Turn]) -> Sequence[Turn]:
         """The turns of a context that can be said; those that are too old to find room are not looked at."""

@@ -101,6 +101,8 @@ def _encode_context(context: tuple[Turn, ...]) -> dict[str, Array]:
         "CONTEXT_TEXT": _bytes(*(turn.text.encode() for turn in context)),
         "CONTEXT_SPEAKER": np.array([turn.speaker for turn in context], np.int32),
     }
+    if any(turn.voice is not None for turn in context):  # which servers of before do not know
+        tensors["CONTEXT_VOICE"] = _bytes(*((turn.voice or "").encode() for turn in context))
     codes = [turn.codes for turn in context if turn.codes is not None and turn.codes.shape[1]]
     sounds = [turn.audio for turn in context if turn.audio is not None and turn.audio.size]
     if codes:
@@ -235,15 +237,16 @@ def _context(tensors: Mapping[str, Array]) -> tuple[Turn, ...]:
     turns = tensors["CONTEXT_TEXT"].size
     if turns > MAX_CONTEXT_TURNS:
         raise InputError(f"context of {turns} turns: at most {MAX_CONTEXT_TURNS}; leave out the oldest")
-    for name in ("CONTEXT_SPEAKER", "CONTEXT_FRAMES", "CONTEXT_SAMPLES", "CONTEXT_TOKEN"):
+    for name in ("CONTEXT_SPEAKER", "CONTEXT_VOICE", "CONTEXT_FRAMES", "CONTEXT_SAMPLES", "CONTEXT_TOKEN"):
         if name in tensors and tensors[name].size != turns:
             raise InputError(f"CONTEXT_TEXT has {turns} turns and {name} {tensors[name].size}; they must agree")
     codes = _cut(tensors, "CONTEXT_CODES", "CONTEXT_FRAMES", turns, MAX_CONTEXT_FRAMES)
     sounds = _cut(tensors, "CONTEXT_AUDIO", "CONTEXT_SAMPLES", turns, MAX_CONTEXT_FRAMES * FRAME_SAMPLES)
-    tokens = tensors.get("CONTEXT_TOKEN", _bytes(*[b""] * turns))
+    tokens, voices = (tensors.get(f"CONTEXT_{name}", _bytes(*[b""] * turns)) for name in ("TOKEN", "VOICE"))
     return tuple(
         Turn(
             speaker=int(tensors["CONTEXT_SPEAKER"][n]),
+            voice=_decoded(voices[n], "CONTEXT_VOICE", MAX_VOICE_CHARACTERS) or None,
             text=_decoded(tensors["CONTEXT_TEXT"][n], "CONTEXT_TEXT", MAX_TEXT_CHARACTERS),
             codes=codes[n],
             audio=sounds[n],

@@ -59,8 +59,11 @@ _STREAM_ID: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
 class Turn:
     """A turn of the conversation before this one; codes or audio, where it is known how it sounded."""
 
-    speaker: int
     text: str
+    speaker: int = 0
+    """Who spoke it, by number."""
+    voice: str | None = None
+    """Who spoke it, by name as in a request; the server then knows the number."""
     codes: Array | None = None
     """`[K, T]` of how it was spoken."""
     audio: npt.NDArray[np.float32] | None = None
@@ -268,8 +271,12 @@ def _check_who(speaker: int | None, voice: str | None) -> None:
         return
     if speaker is not None:
         raise InputError(f"speaker {speaker} and voice {voice[:40]!a}: give one of them")
+    _check_voice(voice, "voice")
+
+
+def _check_voice(voice: str, name: str) -> None:
     if not 1 <= len(voice) <= MAX_VOICE_CHARACTERS or not voice.isprintable():
-        raise InputError(f"voice {voice[:40]!a}: must be 1 to {MAX_VOICE_CHARACTERS} characters that can be printed")
+        raise InputError(f"{name} {voice[:40]!a}: must be 1 to {MAX_VOICE_CHARACTERS} characters that can be printed")
 
 
 def _check_int(value: int, name: str, low: int, high: int) -> None:
@@ -319,6 +326,8 @@ def _check_context(context: tuple[Turn, ...]) -> None:
         name = f"context turn {number}"
         _check_length(turn.text, f"{name}: text")
         _check_int(turn.speaker, f"{name}: speaker", 0, MAX_INT32)
+        if turn.voice is not None:
+            _check_voice(turn.voice, f"{name}: voice")
         _check_token(turn.token, name)
         if turn.token and turn.codes is None:
             raise InputError(f"{name}: a token without codes; it vouches for codes, send them with it")

@@ -80,6 +80,7 @@ INPUTS: Final = (
     _input("MAX_FRAMES", "INT32", (1,), "Frames that cut the turn."),
     _input("CONTEXT_TEXT", "BYTES", (-1,), "Texts of the N turns before, oldest first."),
     _input("CONTEXT_SPEAKER", "INT32", (-1,), "Their N speakers."),
+    _input("CONTEXT_VOICE", "BYTES", (-1,), "Their N voices by name; empty: by CONTEXT_SPEAKER."),
     _input("CONTEXT_FRAMES", "INT32", (-1,), "Their N lengths in CONTEXT_CODES; 0: none."),
     _input("CONTEXT_CODES", "INT32", (-1, -1), "Their codes, joined: [K, F]."),
     _input("CONTEXT_SAMPLES", "INT32", (-1,), "Their N lengths in CONTEXT_AUDIO; 0: none."),

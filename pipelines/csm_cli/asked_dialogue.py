@@ -1,0 +1,95 @@
+"""`csm say --dialogue`: a dialogue is read, checked whole, spoken turn by turn, and what came of each turn is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from csm_cli.spoken import end_of, tell_left_out
+from csm_serving.client.dialogue import (
+    PAUSE_S,
+    DialogueLine,
+    SpokenLine,
+    check_dialogue,
+    check_pause,
+    read_dialogue,
+    speak_dialogue,
+)
+
+if TYPE_CHECKING:
+    from csm_serving.client.audio import Listener
+    from csm_serving.client.speech import SpeechOptions, SpeechService
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedDialogue:
+    """A dialogue, and how it is to be spoken."""
+
+    lines: Sequence[DialogueLine]
+    pause_s: float
+    hears: int | None
+    """The most turns before it that a turn hears; None for all that fit."""
+
+    @classmethod
+    def read(cls, path: Path, *, pause_s: float | None, hears: int | None, go_on: bool) -> AskedDialogue:
+        """The dialogue in a file; raises `InputError` with the line for what is wrong with it."""
+        pause_s = PAUSE_S if pause_s is None else pause_s
+        check_pause(pause_s, hears)
+        return cls(lines=read_dialogue(path, go_on=go_on), pause_s=pause_s, hears=hears)
+
+    def heard_as_trained(self, bundle: Path | None) -> AskedDialogue:
+        """With as many turns heard as the bundle was trained with, where nobody said how many.
+
+        That is one where a server speaks that runs already: of how many it can make sense is not known here, and a
+        model that hears more than it was trained with is soon lost.
+        """
+        if self.hears is not None:
+            return self
+        if bundle is None:
+            return replace(self, hears=1)
+        from csm_model.bundle import read_manifest
+        from csm_model.inference.narration import trained_turns
+
+        return replace(self, hears=trained_turns(read_manifest(bundle)))
+
+    def check(self, service: SpeechService, asked: SpeechOptions) -> None:
+        """Has refused what `service` refuses, before any speech."""
+        check_dialogue(service, self.lines, **asked)
+
+    def say(self, service: SpeechService, path: Path | None, listener: Listener | None, asked: SpeechOptions) -> None:
+        """Speaks it, and tells of each turn and of the whole."""
+        done = 0
+
+        def tell(said: SpokenLine) -> None:
+            nonlocal done
+            done += 1
+            typer.echo(f"{done}/{len(self.lines)}  {_words(said)}", err=True)
+            tell_left_out(said.spoken, of=said.line.place)
+
+        spoken = speak_dialogue(
+            service,
+            self.lines,
+            path=path,
+            listener=listener,
+            pause_s=self.pause_s,
+            hears=self.hears,
+            tell=tell,
+            **asked,
+        )
+        stopped = sum(not line.spoken.ended for line in spoken.lines)
+        typer.echo(
+            f"{spoken.seconds:.2f} s of dialogue, {len(spoken.lines)} turns"
+            + (f", {stopped} of them stopped" if stopped else "")
+            + f"; first audio {spoken.lines[0].spoken.first_audio_ms:.0f} ms, "
+            f"real-time factor {spoken.real_time_factor:.2f}" + (f"; {path}" if path else "")
+        )
+
+
+def _words(said: SpokenLine) -> str:
+    heard = f"hears {said.heard} before it" if said.heard else "hears none before it"
+    dropped = f" ({said.dropped} older left out for want of room)" if said.dropped else ""
+    return f"{said.line.who}: {said.spoken.seconds:.2f} s{end_of(said.spoken)}; {heard}{dropped}"
