@@ -56,7 +56,7 @@ LANES: Final[Mapping[str, Lane]] = {
         what="everything that proves the product on this machine",
         marks=" and ".join(f"not {mark}" for mark in APART),
         minutes=60,
-        workers=3,  # on two cores: they wait for their servers a third of the time
+        workers=2,
     ),
     "cluster": Lane(
         what="pipelines in shards, jobs of several pods, the platform's servers as their chart starts them",

@@ -22,6 +22,7 @@ import soundfile
 import torch
 from waiting import HANG_S, eventually, held_back
 
+from csm_components.evaluate.sources import FromServer
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
@@ -235,6 +236,22 @@ def test_sigterm_sends_those_that_wait_elsewhere_at_once(bundle: Path) -> None:
         company.close()  # what is left alone is spoken as fast as can be
         assert sum(1 for _ in live) == 1499
         assert triton.wait(HANG_S) == 0
+
+
+def test_what_is_judged_waits_for_room(client: SpeechClient, triton: LocalTriton, gate: threading.Event) -> None:
+    slots = int(metrics_of(triton)["csm_stream_slots"])
+    live = [client.stream(held_back(TEXT, gate, LONG), sampling=GREEDY) for _ in range(slots)]
+    with ThreadPoolExecutor(1) as pool, FromServer(url=triton.url, digest="").open() as speak:
+        try:
+            for stream in live:
+                next(stream)
+            waiting = pool.submit(speak, SpeechRequest(text=TEXT, speaker=0, max_frames=3))
+            eventually(lambda: metrics_of(triton)["csm_queued_streams"] == 1)
+        finally:
+            for stream in live:
+                stream.close()
+        assert len(waiting.result().audio) == 3 * FRAME_SAMPLES
+    eventually(lambda: metrics_of(triton)["csm_live_streams"] == 0)
 
 
 def test_a_client_that_never_reads_holds_up_nobody(client: SpeechClient, triton: LocalTriton) -> None:

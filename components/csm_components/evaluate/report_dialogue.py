@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from csm_components.evaluate.charts import opus_uri
-from csm_components.evaluate.clips import read_clip
 from csm_components.evaluate.figures import JudgedSentence, figures_of
 from csm_components.evaluate.html import Markup, element, join, table
 from csm_components.evaluate.judges import Audio
-from csm_components.evaluate.report_sentences import heard_words, player
+from csm_components.evaluate.report_sentences import JUDGED_HEADINGS, heard_words, judged_cells, player
 
 
 def dialogue_section(
@@ -39,14 +38,11 @@ def dialogue_section(
             names[row.sentence.speaker],
             row.sentence.text,
             heard_words(row),
-            f"{row.errors.total}/{row.errors.words}",
-            "-" if row.verdict.mos is None else f"{row.verdict.mos:.1f}",
-            f"{row.similarity:.2f}",
-            player(opus_uri(read_clip(row.wav))),
+            *judged_cells(row),
         ]
         for row in rows
     ]
-    headings = ["Voice", "Said", "Heard", "Errors", "Score", "Likeness", ""]
+    headings = ["Voice", "Said", "Heard", *JUDGED_HEADINGS]
     return join(
         element("h2", "A dialogue"),
         element("p", lead, cls="note"),

@@ -137,6 +137,19 @@ def heard_words(row: JudgedSentence) -> Markup:
     return Markup(" ".join(parts)) if parts else element("i", "nothing was heard")
 
 
+JUDGED_HEADINGS = ("Errors", "Score", "Likeness", "")
+
+
+def judged_cells(row: JudgedSentence) -> list[str]:
+    """What stands under `JUDGED_HEADINGS`: the judges' figures and a player."""
+    return [
+        f"{row.errors.total}/{row.errors.words}",
+        "-" if row.verdict.mos is None else f"{row.verdict.mos:.1f}",
+        f"{row.similarity:.2f}",
+        player(opus_uri(read_clip(row.wav))),
+    ]
+
+
 def all_sentences(rows_by_series: Mapping[str, Sequence[JudgedSentence]], names: Mapping[int, str]) -> Markup:
     """Every sentence with a player, folded away."""
     rows = sorted(rows_by_series["generated"], key=badness)
@@ -145,13 +158,10 @@ def all_sentences(rows_by_series: Mapping[str, Sequence[JudgedSentence]], names:
             row.sentence.text,
             heard_words(row),
             names.get(row.sentence.speaker, str(row.sentence.speaker)),
-            f"{row.errors.total}/{row.errors.words}",
-            "-" if row.verdict.mos is None else f"{row.verdict.mos:.1f}",
-            f"{row.similarity:.2f}",
-            player(opus_uri(read_clip(row.wav))),
+            *judged_cells(row),
         ]
         for row in rows
     ]
-    headings = ["Said", "Heard", "Voice", "Errors", "Score", "Likeness", ""]
+    headings = ["Said", "Heard", "Voice", *JUDGED_HEADINGS]
     grid = element("div", table(headings, cells, text=(0, 1, 2)), cls="panel")
     return element("details", join(element("summary", f"All {len(rows)} sentences, the worst first"), grid))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ from csm_model.errors import CsmError, MissingDependencyError
 from csm_model.files import read_json
 from csm_serving.client.speech import SpeechService
 from csm_serving.wire.protocol import SpeechRequest
+
+_WAITS_S = 30.0
+"""For room on a server: nobody listens to what is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +92,12 @@ class FromServer:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Speaker]:
-        """Connects; a server that is not there fails the first request."""
+        """Connects; a server that is not there fails the first request, for room on one it waits a while."""
         from csm_serving.client import SpeechClient
 
         with SpeechClient(self.url, **dict(self.options)) as client:
-            yield speaker_of(client, self.url)
+            speak = speaker_of(client, self.url)
+            yield lambda request: speak(replace(request, max_wait_s=max(request.max_wait_s, _WAITS_S)))
 
 
 def speaker_of(service: SpeechService, name: str) -> Speaker:

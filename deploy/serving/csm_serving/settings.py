@@ -128,8 +128,12 @@ class ServingSettings(BaseSettings):
         return address_of(self.host, self.grpc_port)
 
     def unguarded(self) -> Self:
-        """The same for a server that is started for its starter alone, on loopback: without TLS and tokens."""
-        return self.model_copy(update=dict.fromkeys(("token_file", "tls_cert", "tls_key", "tls_client_ca")))
+        """The same for a server that is started for its starter alone, on loopback: without TLS and tokens.
+
+        Slots alone bound its streams: on a slow machine the starter would else be refused for its own ones' sake.
+        """
+        guards = dict.fromkeys(("token_file", "tls_cert", "tls_key", "tls_client_ca"))
+        return self.model_copy(update={**guards, "frame_budget": 0.0})
 
     def of_model(self) -> dict[str, Any]:
         """What the model needs to know, as JSON: all that is set, without the client's part and the secrets.

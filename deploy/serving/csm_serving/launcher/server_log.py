@@ -80,6 +80,7 @@ class ServerLog:
 
     def last_words(self, lines: int = 5) -> str:
         """Triton's errors, or else the end of what could be a reason, in one line."""
-        said = [line.strip()[:_LONGEST] for line in self.lines() if line.strip() and not _NO_REASON.match(line.strip())]
+        told = map(str.strip, self.lines())
+        said = [line[:_LONGEST] for line in told if line and not _NO_REASON.match(line)]
         errors = [line for line in said if line.startswith("error:")]
         return " / ".join(errors or said[-lines:]) or "(none)"
