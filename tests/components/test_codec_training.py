@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from csm_components.codec.step import load_clips, train_codec
 from csm_model.codec import RvqCodec, RvqConfig, load_codec
@@ -60,15 +61,17 @@ def test_sounds_without_texts_add_to_the_clips(corpus: Path, tmp_path: Path) -> 
         train_codec([corpus], tmp_path / "again", sounds=[tmp_path / "nothing"], **options)
 
 
-def test_a_joint_training_goes_on_with_more_codebooks(corpus: Path, tmp_path: Path) -> None:
-    begun = replace(RvqConfig.debug(), num_codebooks=2)
-    RvqCodec(begun).eval().save(tmp_path / "begun")
-    options = {"minutes": 20, "sizes": "debug", "max_steps": 2, "stage": "joint", "start": tmp_path / "begun"}
+@pytest.mark.parametrize("stage", ["joint", "decoder"])
+def test_a_training_goes_on_with_more_codebooks(corpus: Path, tmp_path: Path, stage: str) -> None:
+    begun = RvqCodec(replace(RvqConfig.debug(), num_codebooks=2)).eval()
+    begun.save(tmp_path / "begun")
+    options = {"minutes": 20, "sizes": "debug", "max_steps": 2, "stage": stage, "start": tmp_path / "begun"}
     train_codec([corpus], tmp_path / "out", codebooks=3, **options)
     made = load_codec(tmp_path / "out")
-    assert made.num_codebooks == 3
-    with pytest.raises(InputError, match="3 codebooks, of 2 to begin from: take the joint stage"):
-        train_codec([corpus], tmp_path / "again", codebooks=3, **{**options, "stage": "decoder"})
+    assert isinstance(made, RvqCodec)
+    assert made.num_codebooks == made.quantizer.filled == 3
+    assert torch.equal(made.quantizer.codebooks[:2], begun.quantizer.codebooks.half().float()) == (stage == "decoder")
+    assert train_codec([corpus], tmp_path / "out", codebooks=3, **options).reused
     with pytest.raises(InputError, match="0 codebooks: a codec has at least one"):
         train_codec([corpus], tmp_path / "again", codebooks=0, **options)
 

@@ -242,7 +242,24 @@ def test_more_codebooks_keep_the_codes_of_those_before() -> None:
     assert more.encode(speech(19_200)).shape[1] == 6
     assert torch.equal(more.encode(speech(19_200))[:, :4], codes)
     assert torch.equal(more.decode(codes), codec.decode(codes))
+    assert torch.equal(more.decode(more.encode(speech(19_200))), codec.decode(codes)), "empty codebooks add nothing"
     assert torch.equal(codec.with_codebooks(2).eval().encode(speech(19_200)), codes[:, :2])
+
+
+def test_empty_codebooks_are_fitted_to_what_the_others_leave() -> None:
+    torch.manual_seed(4)
+    codec = RvqCodec(RvqConfig.debug()).eval()
+    more = codec.with_codebooks(6).eval()
+    assert (codec.quantizer.filled, more.quantizer.filled) == (4, 4)
+    latents = codec.encoder(speech(192_000)[:, 0])[0]
+    errors = [(latents - codec.quantizer.decode(codec.quantizer.encode(latents[None]))[0]).square().mean()]
+    more.quantizer.fit(latents, first=4)
+    assert more.quantizer.filled == 6
+    codes = more.quantizer.encode(latents[None])
+    assert torch.equal(codes[:, :4], codec.quantizer.encode(latents[None]))
+    errors += [(latents - more.quantizer.decode(codes[:, :books])[0]).square().mean() for books in (5, 6)]
+    assert errors[1] < 0.7 * errors[0]
+    assert errors[2] < 0.8 * errors[1]
 
 
 def test_pitch_is_learnt_from_the_first_two_codebooks(tmp_path: Path) -> None:

@@ -117,12 +117,12 @@ def train_codec(
 ) -> CodecResult:
     """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
 
-    `codebooks` is how many, should it not be as many as `sizes` has or the codec begun from; more of them can only be
-    learnt in the joint stage. A corpus, or a folder of `sounds`, that is named twice counts twice.
+    `codebooks` is how many, should it not be as many as `sizes` has or the codec begun from. Further ones are fitted to
+    what the others leave over before training begins. A corpus, or a folder of `sounds`, that is named twice counts twice.
 
     Raises:
         InputError: no such corpus, sizes or codebooks, no training turns, a decoder stage without a codec to begin
-            from or with more codebooks than that has, or a folder that holds a codec of other data or settings.
+            from, or a folder that holds a codec of other data or settings.
     """
     if sizes not in SIZES:
         raise InputError(f"sizes {sizes!r}: there are {', '.join(SIZES)}")
@@ -136,8 +136,6 @@ def train_codec(
     if codebooks is not None:
         config = replace(config, num_codebooks=codebooks)
         if codec is not None:
-            if stage == "decoder" and codebooks > codec.num_codebooks:
-                raise InputError(f"{codebooks} codebooks, of {codec.num_codebooks} to begin from: take the joint stage")
             codec = codec.with_codebooks(codebooks)
     folders = {corpus: out / "conversations" / str(number) for number, corpus in enumerate(dict.fromkeys(corpora))}
     digests = {corpus: ingest(corpus, folder).digest for corpus, folder in folders.items()}

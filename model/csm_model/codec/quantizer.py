@@ -99,10 +99,37 @@ class ResidualQuantizer(nn.Module):
             commitment=commitment,
         )
 
+    @property
+    def filled(self) -> int:
+        """How many codebooks there are before the first empty one, which is all zeros."""
+        empty = (self.codebooks == 0).flatten(1).all(1).tolist()
+        return empty.index(True) if True in empty else len(empty)
+
     def adopt(self) -> None:
         """Takes the codebooks as they are for the averages so far, so that training can go on with loaded ones."""
         self.counts.fill_(1.0)
         self.sums.copy_(self.codebooks)
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, *, first: int, rounds: int = 20) -> None:
+        """Fits the codebooks from `first` on, each to what the ones before it leave of `latents` `[N, D]` (k-means).
+
+        The ones before stay as they are, and so do their codes. Entries begin as vectors of the data; one that falls
+        out of use begins again.
+        """
+        residual = latents
+        for index in range(len(self.codebooks)):
+            book = self.codebooks[index]
+            if index >= first:
+                book.copy_(residual[torch.randint(len(residual), (len(book),))])
+                for _ in range(rounds):
+                    codes = self.nearest(residual, index)
+                    counts = torch.bincount(codes, minlength=len(book)).to(residual.dtype)
+                    sums = torch.zeros_like(book).index_add_(0, codes, residual)
+                    unused = counts == 0
+                    sums[unused] = residual[torch.randint(len(residual), (int(unused.sum()),))]
+                    book.copy_(sums / counts.clamp(min=1)[:, None])
+            residual = residual - F.embedding(self.nearest(residual, index), book)
 
     @torch.no_grad()
     def _move(self, index: int, vectors: Tensor, codes: Tensor) -> None:

@@ -102,18 +102,17 @@ class RvqCodec(nn.Module):
         return codec
 
     def with_codebooks(self, count: int) -> RvqCodec:
-        """The same codec with more codebooks, the further ones not trained yet, or without the last ones.
+        """The same codec with more codebooks, the further ones empty until they are fitted, or without the last ones.
 
-        The codes of the codebooks that stay are as they were.
+        The codes of the codebooks that stay are as they were; an empty codebook, all zeros, adds nothing to them.
         """
         if count == self.num_codebooks:
             return self
         codec = RvqCodec(replace(self.config, num_codebooks=count))
         state = self.state_dict()
         kept = min(count, self.num_codebooks)
-        # Entries near nothing: to begin with, a further codebook adds little to what the decoder knows.
-        fresh = 0.01 * torch.randn_like(codec.quantizer.codebooks[kept:])
-        state["quantizer.codebooks"] = torch.cat([state["quantizer.codebooks"][:kept], fresh])
+        empty = torch.zeros_like(codec.quantizer.codebooks[kept:])
+        state["quantizer.codebooks"] = torch.cat([state["quantizer.codebooks"][:kept], empty])
         codec.load_state_dict(state)
         return codec
 

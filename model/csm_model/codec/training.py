@@ -3,7 +3,7 @@
 Two stages. `joint` trains all of it by spectral distances, pitch and voicing, commitment, a CTC loss that makes the
 first codebook carry the phonemes, and by pitch and voicing once more, as they are read from the first two codebooks
 alone. `decoder` keeps the encoder and the codebooks as they are, so that codes made before stay good, and trains the
-decoder, after a while against discriminators.
+decoder, after a while against discriminators. Either fits codebooks that are empty yet before it begins.
 
 Shapes: B batch, T frames, S samples.
 """
@@ -37,6 +37,7 @@ from csm_model.tensor_files import load_pickle
 CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
 CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
 MOVED = 0.22  # octaves by which a clip's pitch may be moved
+FITTED_FRAMES = 50_000  # frames to which empty codebooks are fitted
 LOW_PITCH = 150.0  # Hz; a clip whose middle pitch is below it is of a low voice
 
 
@@ -135,9 +136,8 @@ class CodecTrainer:
         pitches = {id(clip): middle_pitch(clip.audio) for clip in {id(clip): clip for clip in clips}.values()}
         low = [pitches[id(clip)] < LOW_PITCH for clip in clips]
         self.voices = [group for group in (np.flatnonzero(low), np.flatnonzero(np.logical_not(low))) if len(group)]
+        self.begun = codec is not None
         self.codec = (codec or RvqCodec(sizes)).train().requires_grad_(True)
-        if codec is not None:
-            self.codec.quantizer.adopt()
         self.phoneme_head = nn.Linear(self.codec.config.latent_dim, CTC_STEPS * (config.vocab_size + 1))
         self.pitch_head = nn.Linear(self.codec.config.latent_dim, 2 * STEPS)
         self.spectral = SpectralLoss()
@@ -327,6 +327,21 @@ class CodecTrainer:
             done = max(done, self.step / self.config.max_steps)
         return min(1.0, done)
 
+    @torch.no_grad()
+    def _fit_codebooks(self) -> None:
+        """Fits the codebooks that are empty to what the others leave of the encoder's latents of drawn clips."""
+        quantizer = self.codec.quantizer
+        if (first := quantizer.filled) == self.codec.num_codebooks:
+            return
+        rng, latents, frames = np.random.default_rng(self.config.seed), [], 0
+        while frames < FITTED_FRAMES:
+            sound = self._moved(self.clips[self._drawn(rng, 1)[0]].audio / np.float32(32768.0), rng)
+            whole = np.zeros((1, frames_of(len(sound)) * FRAME_SAMPLES), np.float32)
+            whole[0, : len(sound)] = sound
+            latents.append(self.codec.encoder(torch.from_numpy(whole))[0])
+            frames += len(latents[-1])
+        quantizer.fit(torch.cat(latents), first=first)
+
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self, on_progress: Callable[[str, float, dict[str, float]], None] | None = None) -> RvqCodec:
@@ -335,6 +350,9 @@ class CodecTrainer:
         `on_progress` gets the stage, the share of the minutes that is used up, and the losses, every `log_every` steps.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        if self.step == 0 and self.begun:
+            self._fit_codebooks()
+            self.codec.quantizer.adopt()
         saved = self.seconds
         advance = self._joint_step if self.config.stage == "joint" else self._decoder_step
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log:

@@ -36,7 +36,7 @@ def train(
     codebooks: Annotated[
         int | None,
         typer.Option(
-            help="Codes a frame, if not as many as the codec to start from has; more need the joint stage.",
+            help="Codes a frame, if not as many as the codec to start from has; further ones are fitted first.",
             show_default=False,
             min=1,
         ),
