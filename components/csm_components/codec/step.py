@@ -117,8 +117,9 @@ def train_codec(
 ) -> CodecResult:
     """Trains a codec for `minutes`, or for `max_steps` a stage if they are done first; `say` gets a line now and then.
 
-    `codebooks` is how many, should it not be as many as `sizes` has or the codec begun from. Further ones are fitted to
-    what the others leave over before training begins. A corpus, or a folder of `sounds`, that is named twice counts twice.
+    `codebooks` is how many, should it not be as many as `sizes` has or the codec begun from; further ones are fitted to
+    what the others leave over, before training begins. A corpus, or folder of `sounds`, that is named twice counts
+    twice.
 
     Raises:
         InputError: no such corpus, sizes or codebooks, no training turns, a decoder stage without a codec to begin
