@@ -52,7 +52,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-codec_app = typer.Typer(help="Train the audio codec.", no_args_is_help=True)
+codec_app = typer.Typer(help="Train the audio codec, and adapt a base to it.", no_args_is_help=True)
 checkpoint_app = typer.Typer(
     help="Read and write weights of Sesame, Hugging Face and this program.", no_args_is_help=True
 )
@@ -74,6 +74,7 @@ app.command(name="fetch-bundle", rich_help_panel=SCRIPTS)(fetch_bundle.fetch_bun
 app.command(name="make-bucket", rich_help_panel=SCRIPTS)(storage.make_bucket)
 app.command(name="prepare-tenants", rich_help_panel=SCRIPTS)(storage.prepare_tenants)
 codec_app.command(name="train")(codec.train)
+codec_app.command(name="adapt")(codec.adapt)
 app.add_typer(codec_app, name="codec", rich_help_panel=HERE)
 checkpoint_app.command(name="convert")(checkpoint.convert)
 checkpoint_app.command(name="inspect")(checkpoint.inspect)

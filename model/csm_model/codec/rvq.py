@@ -32,6 +32,11 @@ from csm_model.tensor_files import load_tensors
 _SURELY = 2.0  # log odds of a voice before there is anything learnt
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether they are stored alike."""
+    return torch.equal(one.half(), other.half())
+
+
 class RvqCodec(nn.Module):
     """The trainable codec; implements `csm_model.codec.base.AudioCodec`."""
 
@@ -115,6 +120,16 @@ class RvqCodec(nn.Module):
         state["quantizer.codebooks"] = torch.cat([state["quantizer.codebooks"][:kept], empty])
         codec.load_state_dict(state)
         return codec
+
+    def keeps_codes_of(self, other: RvqCodec) -> bool:
+        """Whether both make the same codes of a sound, as far as both have codebooks; their decoders do not matter."""
+        kept = min(self.num_codebooks, other.num_codebooks)
+        mine, its = self.encoder.state_dict(), other.encoder.state_dict()
+        return (
+            mine.keys() == its.keys()
+            and all(_same(mine[name], its[name]) for name in mine)
+            and _same(self.quantizer.codebooks[:kept], other.quantizer.codebooks[:kept])
+        )
 
     def checked(self, codes: Tensor) -> Tensor:
         """Refuses codes that no codebook has."""

@@ -1,4 +1,4 @@
-"""`csm codec train`: the RVQ codec, from any corpus."""
+"""`csm codec train|adapt`: the RVQ codec, from any corpus; and a base for one that keeps its codes."""
 
 from __future__ import annotations
 
@@ -72,3 +72,27 @@ def train(
         say=typer.echo,
     )
     typer.echo(f"codec {result.digest[:12]} after {result.steps} steps and {result.minutes:.1f} min: {result.out}")
+
+
+def adapt(
+    base: Annotated[Path, typer.Argument(help="Base to begin from: a bundle of float weights.")],
+    codec: Annotated[Path, typer.Option(help="Codec that it is to speak with; it makes the same codes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")],
+    own_codec: Annotated[
+        Path | None,
+        typer.Option(help="The base's codec, where the bundle carries none.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a base again for a codec that keeps the codes of its own: another decoder, more codebooks, or fewer.
+
+    Training then goes on from it, on tokens of the new codec. What it knows of the codebooks that both have stays as it
+    is.
+
+    [bold]Examples[/bold]
+
+      csm codec adapt deploy/demo/base --own-codec deploy/demo/codec --codec codec-4 --out base-4
+    """
+    from csm_components.codec.adapt import adapt_base
+
+    manifest = adapt_base(base, own_codec or base / "codec", codec, out)
+    typer.echo(f"base {manifest['digest'][:12]} for codec {manifest['codec_digest'][:12]}: {out}")
