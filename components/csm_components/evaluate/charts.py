@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.signal import stft
 
 from csm_components.evaluate.judges import Audio
+from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -134,3 +136,29 @@ def losses_uri(rows: Sequence[Mapping[str, Any]]) -> str | None:
     axes.set_ylabel("cross entropy, nats", fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
+
+
+def write_scatter(
+    path: Path,
+    panels: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64]]],
+    *,
+    columns: int,
+    across: str,
+    along: str,
+) -> None:
+    """A PNG of panels in rows of `columns`: a title, and dots at values across `[N]` and along `[N]`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.8 * columns, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (title, x, y) in zip(grid, panels, strict=False):
+        axes.scatter(x, y, s=14, color=COLOURS[1], alpha=0.6, linewidths=0)
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.tick_params(colors=MUTED, labelsize=8)
+    figure.supxlabel(across, fontsize=9, color=INK)
+    figure.supylabel(along, fontsize=9, color=INK)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, facecolor="white")
