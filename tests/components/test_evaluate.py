@@ -19,6 +19,8 @@ from rich.console import Console
 
 from csm_components.evaluate import html
 from csm_components.evaluate.clips import ClipPlace, SpeakTask
+from csm_components.evaluate.context import ContextFigures, context_table, judge_context
+from csm_components.evaluate.context import main as context_main
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
 from csm_components.evaluate.html import Markup
 from csm_components.evaluate.report_sentences import badness, choose_samples
@@ -450,3 +452,40 @@ def test_what_is_no_suite_is_refused_by_its_line(lines: tuple[str, ...], said: s
     with pytest.raises(InputError, match=re.escape(said)):
         read_suite(suite_of(tmp_path, *lines))
     assert suite_main(["--bundle", "b", "--conversations", "c", "--out", "o", "--suite", str(tmp_path / "no")]) == 2
+
+
+def test_context_is_judged_with_the_right_turn_another_and_none(material: Material, tmp_path: Path) -> None:
+    def judged() -> ContextFigures:
+        return judge_context(
+            material.bundle,
+            material.tokens,
+            material.conversations,
+            tmp_path / "out",
+            spoken=4,
+            max_frames=12,
+            workers=1,
+            console=quiet(),
+        )
+
+    figures = judged()
+    assert figures.answers >= 2
+    assert set(figures.nats) == {"right", "none", "other"}
+    for which, saved in figures.nats_saved.items():
+        assert saved == pytest.approx(figures.nats[which] - figures.nats["right"])
+        low, high = figures.nats_saved_interval[which]
+        assert low <= saved <= high
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")}
+    assert len(made) == 2 * min(4, figures.answers)
+    assert judged() == figures
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was committed is not made again"
+    assert read_json(tmp_path / "out" / "context.json")["nats"] == figures.nats
+    assert context_table(figures).row_count >= 2
+
+
+def test_context_of_a_split_without_conversations_is_refused(
+    material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"bundle": material.bundle, "tokens": material.tokens, "conversations": material.conversations}
+    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    assert context_main([*options, "--out", str(tmp_path), "--split", "validation"]) == 2
+    assert "give tokens of such conversations" in capsys.readouterr().err

@@ -171,7 +171,8 @@ def test_pitch_errors_allow_for_a_delay() -> None:
     time = np.arange(24_000) / 24_000
     phase = 2 * np.pi * np.cumsum(120 + 40 * time) / 24_000
     real = (0.1 * sum(np.cos(k * phase) / k for k in range(1, 10))).astype(np.float32)
-    assert pitch_errors(real, np.roll(real, 720))[0] == 0
+    late = np.concatenate([np.zeros(720, np.float32), real[:-720]])
+    assert pitch_errors(real, late)[0] == 0
     wrong = (0.1 * sum(np.cos(k * 1.6 * phase) / k for k in range(1, 10))).astype(np.float32)
     off, both = pitch_errors(real, wrong)
     assert both > 50

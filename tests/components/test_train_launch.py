@@ -54,6 +54,7 @@ def test_app_is_a_torchrun_of_guarded_workers(tmp_path: Path) -> None:
     assert "--nnodes 3 --nproc_per_node 2" in command
     assert command.endswith("-m csm_components.train.guard m --config 'a b.json'")
     assert role.env["OMP_NUM_THREADS"] == "1"
+    assert role.env["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
 
 @pytest.mark.parametrize("nodes", ["2", "0x1", "2x0", "axb", ""])

@@ -51,6 +51,9 @@ from csm_model.training.shards import TokenTurn, load_tokens
 
 CONTEXTS = ("right", "none", "other")
 MEASURES = ("loudness", "pitch range", "pace")
+_SERIES = ("right", "other", "recorded")
+_FEWEST = 3
+"""Answers of which a correlation is told."""
 _HEARD_DB = 35.0
 """Below the loudest step of a clip, what is quieter is silence."""
 
@@ -98,10 +101,10 @@ class ContextFigures:
     """What the right turn saves against none, and against another one."""
     nats_saved_interval: Mapping[str, Interval]
     spoken: int
-    """Answers that were spoken."""
+    """Answers that were spoken, and of which all can be measured."""
     followed: Mapping[str, Mapping[str, float]]
     """Correlation with the recorded turn before, by measure: of answers after the `right` and the `other` turn, and of
-    the `recorded` ones."""
+    the `recorded` ones. Empty where fewer than three answers were measured."""
 
 
 def pairs_of(turns: Sequence[TokenTurn], *, seed: int = 0) -> list[Pair]:
@@ -229,10 +232,12 @@ def judge_context(
         worker_count(workers), console,
     )  # fmt: skip
     voices = [(pair.before.speaker, pair.answer.speaker) for pair in kept]
-    follows = {
-        series: dict(zip(MEASURES, followed(prosodies[series], prosodies["before"], voices), strict=True))
-        for series in ("recorded", "right", "other")
-    }
+    follows = {}
+    if len(kept) >= _FEWEST:
+        for series in _SERIES:
+            values = followed(prosodies[series], prosodies["before"], voices)
+            follows[series] = dict(zip(MEASURES, values, strict=True))
+        _draw(out / "context.png", prosodies, follows)
     figures = ContextFigures(
         answers=len(pairs),
         nats={which: float(each.mean()) for which, each in nats.items()},
@@ -242,7 +247,6 @@ def judge_context(
         followed=follows,
     )
     write_json(out / "context.json", asdict(figures))
-    _draw(out / "context.png", prosodies, follows)
     return figures
 
 
@@ -340,7 +344,7 @@ def _draw(path: Path, prosodies: Mapping[str, Sequence[Prosody]], follows: Mappi
     """Answers over the turns before them: one panel a measure and series."""
     before = np.array([each.values for each in prosodies["before"]])
     panels = []
-    for series in ("recorded", "right", "other"):
+    for series in _SERIES:
         answers = np.array([each.values for each in prosodies[series]])
         for place, name in enumerate(MEASURES):
             title = f"{name}, {series}: r = {follows[series][name]:.2f}"
@@ -362,8 +366,8 @@ def context_table(figures: ContextFigures) -> Table:
         for which in ("none", "other")
     ]
     table.add_row("  saved by the right one", "-", *saved, "-")
-    for name in MEASURES:
-        shown = [f"{figures.followed[series][name]:.2f}" for series in ("right", "other", "recorded")]
+    for name in MEASURES if figures.followed else ():
+        shown = [f"{figures.followed[series][name]:.2f}" for series in _SERIES]
         table.add_row(f"{name} followed, {figures.spoken} answers", shown[0], "-", shown[1], shown[2])
     return table
 

@@ -22,6 +22,9 @@ from csm_components.train.guard import AGENT, NAME
 from csm_components.train.nodes import parse_nodes
 from csm_model.errors import InputError
 
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Has glibc (2.35) ask for huge pages: with pages of 4 kB a step on a CPU waits more for addresses than for numbers
+([benchmarks/huge_pages.py](../../../benchmarks/huge_pages.py))."""
 ROLE = "agent"
 """The role's name on a cluster: its replicas are `agent-0`, `agent-1`, ..."""
 
@@ -74,6 +77,7 @@ def build_app(spec: LaunchSpec, *, rendezvous_port: int, target: TrainTarget | N
     """
     env = {
         "OMP_NUM_THREADS": str(spec.threads),
+        "GLIBC_TUNABLES": HUGE_PAGES,
         "PYTHONUNBUFFERED": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[${rank}]:",  # torchrun's default is the rank within the agent
     }
