@@ -454,12 +454,19 @@ def test_what_is_no_suite_is_refused_by_its_line(lines: tuple[str, ...], said: s
     assert suite_main(["--bundle", "b", "--conversations", "c", "--out", "o", "--suite", str(tmp_path / "no")]) == 2
 
 
-def test_context_is_judged_with_the_right_turn_another_and_none(material: Material, tmp_path: Path) -> None:
+def test_context_is_judged_with_the_right_turn_another_and_none(
+    material: Material, write_corpus: dict[str, Callable[..., Path]], tmp_path: Path
+) -> None:
+    corpus = write_corpus["lhotse"](tmp_path / "corpus", splits={**dict.fromkeys(SPLITS, "test"), "talk-3": "train"})
+    ingest(corpus, tmp_path / "ingest", workers=1, console=quiet())
+    codec, tokens = material.bundle / "codec", tmp_path / "tokens"
+    tokenise(tmp_path / "ingest", codec, None, tokens, 1, check=ANY_CODEC, console=quiet())
+
     def judged() -> ContextFigures:
         return judge_context(
             material.bundle,
-            material.tokens,
-            material.conversations,
+            tokens,
+            tmp_path / "ingest",
             tmp_path / "out",
             spoken=4,
             max_frames=12,
