@@ -138,6 +138,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
         "version": registered["version"],
         "digests": {
             "dataset": results["ingest"]["digest"],
+            **({"replay": replay} if (replay := results["train"].get("replay_digest")) else {}),
             "codec": results["tokenise"]["codec_digest"],
             "tokenizer": results["tokenise"]["tokenizer_digest"],
             "float_bundle": results["train"]["digest"],

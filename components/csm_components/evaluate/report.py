@@ -273,6 +273,7 @@ def _facts(inputs: ReportInputs) -> Markup:
         "digest",
         "precision",
         "dataset_digest",
+        "replay_digest",
         "codec_digest",
         "tokenizer_digest",
         "parent_digest",
