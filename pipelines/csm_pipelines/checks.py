@@ -66,12 +66,12 @@ def _paths(config: RunConfig) -> dict[str, Any]:
 
 def _its_codec(config: RunConfig, found: Mapping[str, str]) -> dict[str, str]:
     """Digests of the codec and of the tokenizer that a run's tokens will have, as far as they are known here."""
-    known: dict[str, str] = {}
+    known: dict[str, str | None] = {}
     if "codec" in found and "://" not in found["codec"]:
-        known["codec_digest"] = read_json(Path(found["codec"]) / "codec.json")["digest"]
+        known["codec_digest"] = read_json(Path(found["codec"]) / "codec.json").get("digest")
     if "base" in found and "://" not in found["base"]:
-        known["tokenizer_digest"] = read_manifest(Path(found["base"]), verify=False)["tokenizer_digest"]
-    return known
+        known["tokenizer_digest"] = read_manifest(Path(found["base"]), verify=False).get("tokenizer_digest")
+    return {name: digest for name, digest in known.items() if digest}
 
 
 def _is_address(name: str, value: str) -> bool:
