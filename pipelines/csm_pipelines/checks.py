@@ -60,11 +60,11 @@ def _paths(config: RunConfig) -> dict[str, Any]:
     if not any("://" in value for value in (tokenizer or "", base or "")):
         given_tokenizer(tokenizer, data.prompt_format, Path(base) if base else None)
     if "replay" in found and "://" not in found["replay"]:
-        check_replay(found["replay"], read_json(Path(found["replay"]) / "manifest.json"), _its_codec(config, found))
+        check_replay(found["replay"], read_json(Path(found["replay"]) / "manifest.json"), _its_codec(found))
     return found
 
 
-def _its_codec(config: RunConfig, found: Mapping[str, str]) -> dict[str, str]:
+def _its_codec(found: Mapping[str, str]) -> dict[str, str]:
     """Digests of the codec and of the tokenizer that a run's tokens will have, as far as they are known here."""
     known: dict[str, str | None] = {}
     if "codec" in found and "://" not in found["codec"]:
