@@ -262,6 +262,9 @@ def test_a_replay_of_another_codec_or_tokenizer_is_refused(name: str, token_fold
 def test_what_is_no_replay_is_said(token_folder: Path, replay: Path, bundle_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no token shards to replay; give a folder or an address that tokenise wrote"):
         Trainer(settings(token_folder, tmp_path, bundle_folder), ALONE)
+    write_json(tmp_path / "other" / "manifest.json", {"files": {}})
+    with pytest.raises(InputError, match="no token shards to replay"):
+        Trainer(settings(token_folder, tmp_path, tmp_path / "other"), ALONE)
     with pytest.raises(InputError, match="nowhere"):
         Trainer(settings(token_folder, tmp_path, tmp_path / "nowhere"), ALONE)
     for share in (-0.1, 1.1):

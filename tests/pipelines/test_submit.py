@@ -198,7 +198,7 @@ def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, clu
     table = csm("plan-run", "training", *cluster.options("--set", "train.recipe.steps=250"))
     assert "3 of 7 steps that can be reused will run" in table.out
 
-    manifest = {"splits": {}, "speakers": {}, "codec_digest": "c", "tokenizer_digest": "t"}
+    manifest = {"digest": "d", "splits": {}, "speakers": {}, "codec_digest": "c", "tokenizer_digest": "t"}
     write_json(tmp_path / "replay" / "manifest.json", manifest)
     replayed = planned(csm, cluster, "--set", f"data.replay={tmp_path / 'replay'}")
     assert replayed["tokenise"]["reused"]

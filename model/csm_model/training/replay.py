@@ -42,7 +42,7 @@ def check_replay(place: str, replay: Mapping[str, Any], tokens: Mapping[str, Any
         InputError: it is the manifest of something else.
         ArtifactError: they were made by another codec or tokenizer than the run's own.
     """
-    if not {"splits", "speakers", "codec_digest", "tokenizer_digest"} <= replay.keys():
+    if not {"digest", "splits", "speakers", "codec_digest", "tokenizer_digest"} <= replay.keys():
         raise InputError(f"{place}: no token shards to replay; give a folder or an address that tokenise wrote")
     for name in ("codec_digest", "tokenizer_digest"):
         if name in tokens and replay[name] != tokens[name]:
