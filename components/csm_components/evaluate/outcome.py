@@ -128,7 +128,7 @@ def result_of(
             }
             for name, here in same.items()
         },
-        learned=[asdict(row) for row in learned],
+        learned=[asdict(row) | {"wer_difference_interval": list(row.wer_difference_interval)} for row in learned],
         minutes=minutes,
         reused=False,
     )
