@@ -7,6 +7,7 @@ from csm_components.spec import Kind
 CORPUS = Kind(name="corpus", description="Folder or tree of sound and text.", kubeflow="Dataset")
 CODEC = Kind(name="codec", description="Folder or tree of the codec.", kubeflow="Model")
 BASE = Kind(name="base", description="Folder or tree of the bundle to begin from; empty begins from nothing.")
+REPLAY = Kind(name="replay", description="Folder or tree of token shards that are replayed; empty replays nothing.")
 CONVERSATIONS = Kind(name="conversations", description="Conversations of 24 kHz mono sound.", kubeflow="Dataset")
 CONVERSATIONS_PART = Kind(name="conversations-part", description="Conversations of one shard.", kubeflow="Dataset")
 TOOLS = Kind(name="tools", description="tokenizer.json and codec/, for every shard.")

@@ -29,6 +29,9 @@ class Sources(StepSettings):
     """Codec folder or its address; "random" makes a tiny one without training."""
     base: str | None = None
     """Bundle to begin from, a folder or its address; none trains from nothing."""
+    replay: str | None = None
+    """Token shards of the base's codec and tokenizer, a folder or its address, that `train.recipe.replay_share` of the
+    packs come from, so that fine-tuning keeps what the base could; none replays nothing."""
     workers: int = Field(default=0, ge=0)
     """Worker processes of a step on this machine; 0 is one a core."""
 

@@ -15,7 +15,7 @@ from csm_components.evaluate.spec import EVALUATE
 from csm_components.export.spec import EXPORT
 from csm_components.finish.spec import END_RUN
 from csm_components.ingest.spec import INGEST
-from csm_components.kinds import BASE, CODEC, CORPUS, TRAINED
+from csm_components.kinds import BASE, CODEC, CORPUS, REPLAY, TRAINED
 from csm_components.register.spec import REGISTER
 from csm_components.speak.spec import SPEAK
 from csm_components.spec import Input, Kind, Knob, StepSpec
@@ -23,7 +23,13 @@ from csm_components.tokenise.spec import TOKENISE
 from csm_components.train.spec import TRAIN
 from csm_model.errors import InputError
 
-SOURCES: Mapping[str, str] = {CORPUS.name: "corpus", CODEC.name: "codec", BASE.name: "base", TRAINED.name: "bundle"}
+SOURCES: Mapping[str, str] = {
+    CORPUS.name: "corpus",
+    CODEC.name: "codec",
+    BASE.name: "base",
+    REPLAY.name: "replay",
+    TRAINED.name: "bundle",
+}
 """What a run can be given from outside: the source that feeds inputs of a kind."""
 
 

@@ -102,7 +102,8 @@ def emotion() -> RunConfig:
 
 def one_voice() -> RunConfig:
     """The demo, learning one voice: the other speakers' turns are heard as context, and nothing is asked of them."""
-    return _purpose("one-voice", {"loss_weights": {"other-speakers:1": 0.0}})
+    config = _purpose("one-voice", {"loss_weights": {"other-speakers:1": 0.0}})
+    return config.changed(data={"replay": None})  # its voices are other speakers
 
 
 def fewer_fillers() -> RunConfig:

@@ -1,4 +1,4 @@
-"""What a run on a cluster is made from: corpus, codec, base and tokenizer, each by the digest of its content.
+"""What a run on a cluster is made from: corpus, codec, base, replay and tokenizer, each by the digest of its content.
 
 What lies in a folder here is put into the cluster's storage under its digest, `inputs/DIGEST`; what is there already is
 not sent again. What is in the storage already is named by its address, and its digest is that of the tree's list.
@@ -53,7 +53,7 @@ def storage_settings(profile: ClusterProfile) -> Settings:
 def find_sources(
     config: RunConfig, profile: ClusterProfile, settings: Settings, *, bundle: str | None = None
 ) -> Iterator[Mapping[str, Source]]:
-    """The digests of what a run is made from, by `corpus`, `codec`, `base`, `tokenizer` and `bundle`; sends nothing.
+    """The digests of what a run is made from, by the names of sources and `tokenizer`; sends nothing.
 
     Args:
         config: a run whose folders are absolute (`check_config`).
@@ -65,7 +65,7 @@ def find_sources(
         InputError: an address that is no tree of the storage.
     """
     data = config.data
-    given = {"corpus": data.corpus, "codec": data.codec, "base": data.base, "bundle": bundle}
+    given = {"corpus": data.corpus, "codec": data.codec, "base": data.base, "replay": data.replay, "bundle": bundle}
     if data.tokenizer and ("/" in data.tokenizer or "://" in data.tokenizer):
         given["tokenizer"] = data.tokenizer
     with tempfile.TemporaryDirectory(prefix="csm-inputs-") as scratch:

@@ -7,15 +7,17 @@ figures of the run in which it did its work, and is named in `reused`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from csm_components.evaluate.html import Markup, put_in
+from csm_components.evaluate.html import Markup, element, join, put_in
+from csm_components.evaluate.learned import Learned
 from csm_components.register.gate import Gate
 from csm_components.steps import note_path
 from csm_model.files import read_json, write_bytes, write_json
@@ -126,6 +128,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
         "said_is_unseen": spoken["text"] not in seen,
         "wer_int8_delta": evaluated["wer_int8_delta"],
         "base": compared.get("base"),
+        "learned": evaluated.get("learned", []),
         "minutes": _minutes(folder, notes, seconds),
         "minutes_now": seconds / 60,
         "reused": {step: note["result"]["reused"] for step, note in notes.items()},
@@ -138,6 +141,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
         "version": registered["version"],
         "digests": {
             "dataset": results["ingest"]["digest"],
+            **({"replay": replay} if (replay := results["train"].get("replay_digest")) else {}),
             "codec": results["tokenise"]["codec_digest"],
             "tokenizer": results["tokenise"]["tokenizer_digest"],
             "float_bundle": results["train"]["digest"],
@@ -154,7 +158,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
     }
     page = Path(evaluated["report"]).read_text(encoding="utf-8")
     part = Path(dialogue["part"]).read_text(encoding="utf-8") if dialogue else ""
-    write_bytes(folder / REPORT, put_in(page, Markup(part)).encode())
+    write_bytes(folder / REPORT, put_in(page, join(element("p", verdict_of(summary)), Markup(part))).encode())
     write_json(folder / SUMMARY, summary)
     return summary
 
@@ -164,6 +168,11 @@ def status_of(registered: Mapping[str, Any]) -> str:
     if registered["promoted"]:
         return "champion: the gate is passed"
     return "candidate: " + "; ".join(registered["misses"])
+
+
+def verdict_of(summary: Mapping[str, Any]) -> str:
+    """In one line, what became of the version, and why."""
+    return f"{summary['model']} version {summary['version']} is {summary['status']}."
 
 
 def _gate(folder: Path) -> dict[str, float]:
@@ -253,9 +262,6 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_row("  the original recordings", percent(summary["wer_original"]), "", "")
     if summary["mos"] is not None:
         table.add_row("mean opinion score (1 to 5)", f"{summary['mos']:.2f}", "", "")
-    if base := summary["base"]:
-        table.add_row("  the base, before this run: word error rate", percent(base["wer"]), "", "")
-        table.add_row("  and its sentences in the right voice", percent(base["speaker_accuracy"]), "", "")
     for name, figures in (summary.get("dialogue") or {}).get("voices", {}).items():
         score = "" if figures["mos"] is None else f", opinion score {figures['mos']:.2f}"
         told = f"{percent(figures['wer'])}{score}, likeness {figures['speaker_similarity']:.2f}"
@@ -263,22 +269,40 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     equal = "equal" if summary["frames_equal"] else "[red]differ"
     table.add_row("frames of the stream and of the offline generator", equal, "", "")
     console.print(table)
+    _show_learned(console, [Learned(**row) for row in summary["learned"]])
     _show_verdict(console, summary)
+
+
+def _show_learned(console: Console, rows: Sequence[Learned]) -> None:
+    """What the run learned: the same sentences before it and after, voice by voice."""
+    if not rows:
+        return
+    title = "What the run learned: equal sentences, said by the base and by the trained model, with equal seeds"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("voice")
+    for heading in ("sentences", "words wrong, before", "after", "difference, points", "95 %", "likeness"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        likeness = f"{row.similarity_before:.2f} to {row.similarity_after:.2f}"
+        figures = (f"{row.sentences}", percent(row.wer_before), percent(row.wer_after))
+        table.add_row(escape(row.voice), *figures, row.difference, row.difference_interval, likeness)
+    console.print()
+    console.print(table)
 
 
 def _show_verdict(console: Console, summary: Mapping[str, Any]) -> None:
     reused = [step for step, was in summary["reused"].items() if was]
     if reused:
         console.print(f"\nReused from an earlier run, with their figures: {', '.join(reused)}.", highlight=False)
-    version = f"{summary['model']} version {summary['version']}"
-    if summary["champion"]:
-        console.print(f"\nThe gate is passed: {version} is [green]champion[/green].", highlight=False)
-    else:
-        console.print(
-            f"\nThe gate is [red]not passed[/red]: {version} stays candidate, and is what speaks here.", highlight=False
-        )
-        for miss in summary["gate_misses"]:
-            console.print(f"  {miss}", highlight=False)
+    console.print(
+        f"\n{verdict_of(summary)}",
+        style="green" if summary["champion"] else "red",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if not summary["champion"]:
+        console.print("It is what speaks here all the same.", highlight=False)
     dialogue = summary.get("dialogue") or {}
     for text in [*dialogue.get("seen", ()), *([] if summary["said_is_unseen"] else [summary["said"]])]:
         console.print(f"Training had this sentence too: {text}", highlight=False, markup=False)

@@ -153,6 +153,33 @@ def test_a_parent_that_is_the_bundle_costs_nothing(evaluated: tuple[EvaluateResu
     assert result.compared["base"]["sentences"] == 2
 
 
+def test_what_was_learned_is_shown_by_voice_on_equal_sentences_and_seeds(
+    evaluated: tuple[EvaluateResult, Path],
+) -> None:
+    result, out = evaluated
+    spoken = [(row["voice"], row["sentences"]) for row in result.learned]
+    assert spoken == [("<anna>", 1), ("ben", 1), ("all voices", 2)]
+    stored = read_json(out / "result.json")
+    for row in result.learned:
+        voices = {"<anna>": [0], "ben": [1], "all voices": [0, 1]}[row["voice"]]
+        wer = {}
+        for series in ("base", "parent"):
+            kept = [each for each in stored["rows"][series] if each["speaker"] in voices]
+            wer[series] = sum(each["word_errors"] for each in kept) / sum(each["words"] for each in kept)
+        assert (row["wer_before"], row["wer_after"]) == pytest.approx((wer["base"], wer["parent"]))
+        low, high = row["wer_difference_interval"]
+        assert low <= row["wer_difference"] <= high
+    sounds = {
+        series: {each["wav"]: (out / "clips" / series / each["wav"]).read_bytes() for each in rows}
+        for series, rows in stored["rows"].items()
+    }
+    assert sounds["parent"].keys() == sounds["base"].keys() < sounds["generated"].keys()
+    assert sounds["parent"].items() < sounds["generated"].items(), "one bundle, one seed a sentence: the same sound"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Words wrong before" in page
+    assert "after: the same model before its weights were quantised" in page
+
+
 def test_a_second_run_takes_what_is_there(material: Material, evaluated: tuple[EvaluateResult, Path]) -> None:
     result, out = evaluated
     again = run(material, out)

@@ -41,7 +41,7 @@ from csm_model.errors import CsmError
 tokens, out, run, recipe = sys.argv[1:]
 try:
     result = train(
-        tokens, Path(out), pipeline=run, say=lambda line: print(line, flush=True),
+        tokens, Path(out), replay=tokens, pipeline=run, say=lambda line: print(line, flush=True),
         settings=TrainSettings(recipe=json.loads(recipe), nodes="2x1"), target=load_settings().train_target,
     )
 except CsmError as error:
@@ -108,7 +108,7 @@ def place(s3: Settings, tokens: Path, tmp_path_factory: pytest.TempPathFactory) 
 def here(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of what this machine's own processes learn."""
     out = tmp_path_factory.mktemp("here") / "train"
-    return train(tokens, out, settings=TrainSettings(recipe=RECIPE), say=lambda line: None).digest
+    return train(tokens, out, replay=tokens, settings=TrainSettings(recipe=RECIPE), say=lambda line: None).digest
 
 
 def output(launcher: subprocess.Popen[str], code: int = 0) -> str:
@@ -146,7 +146,7 @@ def test_agents_that_share_nothing_but_the_storage_learn_the_same(
     assert len(list((tmp_path / "train" / "logs").glob("csm-train-*.log"))) == 2
     storage = open_storage("s3://training/tests", place.s3)
     assert storage.get_json(f"trained/{here}/manifest.json")["digest"] == here
-    assert len(storage.trees("tokens/")) == 1
+    assert len(storage.trees("tokens/")) == 1, "what is replayed is the same tokens"
     made = place.jobs_made()
     again = output(place.start(tmp_path / "again", f"run-{backend}", backend=backend))
     assert (f"digest {here}" in again, place.jobs_made()) == (True, made), "a result that is there is taken"

@@ -15,10 +15,11 @@ from csm_components.job import StepJob
 from csm_components.made import Record
 from csm_components.metrics import TrainingMetrics
 from csm_components.steps import perform
-from csm_components.storage import open_storage
+from csm_components.storage import LocalStorage, open_storage
 from csm_components.tracking import Tracker
 from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
+from csm_components.train.remote import Remote
 from csm_components.train.spec import TRAIN
 from csm_components.train.step import StoppedError, TrainResult, train
 from csm_model.errors import InputError
@@ -83,12 +84,32 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
 
 def test_stored_tokens_come_through_a_cache_and_are_the_same_training(tmp_path: Path, tokens: Path) -> None:
     settings = TrainSettings(recipe=RECIPE, nodes="1x1")
-    stored = train(f"file://{tokens}", tmp_path / "stored", settings=settings, say=lambda line: None)
+    address = f"file://{tokens}"
+    stored = train(address, tmp_path / "stored", replay=address, settings=settings, say=lambda line: None)
     assert list((tmp_path / "stored" / "cache" / "files").iterdir())
-    again = train(tokens, tmp_path / "stored", settings=settings)
+    again = train(tokens, tmp_path / "stored", replay=tokens, settings=settings)
     assert (again.reused, again.digest) == (True, stored.digest), "where tokens lie is no part of what is learnt"
-    here = train(tokens, tmp_path / "here", settings=settings, say=lambda line: None)
+    here = train(tokens, tmp_path / "here", replay=tokens, settings=settings, say=lambda line: None)
     assert here.digest == stored.digest
+    digest = read_json(tokens / "manifest.json")["digest"]
+    assert here.replay_digest == digest == read_json(tmp_path / "here" / "final" / "manifest.json")["replay_digest"]
+    without = train(tokens, tmp_path / "here", settings=settings, say=lambda line: None)
+    assert (without.reused, without.replay_digest) == (False, ""), "what is replayed is part of what is learnt"
+
+
+def test_a_job_finds_its_replay_in_the_storage(tmp_path: Path, tokens: Path) -> None:
+    remote = Remote(storage=LocalStorage(tmp_path / "storage"), url=str(tmp_path / "storage"), job="job-1")
+    digest = read_json(tokens / "manifest.json")["digest"]
+    for replay, found in (
+        (tokens, f"{tmp_path}/storage/tokens/{digest}"),
+        ("s3://bucket/replay", "s3://bucket/replay"),
+        (None, None),
+    ):
+        remote.put_inputs({"steps": 3}, tokens=tokens, base=None, replay=replay)
+        config = remote.fetch_config()
+        assert (config["replay"], config["base"], config["steps"]) == (found, None, 3)
+        assert config["tokens"] == f"{tmp_path}/storage/tokens/{digest}"
+    assert remote.storage.trees("tokens/") == [f"tokens/{digest}"]
 
 
 def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def lines(out: Path) -> list[dict[str, float]]:
     [(1, 6, 60), (2, 3, 40), pytest.param(1, 20, 200, marks=pytest.mark.kills)],
 )
 def test_kills_change_no_bit(processes: int, kills: int, steps: int, token_folder: Path, tmp_path: Path) -> None:
-    settings(token_folder, tmp_path / "whole", steps=steps, checkpoint_every=3).save(tmp_path / "config.json")
+    replay = str(token_folder) if processes > 1 else None  # tokens like any others
+    config = settings(token_folder, tmp_path / "whole", steps=steps, checkpoint_every=3, replay=replay)
+    config.save(tmp_path / "config.json")
     command = [sys.executable, str(Path(__file__).with_name("kill_and_go_on.py"))]
     command += [str(tmp_path / name) for name in ("config.json", "whole", "killed")] + [str(processes), str(kills)]
     done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=HANG_S)
@@ -82,6 +84,7 @@ def test_how_the_work_is_spread_changes_nothing(
 ) -> None:
     """One step, whose gradient is all of its own, then three more that build on it."""
     common = {"steps": 4, "batch_packs": 4, "dropout": 0.0, "checkpoint_every": 2}
+    common |= {"replay": str(token_folder), "replay_share": 0.4} if processes > 1 else {}
     alone = settings(token_folder, tmp_path / "alone", **common)
     Trainer(alone, ALONE).run()
     spread = settings(token_folder, tmp_path / "spread", **common, **changes)

@@ -85,6 +85,8 @@ def refused(outcome: Any, words: str) -> None:
         (["report"], "no finished run there; start one with: csm run"),
         (["codec", "train", "--corpus", "nowhere", "--out", "c"], "no such folder"),
         (["codec", "train", "--corpus", ".", "--out", "c", "--stage", "x"], "stage 'x'"),
+        (["run", "--corpus", ".", "--set", "data.replay=nowhere"], "nowhere: no replay there (no manifest.json)"),
+        (["run", "--corpus", ".", "--set", "data.replay=deploy/demo/base"], "no token shards to replay; give a folder"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )

@@ -17,6 +17,7 @@ from object_store import seaweedfs
 from csm_components.made import Record, enter
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
+from csm_model.files import write_json
 from csm_pipelines.pipelines import PIPELINES
 from csm_pipelines.profile import PROFILES
 
@@ -99,6 +100,7 @@ def test_a_run_is_sent_started_and_followed(csm: Csm, cluster: Cluster) -> None:
     assert run.body["display_name"] == "first"
     assert (given["shards"], given["release_model"]) == (2, "csm-debug")
     assert json.loads(given["train_recipe"])["steps"] == 6
+    assert given["replay"] == ""
     for name in ("corpus", "codec"):
         prefix, _, key = given[name].rpartition("/inputs/")
         assert prefix.startswith(URL)
@@ -169,7 +171,7 @@ def test_a_plan_says_what_runs_and_sends_nothing(csm: Csm, cluster: Cluster) -> 
     assert cluster.api.requests == []
 
 
-def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, cluster: Cluster) -> None:
+def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, cluster: Cluster, tmp_path: Path) -> None:
     assert csm("submit", "training", *cluster.options("--no-follow")).status == 0
     first = planned(csm, cluster)
     assert first["train"]["why"] == "submitted before, and has not ended well since"
@@ -195,6 +197,12 @@ def test_what_the_ledger_knows_is_reused_and_what_changed_is_named(csm: Csm, clu
 
     table = csm("plan-run", "training", *cluster.options("--set", "train.recipe.steps=250"))
     assert "3 of 7 steps that can be reused will run" in table.out
+
+    manifest = {"digest": "d", "splits": {}, "speakers": {}, "codec_digest": "c", "tokenizer_digest": "t"}
+    write_json(tmp_path / "replay" / "manifest.json", manifest)
+    replayed = planned(csm, cluster, "--set", f"data.replay={tmp_path / 'replay'}")
+    assert replayed["tokenise"]["reused"]
+    assert replayed["train"]["why"].startswith("changed: replay none → ")
 
     in_three = planned(csm, cluster, "--shards", "3")
     assert in_three["plan-ingest"]["why"] == "changed: shards 2 → 3"

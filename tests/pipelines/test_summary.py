@@ -30,6 +30,16 @@ RESULTS: dict[str, dict[str, Any]] = {
         "wer_generated": 0.12, "wer_interval": [0.1, 0.14], "wer_reconstruction": 0.04, "wer_original": 0.02,
         "speaker_accuracy": 0.99, "mos": 3.3, "sentences": 96, "wer_int8_delta": 0.03,
         "compared": {"base": {"wer": 0.3, "speaker_accuracy": 0.5}},
+        "learned": [
+            {
+                "voice": voice, "sentences": count, "wer_before": before, "wer_after": after,
+                "wer_difference": after - before, "wer_difference_interval": [-0.25, 0.0125],
+                "similarity_before": 0.66, "similarity_after": 0.876,
+            }
+            for voice, count, before, after in (
+                ("heart", 12, 0.3, 0.125), ("kumo", 12, 0.5, 0.5), ("all voices", 24, 0.4, 0.31)
+            )
+        ],
     },
     "register": {"promoted": False, "misses": ["wer_int8_delta 0.030 misses"], "model": "m", "version": 2,
                  "bundle": "b"},
@@ -82,7 +92,8 @@ def test_every_figure_is_there_and_reused_steps_are_named(folder: Path) -> None:
     assert summary == read_json(folder / "summary.json")
     assert summary["reused"] == {step: step == "ingest" for step in RESULTS}
     assert summary["minutes"] == 10.0
-    assert (folder / "report.html").read_text() == "<h1>report</h1><p>a dialogue</p><p>figures</p>"
+    line = "<p>m version 2 is candidate: wer_int8_delta 0.030 misses.</p>"
+    assert (folder / "report.html").read_text() == f"<h1>report</h1>{line}<p>a dialogue</p><p>figures</p>"
     assert summary["status"] == "candidate: wer_int8_delta 0.030 misses"
 
 
@@ -106,17 +117,21 @@ def test_the_table_names_what_is_reached_and_what_is_missed(folder: Path) -> Non
     assert "12.0%" in lines["wer_generated"]
     for words in (
         "10.0% to 14.0%",
-        "wer_int8_delta 0.030 misses",
-        "stays candidate",
+        "\nm version 2 is candidate: wer_int8_delta 0.030 misses.\n",
         "Reused from an earlier run, with their figures: ingest.",
         "speech/x.wav",
-        "30.0%",
         "the dialogue, heart",
         "2.0%, opinion score 3.25, likeness 0.90",
         "8.0%, likeness 0.88",
         "speech/dialogue.wav",
     ):
         assert words in text
+    learned = text.partition("What the run learned")[2].splitlines()[2:5]
+    assert [re.split(r"\s{2,}", line.strip()) for line in learned] == [
+        ["heart", "12", "30.0%", "12.5%", "-17.5", "-25.0 to +1.2", "0.66 to 0.88"],
+        ["kumo", "12", "50.0%", "50.0%", "+0.0", "-25.0 to +1.2", "0.66 to 0.88"],
+        ["all voices", "24", "40.0%", "31.0%", "-9.0", "-25.0 to +1.2", "0.66 to 0.88"],
+    ]
     assert text.index("speech/dialogue.wav") < text.index("report.html") < text.index("speech/x.wav")
 
 
@@ -128,7 +143,8 @@ def test_a_run_without_a_dialogue_says_nothing_of_one(folder: Path) -> None:
     screen = io.StringIO()
     show(Console(file=screen, width=120), summary)
     assert not re.search(r"dialogue(,| of| +/)", screen.getvalue())
-    assert (folder / "report.html").read_text() == "<h1>report</h1><p>figures</p>"
+    line = "<p>m version 2 is candidate: wer_int8_delta 0.030 misses.</p>"
+    assert (folder / "report.html").read_text() == f"<h1>report</h1>{line}<p>figures</p>"
     assert describe_step(folder, "speak")[1] == "first audio 200 ms, real-time factor 0.50"
 
 
@@ -136,7 +152,11 @@ def test_a_champion_says_why(folder: Path) -> None:
     note = read_json(note_path(folder, "register"))
     note["result"] |= {"promoted": True, "misses": []}
     write_json(note_path(folder, "register"), note)
-    assert summarise(folder, seconds=600.0)["status"] == "champion: the gate is passed"
+    summary = summarise(folder, seconds=600.0)
+    assert summary["status"] == "champion: the gate is passed"
+    screen = io.StringIO()
+    show(Console(file=screen, width=120), summary)
+    assert "\nm version 2 is champion: the gate is passed.\n" in screen.getvalue()
 
 
 def test_the_targets_are_the_gate_that_was_set(folder: Path) -> None:
@@ -153,10 +173,11 @@ def test_the_targets_are_the_gate_that_was_set(folder: Path) -> None:
 
 
 def test_a_figure_that_was_not_measured_is_missed(folder: Path) -> None:
-    summary = summarise(folder, seconds=1.0) | {"wer_int8_delta": None, "mos": None, "base": None}
+    summary = summarise(folder, seconds=1.0) | {"wer_int8_delta": None, "mos": None, "learned": []}
     screen = io.StringIO()
     show(Console(file=screen, width=120), summary)
     assert "not measured" in screen.getvalue()
+    assert "What the run learned" not in screen.getvalue()
 
 
 def test_a_sentence_that_training_had_is_not_called_unseen(folder: Path) -> None:

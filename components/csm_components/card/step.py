@@ -22,7 +22,15 @@ from csm_model.files import digest_of, read_json, write_bytes
 from csm_model.verdict import VERDICT
 
 CARD = "card.md"
-_DIGESTS = ("digest", "parent_digest", "base_digest", "codec_digest", "tokenizer_digest", "dataset_digest")
+_DIGESTS = (
+    "digest",
+    "parent_digest",
+    "base_digest",
+    "codec_digest",
+    "tokenizer_digest",
+    "dataset_digest",
+    "replay_digest",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ class EvaluateSettings(StepSettings):
     parent_per_voice: int = Field(default=48, ge=1)
     """Of these, sentences that the float parent speaks too, with the same seeds."""
     base_per_voice: int = Field(default=12, ge=1)
-    """Of these, sentences that the base speaks too."""
+    """Of these, sentences that the base speaks too, with the same seeds."""
     recogniser: Literal["tiny", "base"] = "base"
     """Whisper that reads what was said: `base`, or `tiny` where seconds count."""
     mos: bool = True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.evaluate.figures import Figures, JudgedSentence, figures_of
+from csm_components.evaluate.learned import Learned
 from csm_components.evaluate.verdicts import read_verdict
 from csm_components.evaluate.wer import word_errors
 from csm_components.evaluate.work import Take
@@ -47,6 +48,8 @@ class EvaluateResult:
     wer_int8_delta_interval: tuple[float, float] | None
     compared: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """For each compared bundle its figures on `sentences`, and this bundle's on the same (`wer_here`, ...)."""
+    learned: list[dict[str, Any]] = field(default_factory=list)
+    """What the run learned on equal sentences, a row a voice and one for all (`csm_components.evaluate.learned`)."""
     minutes: float
     reused: bool
 
@@ -86,6 +89,7 @@ def result_of(
     figures: Mapping[str, Figures],
     same: Mapping[str, Figures],
     delta: tuple[float, tuple[float, float]] | None,
+    learned: Sequence[Learned],
     *,
     digest: str,
     minutes: float,
@@ -124,6 +128,7 @@ def result_of(
             }
             for name, here in same.items()
         },
+        learned=[asdict(row) | {"wer_difference_interval": list(row.wer_difference_interval)} for row in learned],
         minutes=minutes,
         reused=False,
     )

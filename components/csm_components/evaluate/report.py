@@ -17,6 +17,7 @@ from csm_components.evaluate import html
 from csm_components.evaluate.charts import losses_uri, voices_uri
 from csm_components.evaluate.figures import LONG_PAUSE_SECONDS, Figures, JudgedSentence, figures_of
 from csm_components.evaluate.html import Markup, element, join, table
+from csm_components.evaluate.learned import Learned
 from csm_components.evaluate.report_sentences import LABELS, MEANINGS, all_sentences, samples
 from csm_model.files import atomic_path
 
@@ -30,6 +31,10 @@ class ReportInputs:
     figures: Mapping[str, Figures]
     same: Mapping[str, Figures]
     """By compared series, the generated speech's figures on the sentences of that series."""
+    after: str
+    """The series that `learned` compares with the base; empty for none."""
+    learned: Sequence[Learned]
+    """What the run learned, a row a voice."""
     names: Mapping[int, str]
     """Of the voices."""
     seen: int
@@ -209,12 +214,37 @@ def _learned(inputs: ReportInputs) -> Markup:
             continue
         here, before = inputs.same[name], inputs.figures[name]
         known = "On the same sentences with the same seeds. "
+        parts.append(element("h2", heading))
+        if name == "base":
+            parts.append(_by_voice(inputs))
         parts += [
-            element("h2", heading),
             element("p", f"{known}{LABELS[name]}: {MEANINGS[name]}.", cls="note"),
             element("div", _figures_table([LABELS["generated"], LABELS[name]], [here, before]), cls="panel"),
         ]
     return join(*parts)
+
+
+def _by_voice(inputs: ReportInputs) -> Markup:
+    """What the run learned, voice by voice."""
+    note = (
+        f"Voice by voice, the same sentences with the same seeds. Before: {MEANINGS['base']}; after: "
+        f"{MEANINGS[inputs.after]}. The interval is of the difference, by drawing the sentences anew, each with both "
+        "of its clips: one that holds 0 shows no difference."
+    )
+    cells = [
+        [
+            row.voice,
+            str(row.sentences),
+            f"{row.wer_before:.1%}",
+            f"{row.wer_after:.1%}",
+            join(row.difference, element("small", row.difference_interval)),
+            f"{row.similarity_before:.2f}",
+            f"{row.similarity_after:.2f}",
+        ]
+        for row in inputs.learned
+    ]
+    headings = ["Voice", "Sentences", "Words wrong before", "after", "Difference, points", "Likeness before", "after"]
+    return join(element("p", note, cls="note"), element("div", table(headings, cells, strong=4), cls="panel"))
 
 
 def _pictures(inputs: ReportInputs) -> Markup:
@@ -273,6 +303,7 @@ def _facts(inputs: ReportInputs) -> Markup:
         "digest",
         "precision",
         "dataset_digest",
+        "replay_digest",
         "codec_digest",
         "tokenizer_digest",
         "parent_digest",

@@ -27,6 +27,7 @@ from rich.console import Console
 from csm_components import made
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wer_difference
 from csm_components.evaluate.knobs import EvaluateSettings
+from csm_components.evaluate.learned import what_was_learned
 from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of, row_of
 from csm_components.evaluate.report import ReportInputs, write_report
 from csm_components.evaluate.sentences import Choice, Sentence, choose_sentences, subset, voice_names
@@ -51,7 +52,7 @@ from csm_model.errors import ArtifactError
 from csm_model.files import digest_of, read_json, write_json
 from csm_model.training.shards import TokenTurn, load_tokens
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,7 @@ def evaluate(
     }
     figures = {series: figures_of(kept) for series, kept in rows.items()}
     same = {name: figures_of(_matching(rows["generated"], rows[name])) for name in others}
+    after, learned = what_was_learned(rows, corpus.names)
     digest = digest_of({"inputs": inputs, "figures": {name: asdict(value) for name, value in figures.items()}})
     write_report(
         out / REPORT,
@@ -157,6 +159,8 @@ def evaluate(
             rows=rows,
             figures=figures,
             same=same,
+            after=after,
+            learned=learned,
             names=corpus.names,
             seen=corpus.choice.seen,
             bundle=manifest,
@@ -170,7 +174,7 @@ def evaluate(
     )
     delta = wer_difference(rows["generated"], rows["parent"]) if parent else None
     result = result_of(
-        out, manifest, dataset, figures, same, delta, digest=digest, minutes=(time.monotonic() - began) / 60
+        out, manifest, dataset, figures, same, delta, learned, digest=digest, minutes=(time.monotonic() - began) / 60
     )
     details = details_of(rows, figures, same, corpus.names, seen=corpus.choice.seen)
     write_json(out / RESULT, {**details, **asdict(result)})
@@ -244,7 +248,7 @@ def _speak(
             out=out,
             tokens=corpus.tokens,
             tokens_digest=encoded["digest"],
-            seed=settings.seed,
+            seeds={sentence.id: settings.seed + number for number, sentence in enumerate(sentences)},
             max_frames=settings.max_frames,
             progress=progress,
             workers=workers,

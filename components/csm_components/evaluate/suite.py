@@ -111,7 +111,7 @@ def speak_suite(
             out=out,
             tokens={},
             tokens_digest=digest_of_file(suite),
-            seed=seed,
+            seeds={sentence.id: seed + number for number, sentence in enumerate(sentences)},
             max_frames=max_frames,
             progress=progress,
             workers=count,

@@ -89,18 +89,25 @@ def speak_all(
     out: Path,
     tokens: Mapping[str, TokenTurn],
     tokens_digest: str,
-    seed: int,
+    seeds: Mapping[str, int],
     max_frames: int | None,
     progress: Progress,
     workers: int,
 ) -> list[Take]:
-    """Speaks every sentence after the turn before it (its text and its original's codes); commits each by itself."""
+    """Speaks every sentence after the turn before it (its text and its original's codes); commits each by itself.
+
+    `seeds` are those of the sentences, by their ids: of any series the same, also where it speaks fewer of them.
+    """
     takes, tasks = [], []
-    for number, sentence in enumerate(sentences):
+    for sentence in sentences:
         before = tokens[sentence.context] if sentence.context else None
         context = (Turn(speaker=before.speaker, text=before.text, codes=before.codes),) if before else ()
         request = SpeechRequest(
-            text=sentence.text, speaker=sentence.speaker, context=context, seed=seed + number, max_frames=max_frames
+            text=sentence.text,
+            speaker=sentence.speaker,
+            context=context,
+            seed=seeds[sentence.id],
+            max_frames=max_frames,
         )
         place = place_of(
             out,

@@ -16,6 +16,7 @@ from csm_model.files import digest_of
 
 _KEPT = (
     "dataset_digest",
+    "replay_digest",
     "base_digest",
     "speakers",
     "sampling",

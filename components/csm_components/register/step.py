@@ -22,7 +22,7 @@ from csm_model.verdict import write_verdict
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 RESULT = "result.json"
-_DIGESTS = ("dataset_digest", "codec_digest", "tokenizer_digest", "parent_digest", "base_digest")
+_DIGESTS = ("dataset_digest", "replay_digest", "codec_digest", "tokenizer_digest", "parent_digest", "base_digest")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,9 @@ class Elsewhere:
         spec: LaunchSpec,
         *,
         recipe: Mapping[str, Any],
-        tokens: tuple[Path | str, str],
+        tokens: Path | str,
         base: Path | str | None,
+        replay: Path | str | None,
         run_id: str,
         say: Callable[[str], None],
         on_tick: Callable[[], None],
@@ -61,8 +62,9 @@ class Elsewhere:
         Args:
             spec: module, agents and workers.
             recipe: the trainer's settings.
-            tokens: where they are, and their digest.
+            tokens: where they are.
             base: bundle to begin from, or its address.
+            replay: where the tokens are that are replayed.
             run_id: MLflow run of the step; empty for none.
             say: called with lines of rank 0 and of progress.
             on_tick: called when metrics may have come.
@@ -73,7 +75,7 @@ class Elsewhere:
         if self._take():
             say(f"{self.remote.job} has trained already")
             return
-        self.remote.put_inputs(recipe, tokens=tokens[0], digest=tokens[1], base=base)
+        self.remote.put_inputs(recipe, tokens=tokens, base=base, replay=replay)
 
         def tick() -> None:
             self._look()

@@ -2,7 +2,7 @@
 
 | key | what | by whom |
 | --- | --- | --- |
-| `tokens/DIGEST/`, `bases/DIGEST/` | token shards, and the bundle to begin from, by content | the launcher |
+| `tokens/DIGEST/`, `bases/DIGEST/` | token shards, replayed ones too, and the bundle to begin from | the launcher |
 | `jobs/JOB/config.json` | the trainer's configuration | the launcher |
 | `jobs/JOB/errors/` | what its processes died of | each of them |
 | `checkpoints/JOB/step-.../` | copies of the checkpoints | rank 0 |
@@ -66,29 +66,21 @@ class Remote:
         return f"jobs/{self.job}/config.json"
 
     def put_inputs(
-        self, recipe: Mapping[str, Any], *, tokens: Path | str, digest: str, base: Path | str | None
+        self, recipe: Mapping[str, Any], *, tokens: Path | str, base: Path | str | None, replay: Path | str | None
     ) -> None:
         """Puts everything there that agents need; what is there by its digest is not sent again.
 
         Args:
             recipe: the trainer's settings.
             tokens: folder of the shards, or where they are stored already.
-            digest: of the tokens.
             base: bundle to begin from, or where it is stored already.
+            replay: folder of the shards that are replayed, or where they are stored already.
         """
-        source = str(tokens)
-        if "://" not in source:
-            self._put_once(Path(source), f"tokens/{digest}")
-            source = self.address(f"tokens/{digest}")
-        begin = str(base or "")
-        if begin and "://" not in begin:
-            key = f"bases/{read_json(Path(begin) / 'manifest.json')['digest']}"
-            self._put_once(Path(begin), key)
-            begin = self.address(key)
         config = {
             **recipe,
-            "tokens": source,
-            "base": begin or None,
+            "tokens": self._stored("tokens", tokens),
+            "base": self._stored("bases", base) if base else None,
+            "replay": self._stored("tokens", replay) if replay else None,
             "mirror": self.address(f"checkpoints/{self.job}"),
             "disks": "own",
         }
@@ -129,6 +121,14 @@ class Remote:
         copy_file(metrics, bundle / METRICS)
         self._put_once(bundle, self.trained(digest))
         enter(self.storage, Record(step=_STEP, key=self.job, result={"digest": digest}))
+
+    def _stored(self, kind: str, place: Path | str) -> str:
+        """The address of tokens or of a bundle, which are put there by their digest where they are not stored."""
+        if "://" in str(place):
+            return str(place)
+        key = f"{kind}/{read_json(Path(place) / 'manifest.json')['digest']}"
+        self._put_once(Path(place), key)
+        return self.address(key)
 
     def _put_once(self, folder: Path, key: str) -> None:
         if not self.storage.has_tree(key):

@@ -19,12 +19,14 @@ def _train(job: StepJob) -> Any:
 
     target = load_settings().train_target
     base: Any = None
+    replay = job.artefact("replay").url if job.has("replay") else None
     if job.has("base"):
         base = job.folder("base") if target.backend == "local" else job.artefact("base").url
     return train(
         job.artefact("tokens").url,  # shards come as they are needed, to whoever trains
         job.out("bundle").parent,
         base=base,
+        replay=replay,
         settings=job.of(TrainSettings),
         target=target,
         tracker=job.tracker(),
@@ -43,7 +45,11 @@ TRAIN = StepSpec(
     description="Fine-tunes a base bundle, or trains one from nothing, with torchx; a run that was killed goes on.",
     work=_train,
     settings=(TrainSettings,),
-    inputs=(Input(name="tokens", kind=kinds.TOKENS), Input(name="base", kind=kinds.BASE, optional=True)),
+    inputs=(
+        Input(name="tokens", kind=kinds.TOKENS),
+        Input(name="base", kind=kinds.BASE, optional=True),
+        Input(name="replay", kind=kinds.REPLAY, optional=True),
+    ),
     outputs=(Output(name="bundle", kind=kinds.TRAINED, folder="train/final", at="trained/{digest}"),),
     image="train",
     records=False,

@@ -56,6 +56,8 @@ class TrainResult:
     """Digest of that bundle."""
     base_digest: str
     """Digest of the bundle it began from; empty for none."""
+    replay_digest: str = ""
+    """Digest of the tokens that were replayed; empty for none."""
     steps: int
     loss: float | None
     """Last training loss."""
@@ -73,6 +75,7 @@ def train(
     out: Path,
     *,
     base: Path | str | None = None,
+    replay: Path | str | None = None,
     settings: TrainSettings | None = None,
     target: TrainTarget | None = None,
     trainer: str = TRAINER,
@@ -87,6 +90,7 @@ def train(
             a cache as they are needed (`cache_dir` and `cache_gb` of the recipe; in `out` without a `cache_dir`).
         out: folder for the result.
         base: bundle to begin from: a folder, or its address where a cluster's job is to fetch it.
+        replay: further shards that are learnt beside `tokens`, in a folder or stored.
         settings: how to train.
         target: where its processes run; beside this one without it.
         trainer: module to run.
@@ -99,37 +103,42 @@ def train(
         CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
     """
     settings, target = settings or TrainSettings(), target or TrainTarget()
-    cache = {"cache_dir": str(out.absolute() / "cache")} if "://" in str(tokens) else {}
+    stored = "://" in f"{tokens}{replay}"
+    cache = {"cache_dir": str(out.absolute() / "cache")} if stored else {}
     recipe = {**cache, **settings.recipe}
     tokens_manifest = _manifest_of(tokens)
-    source = str(tokens) if "://" in str(tokens) else str(Path(tokens).absolute())
-    base_digest = str(_manifest_of(base)["digest"]) if base else ""
+    source, begin, again = _absolute(tokens), base and _absolute(base), replay and _absolute(replay)
+    base_digest, replay_digest = (str(_manifest_of(place)["digest"]) if place else "" for place in (base, replay))
     # What is learnt; neither the number of processes nor the places of copies are part of it.
     learnt = {name: value for name, value in recipe.items() if name not in ("mirror", "cache_dir", "cache_gb")}
-    inputs = digest_of({"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt})
+    made_of = {"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt}
+    inputs = digest_of(made_of | ({"replay": replay_digest} if replay else {}))
     if (known := _known(out, inputs)) is not None:
         return known
     _start_afresh_unless(out, inputs)
     config = {
         **recipe,
         "tokens": source,
-        "base": str(Path(base).absolute()) if base and "://" not in str(base) else base,
+        "base": begin,
+        "replay": again,
         "out": str(out.absolute()),
     }
     if mirror := recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
         config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
     write_json(out / "inputs.json", {"inputs": inputs})
-    tokens_now = (source, str(tokens_manifest["digest"]))
-    job = _TrainingProcesses(out=out, settings=settings, trainer=trainer, tokens=tokens_now, base=base, say=say)
+    job = _TrainingProcesses(
+        out=out, settings=settings, trainer=trainer, tokens=source, base=begin, replay=again, say=say
+    )
     if target.backend != "local":
         from csm_components.train.elsewhere import Elsewhere
 
         job.elsewhere = Elsewhere(target, job_name(pipeline, "train", inputs), out)
     params = {**settings.recipe, "nodes": settings.nodes, "threads": settings.threads, "base": base_digest}
+    params |= {"replay": replay_digest} if replay else {}
     with _recorded(tracker, params, tokens_manifest, source, system_metrics=job.elsewhere is None) as log:
         job.run(log)
-    result = _result(out, base_digest, job.elsewhere.trained if job.elsewhere else "")
+    result = _result(out, base_digest, replay_digest, job.elsewhere.trained if job.elsewhere else "")
     made.commit(out, "train", inputs, result)
     return result
 
@@ -156,6 +165,11 @@ def _recorded(
         yield log
 
 
+def _absolute(place: Path | str) -> str:
+    """A folder with its whole path, or an address as it is."""
+    return str(place) if "://" in str(place) else str(Path(place).absolute())
+
+
 def _manifest_of(place: Path | str) -> dict[str, Any]:
     """The manifest of tokens or of a bundle, in a folder or in a storage."""
     stored = "://" in str(place)
@@ -172,9 +186,10 @@ class _TrainingProcesses:
     out: Path
     settings: TrainSettings
     trainer: str
-    tokens: tuple[str, str]
-    """Where they are, and their digest."""
-    base: Path | str | None
+    tokens: str
+    """Where they are, as the bundle to begin from and the tokens that are replayed."""
+    base: str | Path | None
+    replay: str | Path | None
     say: Callable[[str], None]
     elsewhere: Elsewhere | None = None
 
@@ -215,6 +230,7 @@ class _TrainingProcesses:
             recipe=self.settings.recipe,
             tokens=self.tokens,
             base=self.base,
+            replay=self.replay,
             run_id=log.run_id if log else "",
             say=self.say,
             on_tick=follower.tick,
@@ -247,7 +263,7 @@ def _start_afresh_unless(out: Path, inputs: str) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _result(out: Path, base_digest: str, trained: str) -> TrainResult:
+def _result(out: Path, base_digest: str, replay_digest: str, trained: str) -> TrainResult:
     """What the job left, here or at the address `trained`; raises `StoppedError` where it has not come to its end."""
     rows = read_rows(out / METRICS)
     if not trained and not (out / "final" / "manifest.json").exists():
@@ -258,6 +274,7 @@ def _result(out: Path, base_digest: str, trained: str) -> TrainResult:
         bundle=trained or str(out / "final"),
         digest=trained.rpartition("/")[2] or read_json(out / "final" / "manifest.json")["digest"],
         base_digest=base_digest,
+        replay_digest=replay_digest,
         steps=int(last_value(rows, "step") or 0),
         loss=last_value(rows, "loss"),
         validation_first=last_value(rows, "validation_first"),

@@ -128,27 +128,32 @@ def finish(
     *,
     sizes: ModelConfig,
     tokens: TokenFolder,
+    replay: TokenFolder | None,
     base_manifest: dict[str, Any],
     step: int,
 ) -> dict[str, Any]:
     """Writes the bundle of a trained state, adapters folded in; returns its manifest."""
     manifest = tokens.manifest
+    replayed = replay.manifest if replay else {}
     with torch.device("meta"):
         model = CsmModel(sizes)
         if config.trainable == "lora":
             add_lora(model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
     model.load_state_dict(state, assign=True)
     merge_lora(model)
-    recipe = {
-        name: value
-        for name, value in asdict(config).items()
-        if name not in ("tokens", "out", "base", "checkpoint", "mirror", "cache_dir", "cache_gb")
-    }
+    places = ("tokens", "out", "base", "checkpoint", "replay", "mirror", "cache_dir", "cache_gb")
+    unused = () if replay else ("replay_share",)
+    recipe = {name: value for name, value in asdict(config).items() if name not in (*places, *unused)}
     info = {
         "dataset_digest": manifest["dataset_digest"],
         "tokens_digest": manifest["digest"],
+        "replay_digest": replayed.get("digest"),
         "parent_digest": base_manifest.get("digest"),
-        "speakers": {**base_manifest.get("speakers", {}), **manifest.get("speakers", {})},
+        "speakers": {
+            **base_manifest.get("speakers", {}),
+            **replayed.get("speakers", {}),
+            **manifest.get("speakers", {}),
+        },
         "sampling": config.sampling or base_manifest.get("sampling", {}),
         "recipe": recipe,
         "recipe_digest": digest_of(recipe),

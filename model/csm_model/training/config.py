@@ -34,6 +34,11 @@ class TrainingConfig:
     """Bundle to fine-tune; None trains from scratch."""
     checkpoint: str | None = None
     """Weights to fine-tune that are no bundle: in Sesame's, Hugging Face's or this program's layout."""
+    replay: str | None = None
+    """Folder or address of further token shards, of the same codec and tokenizer, that are learnt beside `tokens`: what
+    the base could is then kept. None replays nothing."""
+    replay_share: float = 0.3
+    """Share of the packs that come from the `replay`."""
     trainable: Literal["all", "depth", "lora"] = "all"
     """What is trained: everything, the depth decoder with its heads, or low-rank adapters beside frozen weights."""
     lora_rank: int = 16
@@ -129,7 +134,7 @@ class TrainingConfig:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)}: must be 0 or more")
-        for name in ("depth_share", "text_dropout", "dropout"):
+        for name in ("depth_share", "text_dropout", "dropout", "replay_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name} {getattr(self, name)}: must be from 0 to 1")
         if not 0.0 <= self.history_dropout <= 0.5:

@@ -6,6 +6,7 @@ into the `B * T` rows of the batch laid end to end.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -18,6 +19,7 @@ from torch import Tensor
 from csm_model.config import ModelConfig
 from csm_model.inference.prompt import audio_rows, text_rows
 from csm_model.training.packing import Document, Lengths, Packing, Packs
+from csm_model.training.replay import turn_of
 from csm_model.training.selectors import turn_weight
 from csm_model.training.shards import TokenTurn
 
@@ -59,6 +61,30 @@ class Batch(NamedTuple):
     def totals(self) -> Totals:
         """What all its targets count."""
         return Totals(*(float(part.weights.sum()) for part in (self.first, self.depth, self.text)))
+
+
+def side_by_side(batches: Sequence[Batch]) -> Batch:
+    """One batch of the packs of several, in their order; their packs are of one length."""
+    if len(batches) == 1:
+        return batches[0]
+    size = batches[0].rows.shape[1]
+    packs = [len(batch.rows) for batch in batches]
+    begins = [size * before for before in itertools.accumulate(packs[:-1], initial=0)]
+
+    def joined(kind: str) -> Targets:
+        parts = [getattr(batch, kind) for batch in batches]
+        places = [part.places + begin for part, begin in zip(parts, begins, strict=True)]
+        return Targets(torch.cat(places), torch.cat([part.weights for part in parts]))
+
+    return Batch(
+        torch.cat([batch.rows for batch in batches]),
+        torch.cat([batch.mask for batch in batches]),
+        [lengths for batch in batches for lengths in batch.lengths],
+        joined("first"),
+        joined("depth"),
+        joined("text"),
+        sum(batch.rows_held for batch in batches),
+    )
 
 
 class Totals(NamedTuple):
@@ -200,6 +226,24 @@ class PackedTokens:
             share = rng.uniform(0.0, 2.0 * reading.history_dropout)
             mask[torch.from_numpy(frames[rng.random(len(frames)) < share])] = False
         return rows, mask
+
+
+class ReplayedPacks:
+    """Packs of a run's own tokens and of replayed ones, in one order.
+
+    Args:
+        own: the run's own.
+        replayed: those of the replay.
+        share: of the packs, the part that is replayed; from 0 to 1.
+    """
+
+    def __init__(self, own: PackedTokens, replayed: PackedTokens, share: float) -> None:
+        self._own, self._replayed, self._share = own, replayed, share
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The packs of these running numbers, side by side."""
+        turns = [turn_of(number, self._share) for number in numbers]
+        return side_by_side([(self._replayed if turn.replayed else self._own).batch([turn.number]) for turn in turns])
 
 
 def _picked(frames: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -38,7 +38,7 @@ def main(
     Args:
         arguments: of the command line.
         raising: raise such an error instead, for whoever hands it on.
-        open_storage: opens what `mirror` and `tokens` of the configuration name; this package knows no storage.
+        open_storage: opens what `mirror`, `tokens` and `replay` of the configuration name; no storage is known here.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON of csm_model.training.config.TrainingConfig")
@@ -48,9 +48,11 @@ def main(
     try:
         config = TrainingConfig.load(parsed.config)
         mirror = open_storage(config.mirror) if config.mirror else None
-        fetch = open_storage(config.tokens) if "://" in config.tokens else None
+        fetch, replay_fetch = (
+            open_storage(place) if "://" in place else None for place in (config.tokens, config.replay or "")
+        )
         with StopSignal() as stop, joined_world() as world:
-            Trainer(config, world, mirror=mirror, fetch=fetch).run(stop)
+            Trainer(config, world, mirror=mirror, fetch=fetch, replay_fetch=replay_fetch).run(stop)
     except CsmError as error:
         if raising:
             raise

@@ -6,7 +6,9 @@ targets. So neither the number of processes, nor how the packs are spread over m
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,15 +26,18 @@ from csm_model.training.build import build_model, distribute, finish
 from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
-from csm_model.training.data import Batch, DropoutSettings, PackedTokens, Totals
+from csm_model.training.data import Batch, DropoutSettings, PackedTokens, ReplayedPacks, Totals
 from csm_model.training.guards import SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
 from csm_model.training.optimizer import learning_rate, make_optimizer
 from csm_model.training.packing import Packing, packs_of_process
 from csm_model.training.parallel import World, synchronised, without_wrapper
+from csm_model.training.replay import check_replay, speakers_taken
 from csm_model.training.selectors import check_known
-from csm_model.training.stream import StreamedTurns, open_tokens
+from csm_model.training.stream import StreamedTurns, TokenFolder, open_tokens
+
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -43,24 +48,30 @@ class Trainer:
         world: the processes of the job.
         mirror: where copies of the checkpoints go.
         fetch: where the tokens come from, if they are stored elsewhere.
+        replay_fetch: where those of the replay come from, if they are stored elsewhere.
     """
 
     def __init__(
-        self, config: TrainingConfig, world: World, *, mirror: Mirror | None = None, fetch: Fetch | None = None
+        self,
+        config: TrainingConfig,
+        world: World,
+        *,
+        mirror: Mirror | None = None,
+        fetch: Fetch | None = None,
+        replay_fetch: Fetch | None = None,
     ) -> None:
         self.config, self.world = config, world
         self.out = Path(config.out)
         config.check_processes(world.size)
-        self.tokens = open_tokens(config.tokens, fetch=fetch, cache_dir=config.cache_dir, cache_gb=config.cache_gb)
+        self.tokens = self._opened(config.tokens, fetch)
         self.manifest = self.tokens.manifest
-        if world.agree(self.manifest["digest"]) != self.manifest["digest"]:
-            raise ArtifactError(
-                f"{config.tokens}: the processes find different tokens there; give all of them the same"
-            )
+        self.replay = self._opened_replay(replay_fetch)
         self.model, self.base_manifest = build_model(config, self.manifest, world)
         self.sizes = self.model.config
-        self.train_data = self._data("train", training=True)
-        self.held_out = self._data("validation" if "validation" in self.manifest["splits"] else "train", training=False)
+        self.train_data = self._training_data()
+        self.held_out = self._data(
+            self.tokens, "validation" if "validation" in self.manifest["splits"] else "train", training=False
+        )
         module = LossModule(self.model, depth_weight=config.depth_weight, text_weight=config.text_weight)
         self.module = distribute(module.train(), self.model, config, world)
         self.optimizer = make_optimizer(self.model, config)
@@ -88,25 +99,57 @@ class Trainer:
         if self.step:
             self._load(self.step)
 
-    def _data(self, split: str, *, training: bool) -> PackedTokens:
+    def _opened(self, place: str, fetch: Fetch | None) -> TokenFolder:
+        """The tokens at a place; raises `ArtifactError` where the processes find different ones there."""
+        tokens = open_tokens(place, fetch=fetch, cache_dir=self.config.cache_dir, cache_gb=self.config.cache_gb)
+        digest = tokens.manifest.get("digest")
+        if self.world.agree(digest) != digest:
+            raise ArtifactError(f"{place}: the processes find different tokens there; give all of them the same")
+        return tokens
+
+    def _opened_replay(self, fetch: Fetch | None) -> TokenFolder | None:
+        """The tokens that are replayed; None where none are asked for, or all their speakers' numbers are taken."""
+        config = self.config
+        if not config.replay or not config.replay_share:
+            return None
+        replay = self._opened(config.replay, fetch)
+        check_replay(config.replay, replay.manifest, self.manifest)
+        taken = speakers_taken(replay.manifest, self.manifest)
+        left = replay.manifest["speakers"].keys() - taken.keys()
+        if taken and self.world.leads:
+            names = ", ".join(f"{number} ({name})" for number, name in taken.items())
+            what = f"speakers {names} are not" if left else "nothing is"
+            _log.warning("%s replayed: the run's own voices have the numbers", what)
+        return replay if left else None
+
+    def _training_data(self) -> PackedTokens | ReplayedPacks:
+        """The packs that are learnt."""
+        own = self._data(self.tokens, "train", training=True)
+        if self.replay is None:
+            return own
+        silent = {f"speaker:{number}": 0.0 for number in speakers_taken(self.replay.manifest, self.manifest)}
+        return ReplayedPacks(
+            own, self._data(self.replay, "train", training=True, more=silent), self.config.replay_share
+        )
+
+    def _data(
+        self, tokens: TokenFolder, split: str, *, training: bool, more: Mapping[str, float] | None = None
+    ) -> PackedTokens:
+        """The packs of a split; `more` are weights of turns beside those of the settings."""
         config, sizes = self.config, self.model.config
         if config.row_length > sizes.max_rows:
             raise InputError(f"row_length {config.row_length}: the model holds {sizes.max_rows} rows")
         check_known(config.loss_weights, self.manifest)
-        reading = DropoutSettings(depth_share=config.depth_share, loss_weights=config.loss_weights, seed=config.seed)
+        reading = DropoutSettings(
+            depth_share=config.depth_share, loss_weights={**config.loss_weights, **(more or {})}, seed=config.seed
+        )
         packing = Packing(
             row_length=config.row_length, max_turns=1, seed=config.seed, shuffle_shards=config.shuffle_shards
         )
         if training:
-            reading = DropoutSettings(
-                depth_share=config.depth_share,
-                history_dropout=config.history_dropout,
-                text_dropout=config.text_dropout,
-                loss_weights=config.loss_weights,
-                seed=config.seed,
-            )
+            reading = replace(reading, history_dropout=config.history_dropout, text_dropout=config.text_dropout)
             packing = replace(packing, max_turns=config.max_turns)
-        source = StreamedTurns(self.tokens, split, open_shards=config.shuffle_shards)
+        source = StreamedTurns(tokens, split, open_shards=config.shuffle_shards)
         return PackedTokens(source, sizes, packing=packing, reading=reading)
 
     def run(self, stop: StopSignal | None = None) -> dict[str, Any]:
@@ -297,6 +340,7 @@ class Trainer:
             cast("dict[str, Tensor]", state),
             sizes=self.sizes,
             tokens=self.tokens,
+            replay=self.replay,
             base_manifest=self.base_manifest,
             step=best or self.step,
         )
