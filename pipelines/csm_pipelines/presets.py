@@ -21,9 +21,6 @@ DEMO = Path("deploy/demo")
 DIALOGUE = str(DEMO / "dialogue.txt")
 """What the demo's voices say to each other at the end of a run."""
 
-_CODEC: Mapping[str, Any] = {"codec": str(DEMO / "codec"), "max_codec_wer_added": 0.3}
-"""The demo's codec adds 15 % word errors to the low one of its voices, beyond the bound for others."""
-
 _RECIPE: Mapping[str, Any] = {
     "model": "demo",
     "row_length": 1536,
@@ -41,8 +38,13 @@ def demo() -> RunConfig:
     """Fine-tunes the base in the repository on the demo's two voices: minutes on two cores."""
     return run_config(
         "demo",
-        data={**_CODEC, "corpus": str(DEMO / "corpus"), "base": str(DEMO / "base")},
-        train={"recipe": {**_RECIPE, "steps": 250, "learning_rate": 4e-4, "warmup_steps": 40}},
+        data={
+            "corpus": str(DEMO / "corpus"),
+            "codec": str(DEMO / "codec"),
+            "base": str(DEMO / "base"),
+            "replay": str(DEMO / "replay"),
+        },
+        train={"recipe": {**_RECIPE, "steps": 360, "learning_rate": 4e-4, "warmup_steps": 40}},
         release={"model": "csm-demo", "dialogue": DIALOGUE},
     )
 
@@ -51,7 +53,7 @@ def demo_base() -> RunConfig:
     """Trains the demo's base from nothing, on many voices and a wider text: hours."""
     return run_config(
         "demo-base",
-        data={**_CODEC, "corpus": str(DEMO / "base-corpus")},
+        data={"corpus": str(DEMO / "base-corpus"), "codec": str(DEMO / "codec")},
         train={"recipe": {**_RECIPE, "steps": 12_000, "learning_rate": 1.5e-3, "warmup_steps": 200}},
         judge={"split": "validation"},
         release={"model": "csm-demo-base"},
