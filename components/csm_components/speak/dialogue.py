@@ -166,11 +166,10 @@ def judge_dialogue(
         )
     rows = [row_of(take, path) for take, path in zip(takes, verdicts[SERIES], strict=True)]
     figures = figures_of(rows)
-    part = dialogue_section(rows, names, read_clip(out / SOUND), recogniser=judging.recogniser)
+    of_voices = {voice: figures_of([row for row in rows if row.sentence.speaker == voice]) for voice in asked}
+    sound = read_clip(out / SOUND)
+    part = dialogue_section(rows, figures, of_voices, names, sound, recogniser=judging.recogniser)
     write_bytes(out / PART, part.encode())
-    of_voices = {
-        names[voice]: _short(figures_of([row for row in rows if row.sentence.speaker == voice])) for voice in asked
-    }
     return HeardDialogue(
         speech=str(out / SOUND),
         part=str(out / PART),
@@ -178,7 +177,7 @@ def judge_dialogue(
         words=figures.words,
         wer_interval=figures.wer_interval,
         **_short(figures),
-        voices=of_voices,
+        voices={names[voice]: _short(its) for voice, its in of_voices.items()},
         rows=[_row(row, names) for row in rows],
     )
 
