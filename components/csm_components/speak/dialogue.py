@@ -29,7 +29,6 @@ from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.settings import worker_count
 from csm_model.files import write_bytes
-from csm_model.inference.narration import trained_turns
 from csm_model.manifest import speakers_in
 from csm_serving.client.dialogue import DialogueLine, SpokenLine, speak_dialogue
 from csm_serving.client.speech import SpeechService
@@ -98,7 +97,7 @@ def hold_dialogue(
     max_frames: int | None,
     say: Callable[[str], None],
 ) -> list[Take]:
-    """Speaks the turns, each after those before it, as many as the model was trained with; commits each as a clip."""
+    """Speaks the turns, each after those before it; commits each as a clip."""
     if not lines:
         return []
     takes: list[Take] = []
@@ -130,7 +129,6 @@ def hold_dialogue(
         speech,
         lines,
         path=out / SOUND,
-        hears=trained_turns(dict(manifest)),
         tell=tell,
         seed=seed,
         max_frames=max_frames,
