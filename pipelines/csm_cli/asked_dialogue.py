@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class AskedDialogue:
     lines: Sequence[DialogueLine]
     pause_s: float
     hears: int | None
-    """The most turns before it that a turn hears; None for all that fit."""
+    """The most turns before it that a turn hears; None for as many as the model was trained with."""
 
     @classmethod
     def read(cls, path: Path, *, pause_s: float | None, hears: int | None, go_on: bool) -> AskedDialogue:
@@ -40,21 +40,6 @@ class AskedDialogue:
         pause_s = PAUSE_S if pause_s is None else pause_s
         check_pause(pause_s, hears)
         return cls(lines=read_dialogue(path, go_on=go_on), pause_s=pause_s, hears=hears)
-
-    def heard_as_trained(self, bundle: Path | None) -> AskedDialogue:
-        """With as many turns heard as the bundle was trained with, where nobody said how many.
-
-        That is one where a server speaks that runs already: of how many it can make sense is not known here, and a
-        model that hears more than it was trained with is soon lost.
-        """
-        if self.hears is not None:
-            return self
-        if bundle is None:
-            return replace(self, hears=1)
-        from csm_model.bundle import read_manifest
-        from csm_model.inference.narration import trained_turns
-
-        return replace(self, hears=trained_turns(read_manifest(bundle)))
 
     def check(self, service: SpeechService, asked: SpeechOptions) -> None:
         """Has refused what `service` refuses, before any speech."""
@@ -91,5 +76,5 @@ class AskedDialogue:
 
 def _words(said: SpokenLine) -> str:
     heard = f"hears {said.heard} before it" if said.heard else "hears none before it"
-    dropped = f" ({said.dropped} older left out for want of room)" if said.dropped else ""
+    dropped = f" ({said.dropped} older left out)" if said.dropped else ""
     return f"{said.line.who}: {said.spoken.seconds:.2f} s{end_of(said.spoken)}; {heard}{dropped}"

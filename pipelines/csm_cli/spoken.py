@@ -36,6 +36,14 @@ def tell_left_out(spoken: Spoken, *, of: str = "the text") -> None:
     typer.echo(f"left out: {many} of {of} that cannot be said: {shown}", err=True)
 
 
+def tell_dropped(spoken: Spoken) -> None:
+    """Says how many turns of the context were not heard, where there are some."""
+    if spoken.dropped:
+        turns = "1 turn" if spoken.dropped == 1 else f"{spoken.dropped} turns"
+        why = "the oldest, beyond what the model has room for or was trained with, and those without a word"
+        typer.echo(f"left out: {turns} of the context: {why}", err=True)
+
+
 def tell_kept(kept: KeptTake) -> None:
     """Says which take was kept."""
     heard = f"{kept.word_errors} of {kept.words} words misheard"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -119,6 +120,23 @@ def test_a_turn_that_does_not_fit_takes_those_before_it_along(bundle: Bundle) ->
     layout = laid_out(bundle, context=turns)
     assert layout.dropped == 2
     assert pattern(bundle, layout) == [*text_of(bundle, "Yes.", 0), *text_of(bundle, TEXT, 1)]
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5, None])
+def test_no_more_turns_are_heard_than_are_to_be(bundle: Bundle, most: int | None) -> None:
+    """Random contexts, with room and without: what is laid out is the newest of the newest."""
+    draw = random.Random(9 if most is None else most)
+    for _ in range(20):
+        turns = [
+            ContextTurn(speaker=n % 2, text=f"Turn {n}.", codes=codes(bundle, draw.randint(1, 40)) if n % 3 else None)
+            for n in range(draw.randint(0, 5))
+        ]
+        rows = draw.choice([None, len(laid_out(bundle).prompt.rows) + laid_out(bundle).limit + draw.randint(0, 90)])
+        heard = turns if most is None else turns[max(0, len(turns) - most) :]
+        layout = laid_out(bundle, context=turns, turns=most, max_rows=rows)
+        alone = laid_out(bundle, context=heard, max_rows=rows)
+        assert pattern(bundle, layout) == pattern(bundle, alone)
+        assert layout.dropped == alone.dropped + len(turns) - len(heard)
 
 
 def test_speech_after_dropped_turns_is_speech_without_them(bundle: Bundle) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from csm_model.bundle import Bundle
 from csm_model.codec import load_codec
 from csm_model.errors import InputError
 from csm_model.frames import FRAME_SAMPLES
-from csm_model.inference.batch import silence_codes
+from csm_model.inference.batch import SpeechBatch, silence_codes
 from csm_model.inference.context import ContextTurn, VoicePrompt
 from csm_model.inference.generator import Generator, SpokenFrames
 from csm_model.inference.narration import Narration, Utterance, sentence_seed, trained_turns
@@ -127,6 +128,25 @@ def test_turns_are_as_many_as_in_training() -> None:
     assert trained_turns({"recipe": {"max_turns": 2}}) == 1
     assert trained_turns({"recipe": {"max_turns": 0}}) is None
     assert trained_turns({}) is None
+
+
+@pytest.mark.parametrize("text", ["How are you?", "Hello there. How are you?"], ids=["one", "sentences"])
+@pytest.mark.parametrize("trained", [1, 2, 3])
+def test_a_whole_conversation_is_heard_as_far_as_the_model_was_trained(bundle: Bundle, text: str, trained: int) -> None:
+    """Not a bit of what is older is in the speech, and how many turns that are is told."""
+    taught = replace(bundle, manifest={**bundle.manifest, "recipe": {"max_turns": trained}})
+    free = replace(bundle, manifest={key: value for key, value in bundle.manifest.items() if key != "recipe"})
+    sound = torch.arange(bundle.codec.num_codebooks * 3).view(-1, 3) % bundle.model.config.codebook_size
+    turns = [ContextTurn(speaker=n % 2, text=f"Turn {n}.", codes=sound if n % 2 else None) for n in range(4)]
+    newest = turns[len(turns) - (trained - 1) :]
+    asked = Utterance(text=text, speaker=0, sampling=Sampling(seed=3), sentences=text.count(".") > 0, max_frames=12)
+    heard = SpokenFrames(SpeechBatch(taught, slots=1), replace(asked, context=tuple(turns)))
+    alone = SpokenFrames(SpeechBatch(free, slots=1), replace(asked, context=tuple(newest), turns=trained - 1))
+    assert torch.equal(spoken(heard)[0], spoken(alone)[0])
+    assert (heard.dropped, alone.dropped) == (len(turns) - len(newest), 0)
+    all_of_it = SpokenFrames(SpeechBatch(free, slots=1), replace(asked, context=tuple(turns)))
+    next(all_of_it)
+    assert all_of_it.dropped == 0, "a bundle without a recipe hears all that fit"
 
 
 def narration_of(text: str | list[str], bundle: Bundle, **asked: object) -> Narration:

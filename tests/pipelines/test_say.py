@@ -58,11 +58,16 @@ def test_the_turns_before_reach_the_server(csm: Csm, url: str) -> None:
         said = csm("say", "To the lake.", "--url", url, "--context", "turns.json", "--out", "said.wav")
         assert said.status == status, said
     assert "context turn 0 brings sound of speaker 0, who is asked for" in said.err
+    Path("turns.json").write_text(json.dumps([{"speaker": 1, "text": "..."}, {"speaker": 1, "text": "Where to?"}]))
+    said = csm("say", "To the lake.", "--url", url, "--context", "turns.json", "--out", "said.wav")
+    assert said.err.startswith("left out: 1 turn of the context: the oldest, ")
 
 
 def test_a_dialogue_through_a_server_hears_its_own_turns(csm: Csm, url: str, bundle: Path) -> None:
     """Turns of the asked speaker are taken as context, since the server spoke them; the sound is that of no server."""
-    Path("talk.txt").write_text("".join(f"{(0, 'kumo')[number % 2]}: Good day, my friend.\n" for number in range(5)))
+    pauses = ("<break time='200ms'/> ", "")
+    rows = (f"{(0, 'kumo')[number % 2]}: {pauses[number % 2]}Good day, my friend.\n" for number in range(5))
+    Path("talk.txt").write_text("".join(rows))
     heard = []
     for name, *where in (("served.wav", "--url", url), ("own.wav", "--bundle", bundle)):
         said = csm("say", "--dialogue", "talk.txt", *where, "--seed", 3, "--hears", 4, "--out", name)

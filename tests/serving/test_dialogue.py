@@ -25,7 +25,7 @@ from csm_serving.client.dialogue import (
     read_dialogue,
     speak_dialogue,
 )
-from csm_serving.client.speech import SpeechService, SpeechStream
+from csm_serving.client.speech import SpeechOptions, SpeechService, SpeechStream
 from csm_serving.server.local import LocalSpeech
 from csm_serving.wire.protocol import MAX_CONTEXT_FRAMES, MAX_CONTEXT_TURNS, Chunk, End, SpeechRequest, Turn
 
@@ -55,6 +55,22 @@ class Noted(SpeechService):
         yield from stream
         assert stream.end is not None
         yield replace(stream.end, ended=True, reason="ended")
+
+
+class Counted(Noted):
+    """Counts the frames that are made of what is asked."""
+
+    frames = 0
+
+    def open(self, request: SpeechRequest, parts: Iterable[str] | None = None) -> SpeechStream:
+        return SpeechStream(self._counted(super().open(request, parts)))
+
+    def _counted(self, stream: SpeechStream) -> Generator[Chunk | End, None, None]:
+        for chunk in stream:
+            self.frames += 1
+            yield chunk
+        assert stream.end is not None
+        yield stream.end
 
 
 class Frames(SpeechService):
@@ -273,7 +289,7 @@ def test_a_turn_that_was_stopped_is_not_heard_by_the_next() -> None:
 def test_what_is_refused_is_refused_before_anything_is_spoken(local: LocalSpeech) -> None:
     service = Noted(local)
     check_dialogue(service, dialogue_of(TURNS, source="t"))
-    assert [request.max_frames for request in service.asked] == [1] * len(TURNS)
+    assert [request.check for request in service.asked] == [True] * len(TURNS)
     bad: list[tuple[int | str, str, str]] = [
         (7, "Hello.", "speaker 7 is unknown: this bundle speaks as 0 (heart), 1 (kumo)"),
         ("anna", "Hello.", "voice 'anna' is unknown; this server has: heart, kumo"),
@@ -284,6 +300,54 @@ def test_what_is_refused_is_refused_before_anything_is_spoken(local: LocalSpeech
     for who, text, words in bad:
         with pytest.raises(InputError, match=rf"t, turn 6: .*{re.escape(words)}"):
             check_dialogue(local, dialogue_of([*TURNS, (who, text)], source="t"))
+
+
+_BREAKS = [
+    "<break/>",
+    "<break time='40ms'/>",
+    "<break time='1s'/>",
+    '<break time="9s"/>',
+    "<break strength='x-strong'/>",
+]
+_WORDS = [
+    "Hello.",
+    "At 9:30?",
+    "1,204",
+    "$5.20!",
+    "3/4 cup",
+    "Who?",
+    "50 %",
+    "(well)",
+    "\N{LEFT DOUBLE QUOTATION MARK}No",
+]
+_MARKS = ["...", "\N{EM DASH}", "\N{THUMBS UP SIGN}", "\u4f60\u597d", "?!", "#", "<b>", "&amp;"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_turn_is_refused_beforehand_if_and_only_if_it_would_be_when_spoken(local: LocalSpeech, seed: int) -> None:
+    """Turns that begin with breaks, have nothing else, are numbers, questions or marks."""
+    draw = random.Random(seed)
+    kinds = [_BREAKS, [*_BREAKS, *_MARKS], [*_BREAKS, *_WORDS], [*_WORDS, *_MARKS], [*_BREAKS, *_WORDS, *_MARKS]]
+    texts = []
+    for kind in kinds:
+        pieces = draw.choices(kind, k=draw.randint(1, 5))
+        texts.append(" ".join(pieces))
+        texts.append(" ".join([draw.choice(_BREAKS), *pieces]))
+    for text in texts:
+        asked, refused = SpeechOptions(max_frames=draw.choice([None, 1, 3, 30])), ""
+        try:
+            next(local.stream(text, 0, **asked))
+        except InputError as error:
+            refused = str(error)
+        service = Counted(local)
+        line = dialogue_of([(0, text)], source="t")
+        if refused:
+            with pytest.raises(InputError) as beforehand:
+                check_dialogue(service, line, **asked)
+            assert str(beforehand.value) == f"t, turn 1: {refused}", text
+        else:
+            check_dialogue(service, line, **asked)
+        assert service.frames == 0, "a check makes no sound"
 
 
 @pytest.mark.parametrize(("pause_s", "hears"), [(-0.1, None), (11, None), (float("nan"), None), (0, -1)])

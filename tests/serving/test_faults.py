@@ -404,7 +404,10 @@ def test_what_a_prompt_breaks_on_counts_only_while_nothing_is_spoken() -> None:
 
 
 def test_the_context_that_fits_is_known_before_any_of_it_is_encoded(loaded: Bundle) -> None:
-    """Random contexts: the layout is the one of all their sound, and no more of it was encoded than was laid out."""
+    """Random contexts: the layout is the one of all their sound, and no more of it was encoded than was laid out.
+
+    Also where the model was trained with few turns, which then are all it hears.
+    """
     rng = np.random.default_rng(3)
     config = loaded.model.config
     encoded: list[int] = []
@@ -417,10 +420,12 @@ def test_the_context_that_fits_is_known_before_any_of_it_is_encoded(loaded: Bund
             encoded.append(audio.shape[-1])
             return torch.zeros(1, config.num_codebooks, -(-audio.shape[-1] // 1920), dtype=torch.long)
 
-    bundle = replace(loaded, codec=Codec())  # type: ignore[arg-type]
-    reader = RequestReader(bundle, client_voices="allow")
     words = "tea lake train walk morning nine sentence station".split()
     for n in range(60):
+        trained = int(rng.choice([0, 0, 1, 2, 3]))
+        recipe = {"recipe": {"max_turns": trained}}
+        bundle = replace(loaded, codec=Codec(), manifest={**loaded.manifest, **recipe})  # type: ignore[arg-type]
+        reader = RequestReader(bundle, client_voices="allow")
         most = int(rng.choice([40, config.max_rows // 3, config.max_rows]))
         turns = tuple(
             Turn(
@@ -445,7 +450,8 @@ def test_the_context_that_fits_is_known_before_any_of_it_is_encoded(loaded: Bund
         assert other.speaking is not None
         assert torch.equal(one.speaking.layout.prompt.rows, other.speaking.layout.prompt.rows), n
         assert one.dropped == other.dropped, n
-        if asked.is_whole(bundle.tokenizer):
+        assert not trained or len(turns) - one.dropped < trained, n
+        if asked.is_whole(bundle.tokenizer) and any(turn.audio is not None for turn in turns):
             assert one.speaking.layout.dropped == 0, "what was encoded was laid out"
 
 

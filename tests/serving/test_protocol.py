@@ -109,7 +109,8 @@ def test_what_is_left_to_the_model_is_not_sent() -> None:
 
 def test_every_encoded_tensor_is_as_specified() -> None:
     chunk = Chunk(audio=np.zeros(FRAME_SAMPLES, np.float32), frame_index=3, codes=CODES[:, 0], token=b"t")
-    sent = messages.encode_request(full_request()) | messages.encode_request(SpeechRequest(text="hello", speaker=3))
+    other = SpeechRequest(text="hello", speaker=3, check=True)
+    sent = messages.encode_request(full_request()) | messages.encode_request(other)
     sent |= messages.encode_chunk(chunk) | messages.encode_end(End(ended=True))
     specs = {spec.name: spec for spec in (*INPUTS, *OUTPUTS)}
     assert set(specs) - set(sent) == {"AUDIO_INT16", "AUDIO_OPUS"}, "of other encodings"
@@ -117,6 +118,18 @@ def test_every_encoded_tensor_is_as_specified() -> None:
         assert tensor.dtype == specs[name].numpy_dtype, name
         assert len(tensor.shape) == len(specs[name].shape), name
         assert all(want in (-1, got) for want, got in zip(specs[name].shape, tensor.shape, strict=True)), name
+
+
+def test_a_check_survives_the_wire_and_is_of_a_whole_text() -> None:
+    for check in (True, False):
+        tensors = messages.encode_request(SpeechRequest(text="Hi.", check=check))
+        assert ("CHECK" in tensors) == check, "a server of before is asked nothing new"
+        again = messages.decode_request(tensors)
+        assert isinstance(again, SpeechRequest)
+        assert again.check == check
+    for more in ({"text_more": True}, {"text_more": False, "resume": full_request().resume}):
+        with pytest.raises(InputError, match="only a whole text that nobody has heard can be checked"):
+            SpeechRequest(text="Hi.", stream_id="12345678", check=True, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import InputError
 from csm_model.inference.context import ContextTurn
 from csm_model.inference.generator import Generator
+from csm_model.inference.narration import Narration
+from csm_model.inference.safety import Bounds
 from csm_model.inference.sentences import LONGEST
 from csm_serving.server.local import LocalSpeech
 from csm_serving.server.source import RequestReader
@@ -65,6 +67,38 @@ def test_turns_of_the_context_in_which_nothing_can_be_said_are_left_out_and_coun
     ]
     asked = RequestReader(loaded).read(SpeechRequest(text="Hello.", context=tuple(turns))).utterance
     assert ([turn.text for turn in asked.context], asked.dropped) == (["How are you?", "Fine."], 3)
+
+
+@pytest.mark.parametrize("trained", [1, 2, 4])
+def test_turns_beyond_what_the_model_was_trained_with_are_left_out_and_counted(loaded: Bundle, trained: int) -> None:
+    """As text, as codes that this service spoke, as sound, and mixed: the newest are heard, those with a word."""
+    taught = replace(loaded, manifest={**loaded.manifest, "recipe": {"max_turns": trained}})
+    reader = RequestReader(taught, key=KEY)
+    codes = np.arange(12, dtype=np.int32).reshape(4, 3)
+    token = KEY.begin("speaker:0", codes).token()
+    kinds = [
+        Turn(speaker=0, text="How are you?"),
+        Turn(speaker=0, text="It rains.", codes=codes, token=token),
+        Turn(speaker=1, text="Well?", audio=np.zeros(1920, np.float32)),
+        Turn(speaker=1, text="..."),
+    ]
+    for kind in (*([turn] * 6 for turn in kinds[:3]), kinds * 2, kinds[::-1] * 2):
+        asked = reader.read(SpeechRequest(text="Hello.", speaker=0, context=tuple(kind))).utterance
+        narration = Narration(asked, bundle=taught, bounds=Bounds())
+        narration.advance()
+        assert narration.dropped == len(kind) - (trained - 1)
+        sayable = [turn for turn in kind if turn.text != "..."]
+        free = replace(loaded, manifest={**loaded.manifest, "recipe": {"max_turns": 0}})
+        newest = tuple(sayable[len(sayable) - (trained - 1) :])
+        alone = Narration(
+            RequestReader(free, key=KEY).read(SpeechRequest(text="Hello.", speaker=0, context=newest)).utterance,
+            bundle=free,
+            bounds=Bounds(),
+        )
+        alone.advance()
+        assert narration.speaking is not None
+        assert alone.speaking is not None
+        assert torch.equal(narration.speaking.layout.prompt.rows, alone.speaking.layout.prompt.rows)
 
 
 def test_speakers_have_numbers_and_names(loaded: Bundle) -> None:

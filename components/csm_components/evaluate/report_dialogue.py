@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from csm_components.evaluate.charts import opus_uri
-from csm_components.evaluate.figures import JudgedSentence, figures_of
+from csm_components.evaluate.figures import Figures, JudgedSentence
 from csm_components.evaluate.html import Markup, element, join, table
 from csm_components.evaluate.judges import Audio
 from csm_components.evaluate.report_sentences import JUDGED_HEADINGS, heard_words, judged_cells, player
 
 
 def dialogue_section(
-    rows: Sequence[JudgedSentence], names: Mapping[int, str], sound: Audio, *, recogniser: str
+    rows: Sequence[JudgedSentence],
+    figures: Figures,
+    of_voices: Mapping[int, Figures],
+    names: Mapping[int, str],
+    sound: Audio,
+    *,
+    recogniser: str,
 ) -> Markup:
     """The whole to be heard, then turn by turn: who spoke, what was said, what was heard.
 
     Args:
         rows: the turns in order.
+        figures: of all of them.
+        of_voices: of each voice's.
         names: of the voices.
         sound: all of it, `[S]`.
         recogniser: Whisper that wrote down what was heard.
     """
-    figures = figures_of(rows)
-    voices = sorted({row.sentence.speaker for row in rows})
-    by_voice = ", ".join(
-        f"{names[voice]} {figures_of([row for row in rows if row.sentence.speaker == voice]).wer:.1%}"
-        for voice in voices
-    )
+    by_voice = ", ".join(f"{names[voice]} {its.wer:.1%}" for voice, its in of_voices.items())
     score = "" if figures.mos is None else f" Opinion score {figures.mos:.2f}."
     lead = (
         f"{len(rows)} turns that no training data has, in one go: each turn heard the one before it as the model had "

@@ -29,7 +29,6 @@ from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.settings import worker_count
 from csm_model.files import write_bytes
-from csm_model.inference.narration import trained_turns
 from csm_model.manifest import speakers_in
 from csm_serving.client.dialogue import DialogueLine, SpokenLine, speak_dialogue
 from csm_serving.client.speech import SpeechService
@@ -98,7 +97,7 @@ def hold_dialogue(
     max_frames: int | None,
     say: Callable[[str], None],
 ) -> list[Take]:
-    """Speaks the turns, each after those before it, as many as the model was trained with; commits each as a clip."""
+    """Speaks the turns, each after those before it; commits each as a clip."""
     if not lines:
         return []
     takes: list[Take] = []
@@ -130,7 +129,6 @@ def hold_dialogue(
         speech,
         lines,
         path=out / SOUND,
-        hears=trained_turns(dict(manifest)),
         tell=tell,
         seed=seed,
         max_frames=max_frames,
@@ -166,11 +164,10 @@ def judge_dialogue(
         )
     rows = [row_of(take, path) for take, path in zip(takes, verdicts[SERIES], strict=True)]
     figures = figures_of(rows)
-    part = dialogue_section(rows, names, read_clip(out / SOUND), recogniser=judging.recogniser)
+    of_voices = {voice: figures_of([row for row in rows if row.sentence.speaker == voice]) for voice in asked}
+    sound = read_clip(out / SOUND)
+    part = dialogue_section(rows, figures, of_voices, names, sound, recogniser=judging.recogniser)
     write_bytes(out / PART, part.encode())
-    of_voices = {
-        names[voice]: _short(figures_of([row for row in rows if row.sentence.speaker == voice])) for voice in asked
-    }
     return HeardDialogue(
         speech=str(out / SOUND),
         part=str(out / PART),
@@ -178,7 +175,7 @@ def judge_dialogue(
         words=figures.words,
         wer_interval=figures.wer_interval,
         **_short(figures),
-        voices=of_voices,
+        voices={names[voice]: _short(its) for voice, its in of_voices.items()},
         rows=[_row(row, names) for row in rows],
     )
 

@@ -147,7 +147,7 @@ class SpeechBatch:
         return stream.error or (stream.narration.reason if stream.heard is None else None)
 
     def dropped(self, slot: int) -> int:
-        """Turns said before that a stream had no room for."""
+        """Turns said before that a stream did not hear."""
         return self._streams[slot].narration.dropped
 
     def left_out(self, slot: int) -> str:

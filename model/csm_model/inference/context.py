@@ -3,7 +3,8 @@
 Of the model's rows, those of the text, of the voice prompt and of the longest speech that the text allows are set aside
 first. The turns said before share the rest: the newest ones stay, and from the first one on that does not fit all are
 dropped, whole. So it depends on the text, and not on the longest speech that anything might need, how much context
-there is room for.
+there is room for. Nor do more turns stay than are to be heard at most: a model that hears more of them than it was
+trained with is lost.
 
 A voice prompt is laid out in one of two ways:
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from csm_model.text import Tokenizer
 
 Style = Literal["segment", "continue"]
 Rows = tuple[Tensor, Tensor]  # [T, K + 1] ids and their mask
+_Turn = TypeVar("_Turn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Layout:
     limit: int
     """The most frames of speech."""
     dropped: int
-    """Turns said before that there was no room for: so many of the oldest."""
+    """Turns said before that are not heard, being too many or having no room: so many of the oldest."""
     pinned: int
     """Rows at the beginning that are the voice prompt's, the same whatever is said."""
 
@@ -84,6 +86,7 @@ def lay_out(
     tokenizer: Tokenizer,
     config: ModelConfig,
     context: Sequence[ContextTurn] = (),
+    turns: int | None = None,
     voice: VoicePrompt | None = None,
     max_frames: int | None = None,
 ) -> Layout:
@@ -95,6 +98,7 @@ def lay_out(
         tokenizer: the model's.
         config: the model's.
         context: turns said before, oldest first; those that do not fit are dropped.
+        turns: the most of them that are heard; None for all that fit.
         voice: whose voice is taken up; it is never dropped.
         max_frames: the most frames of speech, where that is less than the text allows.
 
@@ -131,20 +135,25 @@ def lay_out(
     for number, turn in enumerate(context):
         if turn.codes is not None:
             check_codes(turn.codes, config, f"context turn {number}")
-    turns, dropped = _newest(context, config.max_rows - needed, tokenizer, config)
-    before = pinned + turns
+    kept = _kept(newest(context, turns), config.max_rows - needed, tokenizer, config)
+    before = pinned + [part for rows in kept for part in rows]
     rows, mask = (torch.cat(part) for part in zip(*before, text_rows(target, config), *after, strict=True))
     # Guidance compares with a sequence that does not see what is to be said: only who says it.
     begin = _count(before)
     unread = mask.clone()
     unread[begin : begin + len(target)] = text_rows(target, config, read=False)[1]
-    return Layout(prompt=Prompt(rows, mask, unread), limit=limit, dropped=dropped, pinned=_count(pinned))
+    return Layout(
+        prompt=Prompt(rows, mask, unread), limit=limit, dropped=len(context) - len(kept), pinned=_count(pinned)
+    )
 
 
-def _newest(
-    context: Sequence[ContextTurn], room: int, tokenizer: Tokenizer, config: ModelConfig
-) -> tuple[list[Rows], int]:
-    """The rows of the newest turns that fit into `room` rows, oldest first, and how many older ones do not."""
+def newest(context: Sequence[_Turn], most: int | None) -> Sequence[_Turn]:
+    """The newest turns of a context, oldest first: `most` of them, or all for None."""
+    return context if most is None else context[max(0, len(context) - most) :]
+
+
+def _kept(context: Sequence[ContextTurn], room: int, tokenizer: Tokenizer, config: ModelConfig) -> list[list[Rows]]:
+    """The rows of each of the newest turns that fit into `room` rows, oldest first."""
     kept: list[list[Rows]] = []
     for turn in reversed(context):
         rows = _turn_rows(turn, tokenizer, config)
@@ -152,19 +161,22 @@ def _newest(
             break
         kept.append(rows)
         room -= _count(rows)
-    return [part for rows in reversed(kept) for part in rows], len(context) - len(kept)
+    return kept[::-1]
 
 
-def turns_that_fit(turns: Sequence[tuple[str, int, int]], room: int, tokenizer: Tokenizer) -> int:
+def turns_that_fit(
+    turns: Sequence[tuple[str, int, int]], room: int, tokenizer: Tokenizer, *, most: int | None = None
+) -> int:
     """How many of the newest turns `lay_out` keeps where there are `room` rows for them.
 
     Args:
         turns: text, speaker and frames of sound of each, oldest first; 0 frames where it has none.
         room: rows.
         tokenizer: the model's.
+        most: the most turns that are heard; None for all that fit.
     """
     fitting = 0
-    for text, speaker, frames in reversed(turns):
+    for text, speaker, frames in reversed(newest(turns, most)):
         sound = frames + 1 if frames else 0  # and the row that closes it
         if sound < room:  # else its text does not matter
             sound += len(text_ids(text, speaker, tokenizer))

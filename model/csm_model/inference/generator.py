@@ -36,7 +36,7 @@ class Speech:
     reason: Reason
     """Why it stopped."""
     dropped: int = 0
-    """Turns said before that there was no room for: so many of the oldest."""
+    """Turns said before that were not heard: so many of the oldest."""
     left_out: str = ""
     """Signs of the text that could not be said."""
 
@@ -74,7 +74,7 @@ class SpokenFrames(Iterator[Frame]):
 
     @property
     def dropped(self) -> int:
-        """Turns said before that there was no room for: so many of the oldest."""
+        """Turns said before that were not heard: so many of the oldest."""
         return self._narration.dropped
 
     @property
@@ -146,7 +146,8 @@ class Generator:
         Args:
             text: what to say, as one turn however long it is.
             speaker: who says it.
-            context: turns said before, oldest first; the oldest are dropped where there is no room for them.
+            context: turns said before, oldest first; the oldest are dropped where there is no room for them, or where
+                they are more than the model was trained with.
             voice: whose voice is taken up.
             sampling: how codes are drawn; the generator's own without it.
             max_frames: the most frames, where that is less than the text allows.

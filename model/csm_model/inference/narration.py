@@ -61,7 +61,7 @@ class Utterance:
     context: tuple[ContextTurn, ...] = ()
     """Turns said before, oldest first."""
     dropped: int = 0
-    """Older turns that were left out of it already, for want of room."""
+    """Older turns that were left out of it already."""
     voice: VoicePrompt | None = None
     """Whose voice is taken up by every sentence."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -75,8 +75,10 @@ class Utterance:
     sentences: bool | None = None
     """Whether the text is cut into its sentences; None: where more follows, or it is too long for one turn."""
     turns: int | None = None
-    """The most turns before it that a sentence hears; by default as many as the model was trained with, or all that fit
-    where its recipe has no bound."""
+    """The most turns before it that the text, or a sentence of it, hears; by default as many as the model was trained
+    with, or all that fit where its recipe has no bound."""
+    check: bool = False
+    """Whether it could be said is all that is asked: it is cut before its first frame."""
 
     def __post_init__(self) -> None:
         if self.turns is not None and self.turns < 0:
@@ -97,6 +99,10 @@ class Utterance:
             words, most = passages[0].words, self.most(tokenizer)
             return len(words) <= 2 * most and tokenizer.sounds_in(words) <= most
 
+    def hears(self, bundle: Bundle) -> int | None:
+        """The most turns before it that are heard; None: all that fit."""
+        return trained_turns(bundle.manifest) if self.turns is None else self.turns
+
     def most(self, tokenizer: Tokenizer) -> int:
         """Sounds of a sentence, at most: as many as in training, where `longest` is what it was there."""
         return tokenizer.longest_turn * self.longest // LONGEST
@@ -114,7 +120,7 @@ class SpokenSentence:
     reason: Reason
     """Why it stopped."""
     dropped: int
-    """Turns before it that it had no room for."""
+    """Turns before it that it did not hear: see `Layout`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +153,7 @@ class Narration:
         """Signs of the text so far that are not said, in order."""
         self._open = True
         self._context = list(asked.context)
-        self._turns = trained_turns(bundle.manifest) if asked.turns is None else asked.turns
+        self._turns = asked.hears(bundle)
         self._piece: Piece | None = None
         self._nothing = torch.zeros(bundle.model.config.num_codebooks, 0, dtype=torch.long)
         self.last = self._nothing
@@ -203,7 +209,7 @@ class Narration:
 
     @property
     def dropped(self) -> int:
-        """Turns said before that the first sentence had no room for."""
+        """Turns said before that the first sentence did not hear."""
         if self.sentences:
             return self._asked.dropped + self.sentences[0].dropped
         return self._asked.dropped + (self.speaking.layout.dropped if self.speaking is not None else 0)
@@ -246,13 +252,17 @@ class Narration:
             asked.speaker,
             tokenizer=self._bundle.tokenizer,
             config=self._bundle.model.config,
-            context=self._context if self._whole else self._newest(),
+            context=self._context,
+            turns=self._turns,
             voice=asked.voice,
             max_frames=None if asked.max_frames is None else asked.max_frames - self.made - self.pause,
         )
         sampling = replace(asked.sampling, seed=sentence_seed(asked.sampling.seed, index))
         self._piece, self._said, self._watch = piece, [], Watch(self._bounds)
         self.speaking = SpokenTurn(layout=layout, sampling=sampling)
+        if asked.check:
+            self.finish(Reason.CUT)
+            self._cut_short()
         return True
 
     def passed(self) -> None:
@@ -355,12 +365,6 @@ class Narration:
             return [(words, Break.SENTENCE)]
         return cut_to(words, most=self._most, sounds=self._bundle.tokenizer.sounds_in)
 
-    def _newest(self) -> list[ContextTurn]:
-        """The turns that the next sentence hears; the others are forgotten."""
-        if self._turns is not None:
-            self._context = self._context[len(self._context) - min(self._turns, len(self._context)) :]
-        return self._context
-
 
 def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
     """The most rows that are left for turns said before, and the most turns that are heard; None: all that fit.
@@ -373,7 +377,7 @@ def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
     config = bundle.model.config
     if not asked.is_whole(bundle.tokenizer):
         voice = 0 if asked.voice is None else asked.voice.codes.shape[1]
-        return config.max_rows - voice, trained_turns(bundle.manifest) if asked.turns is None else asked.turns
+        return config.max_rows - voice, asked.hears(bundle)
     layout = lay_out(
         asked.text,
         asked.speaker,
@@ -382,7 +386,7 @@ def room_before(asked: Utterance, bundle: Bundle) -> tuple[int, int | None]:
         voice=asked.voice,
         max_frames=asked.max_frames,
     )
-    return config.max_rows - len(layout.prompt.rows) - layout.limit, None
+    return config.max_rows - len(layout.prompt.rows) - layout.limit, asked.hears(bundle)
 
 
 def trained_turns(manifest: dict[str, Any]) -> int | None:

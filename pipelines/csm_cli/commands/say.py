@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
-from csm_cli.spoken import figures_of, tell_kept, tell_left_out
+from csm_cli.spoken import figures_of, tell_dropped, tell_kept, tell_left_out
 
 if TYPE_CHECKING:
     from csm_cli.asked_dialogue import AskedDialogue
@@ -58,7 +58,7 @@ def say(
         int | None,
         typer.Option(
             help="Turns before it that a turn of a dialogue hears, at most.",
-            show_default="as many as the bundle was trained with; with a server that runs already, 1",
+            show_default="as many as the model was trained with",
         ),
     ] = None,
     takes: Annotated[
@@ -145,8 +145,6 @@ def say(
         loudspeaker = stack.enter_context(player()) if out is None else None
         path = out if out is not None or loudspeaker is not None else Path("speech.wav")
         own = _own_bundle(bundle, runs, urls=url, settings=settings, local=local)
-        if talk is not None:
-            talk = talk.heard_as_trained(own)
         service = stack.enter_context(_service(own, url, retry, settings, access, local=local or bundle is not None))
         listener = stack.enter_context(_told(loudspeaker))
         if talk is not None:
@@ -163,6 +161,7 @@ def say(
         spoken = receive(stream, path, listener)
     typer.echo(figures_of(spoken))
     tell_left_out(spoken)
+    tell_dropped(spoken)
 
 
 def _dialogue(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,7 +21,7 @@ from csm_model.errors import InputError, quoted
 from csm_model.files import read_json
 from csm_model.frames import SAMPLE_RATE, frames_of
 from csm_serving.client.audio import Listener, sound_writer
-from csm_serving.client.speech import SpeechOptions, SpeechService, Spoken, Taking, texts_of_streams
+from csm_serving.client.speech import SpeechOptions, SpeechService, Spoken, Taking, request_of, texts_of_streams
 from csm_serving.wire.protocol import (
     MAX_CONTEXT_FRAMES,
     MAX_CONTEXT_TURNS,
@@ -77,7 +77,7 @@ class SpokenLine:
     heard: int
     """Turns before it that it heard."""
     dropped: int
-    """Older ones that there was no room for."""
+    """Older ones that it did not hear: there was no room for them, or the model was trained with fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ def _lines_of(place: str, who: int | str, text: str, *, go_on: bool) -> list[Dia
 
 
 def check_dialogue(service: SpeechService, lines: Sequence[DialogueLine], **asked: Unpack[SpeechOptions]) -> None:
-    """Asks for the first frame of every turn, so that what is refused is refused before anything is spoken.
+    """Asks whether every turn could be spoken, so that what is refused is refused before anything is spoken.
 
     Raises:
         InputError: what `service` refuses, with the line's number.
@@ -202,8 +202,8 @@ def check_dialogue(service: SpeechService, lines: Sequence[DialogueLine], **aske
     """
     for number, line in enumerate(lines):
         try:
-            options: SpeechOptions = {**_of_turn(asked, line, number, ()), "max_frames": 1}
-            with contextlib.closing(service.stream(line.text, line.number, **options)) as stream:
+            request = request_of(line.text, line.number, _of_turn(asked, line, number, ()))
+            with contextlib.closing(service.open(replace(request, check=True))) as stream:
                 for _ in stream:
                     pass
         except InputError as error:
@@ -240,8 +240,8 @@ def speak_dialogue(
         path: of the sound file, .wav or .opus.
         listener: hears each chunk as it arrives, and the silence between the turns.
         pause_s: seconds of silence between two turns.
-        hears: the most turns before it that a turn hears; None for all that there is room for. A model that was trained
-            with a few of them hears no more with profit.
+        hears: the most turns before it that a turn hears; None for as many as the model was trained with, and that
+            there is room for: it never hears more.
         tell: called with each turn when it is over.
         asked: for each turn; the turns of `context` come before the first one.
 
@@ -271,8 +271,8 @@ def speak_dialogue(
             wanted = before if hears is None else before[len(before) - min(hears, len(before)) :]
             context = _newest(wanted)
             begin_s = samples / SAMPLE_RATE
-            spoken, turn, audio, dropped = _speak(service, line, number, context, hear, asked)
-            dropped += len(wanted) - len(context)
+            spoken, turn, audio = _speak(service, line, number, context, hear, asked)
+            dropped = spoken.dropped + len(wanted) - len(context)
             said.append(
                 SpokenLine(
                     line=line,
@@ -296,8 +296,8 @@ def _speak(
     context: Sequence[Turn],
     listener: Listener,
     asked: SpeechOptions,
-) -> tuple[Spoken, Turn, Samples, int]:
-    """Speaks a turn: its figures, the turn as the next one hears it, its sound, the turns that had no room."""
+) -> tuple[Spoken, Turn, Samples]:
+    """Speaks a turn: its figures, the turn as the next one hears it, its sound."""
     codes: list[Array] = []
     heard: list[Samples] = []
     token = b""
@@ -314,8 +314,7 @@ def _speak(
             taking.chunk(chunk)
         taking.end(stream.end)
     turn = Turn(text=line.text, speaker=line.number or 0, voice=line.name, codes=np.stack(codes, axis=1), token=token)
-    dropped = 0 if stream.end is None else stream.end.dropped
-    return taking.spoken(stream.retries), turn, np.concatenate(heard), dropped
+    return taking.spoken(stream.retries), turn, np.concatenate(heard)
 
 
 def _of_turn(asked: SpeechOptions, line: DialogueLine, number: int, context: Sequence[Turn]) -> SpeechOptions:

@@ -123,6 +123,8 @@ class Spoken:
     """Characters of the text that could not be said."""
     left_out_text: str = ""
     """The first of them."""
+    dropped: int = 0
+    """Turns of the context that were not heard; see `csm_serving.wire.protocol.End`."""
 
 
 class SpeechStream:
@@ -340,6 +342,7 @@ class Taking:
             retries=retries,
             left_out=0 if self._end is None else self._end.left_out,
             left_out_text="" if self._end is None else self._end.left_out_text,
+            dropped=0 if self._end is None else self._end.dropped,
         )
 
     def _take(self, sound: Chunk | End) -> None:

@@ -76,7 +76,7 @@ class RequestReader:
         self._max_frames = max_frames
 
     def read(self, request: SpeechRequest, *, wanted: Callable[[], bool] = lambda: True) -> ResolvedRequest:
-        """The request as an utterance. Sound that there is no room for is not encoded: its turns are `dropped`.
+        """The request as an utterance. Sound that the model does not hear is not encoded: its turns are `dropped`.
 
         Args:
             request: what is asked.
@@ -107,6 +107,7 @@ class RequestReader:
             sampling=replace(self._bundle.sampling, **_given(request)),
             max_frames=min(limits, default=None),
             heard=self._heard(request, voice),
+            check=request.check,
         )
         said = self._sayable(heard)
         turns, dropped = self._usable(said, utterance)
@@ -178,17 +179,16 @@ class RequestReader:
         return said[::-1]
 
     def _usable(self, context: Sequence[Turn], asked: Utterance) -> tuple[Sequence[Turn], int]:
-        """The newest turns of a context, that there can be room for, and how many are left out for want of it.
+        """The newest turns of a context, that the model may hear, and how many are left out.
 
         That is all of them where none has to be encoded: they cost nothing.
         """
         if all(turn.audio is None for turn in context):
             return context, 0
         room, most = room_before(asked, self._bundle)
-        heard = context if most is None else context[max(0, len(context) - most) :]
-        turns = [(turn.text, turn.speaker, _frames(turn)) for turn in heard]
-        dropped = len(heard) - turns_that_fit(turns, room, self._bundle.tokenizer)
-        return heard[dropped:], dropped
+        turns = [(turn.text, turn.speaker, _frames(turn)) for turn in context]
+        dropped = len(context) - turns_that_fit(turns, room, self._bundle.tokenizer, most=most)
+        return context[dropped:], dropped
 
     def _context_turn(self, turn: Turn, wanted: Callable[[], bool]) -> ContextTurn:
         codes = None

@@ -75,6 +75,7 @@ def encode_request(request: SpeechRequest | TextPart) -> dict[str, Array]:
         "DEADLINE_MS": None if request.deadline_s is None else math.ceil(request.deadline_s * 1_000),
         "MAX_WAIT_MS": math.ceil(request.max_wait_s * 1_000) or None,
         "PRIORITY": request.priority or None,
+        "CHECK": request.check or None,
     }
     texts = {
         "VOICE": request.voice,
@@ -160,6 +161,7 @@ def decode_request(tensors: Mapping[str, Array]) -> SpeechRequest | TextPart:
         max_wait_s=(_int(tensors, "MAX_WAIT_MS") or 0) / 1_000,
         priority=_int(tensors, "PRIORITY") or 0,
         encoding=_one_of(_text(tensors, "ENCODING", 40) or "float32", ENCODINGS, "ENCODING"),
+        check=bool(_scalar(tensors, "CHECK")),
     )
 
 

@@ -149,6 +149,8 @@ class SpeechRequest:
     priority: int = 0
     """0 to 9; higher goes first in the queue."""
     encoding: Encoding = "float32"
+    check: bool = False
+    """Whether it could be spoken is all that is asked: refused as it would be, else answered by an end alone."""
 
     def __post_init__(self) -> None:
         _check_text(self.text, "text")
@@ -170,6 +172,8 @@ class SpeechRequest:
         _check_int(self.priority, "priority", 0, MAX_PRIORITY)
         if self.encoding not in ENCODINGS:
             raise InputError(f"encoding {self.encoding[:40]!r}: must be one of {', '.join(ENCODINGS)}")
+        if self.check and (self.text_more or self.resume is not None):
+            raise InputError("check with text_more or resume: only a whole text that nobody has heard can be checked")
         _check_context(self.context)
 
 
@@ -219,7 +223,8 @@ class End:
     reason: Reason = "ended"
     """Left out: `ended`, or `cut` where it did not end."""
     dropped: int = 0
-    """Context turns that were left out: the oldest, for want of room, and those without a word that can be said."""
+    """Context turns that were left out: the oldest, for want of room or as the model was trained with fewer, and those
+    without a word that can be said."""
     left_out: int = 0
     """Characters of the text that could not be said: of another script, emoji, signs without a name."""
     left_out_text: str = ""

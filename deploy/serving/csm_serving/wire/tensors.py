@@ -93,6 +93,7 @@ INPUTS: Final = (
     _input("MAX_WAIT_MS", "INT32", (1,), "Milliseconds it may wait for a slot; 0 by default."),
     _input("PRIORITY", "INT32", (1,), "0 by default, to 9; higher goes first in the queue."),
     _input("ENCODING", "BYTES", (1,), "float32 by default, int16 or opus."),
+    _input("CHECK", "BOOL", (1,), "Whether it could be spoken is all that is asked; no frame is made."),
 )
 
 OUTPUTS: Final = (
@@ -106,7 +107,7 @@ OUTPUTS: Final = (
     _output("TOKEN", "BYTES", (1,), "Says that the frames up to here were spoken by this service."),
     _output("ENDED", "BOOL", (1,), "In the last response only: whether the speaker finished."),
     _output("REASON", "BYTES", (1,), "In the last response only: ended, cut, silence or repeat."),
-    _output("DROPPED", "INT32", (1,), "In the last response only: context turns left out for want of room or words."),
+    _output("DROPPED", "INT32", (1,), "In the last response only: context turns left out: too old, or without words."),
     _output("LEFT_OUT", "INT32", (1,), "In the last response only: characters of the text that could not be said."),
     _output("LEFT_OUT_TEXT", "BYTES", (1,), "In the last response only: the first of them."),
 )
