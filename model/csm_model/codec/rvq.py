@@ -1,6 +1,6 @@
 """`RvqCodec`: a small causal neural codec that one can train at home, for when Mimi cannot be had.
 
-Log-mel frames go through ConvNeXt blocks at 50 Hz and 12.5 Hz to a latent, four residual codebooks quantise it, and
+Log-mel frames go through ConvNeXt blocks at 50 Hz and 12.5 Hz to a latent, residual codebooks quantise it, and
 ConvNeXt blocks at 12.5 Hz and 100 Hz (as in [Vocos](https://arxiv.org/abs/2306.00814)) drive a vocoder of pulses and
 noise. The first codebook is trained to carry the phonemes, as Mimi's first is trained to carry WavLM's features
 ([Moshi, section 3.3](https://arxiv.org/abs/2410.00037)). The sound comes out 30 ms late: the vocoder's windows overlap.
