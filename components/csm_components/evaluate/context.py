@@ -294,7 +294,7 @@ def _spoken(
                 out=out,
                 tokens=encoded,
                 tokens_digest=read_json(tokens / "manifest.json")["digest"],
-                seed=seed,
+                seeds={sentence.id: seed + number for number, sentence in enumerate(sentences)},
                 max_frames=max_frames,
                 progress=progress,
                 workers=workers,
