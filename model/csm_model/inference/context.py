@@ -38,7 +38,7 @@ from csm_model.text import Tokenizer
 
 Style = Literal["segment", "continue"]
 Rows = tuple[Tensor, Tensor]  # [T, K + 1] ids and their mask
-_Turn = TypeVar("_Turn")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def lay_out(
     )
 
 
-def newest(context: Sequence[_Turn], most: int | None) -> Sequence[_Turn]:
+def newest(context: Sequence[T], most: int | None) -> Sequence[T]:
     """The newest turns of a context, oldest first: `most` of them, or all for None."""
     return context if most is None else context[max(0, len(context) - most) :]
 
