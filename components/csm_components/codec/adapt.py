@@ -47,13 +47,12 @@ def adapt_base(base: Path, own_codec: Path, codec: Path, out: Path) -> dict[str,
         )
     sizes = read_config(base)
     old = load_weights(CsmModel(sizes), base, precision_of(manifest, base)).state_dict()
-    books = after.num_codebooks
-    model = CsmModel(replace(sizes, num_codebooks=books))
+    model = CsmModel(replace(sizes, num_codebooks=after.num_codebooks))
     state = model.state_dict()
     for name, new in state.items():
         if name == "audio_embeddings.weight":
             new.zero_()
-        kept = min(len(new), len(old[name])) if new.dim() else None
+        kept = min(len(new), len(old[name]))
         new[:kept] = old[name][:kept]
     model.load_state_dict(state)
     stored: Precision = "fp16" if manifest["precision"] == "fp16" else "fp32"

@@ -75,8 +75,8 @@ def load_clips(conversations: Path) -> list[Clip]:
     return clips
 
 
-def load_sounds(folder: Path) -> tuple[list[Clip], str]:
-    """Every sound file under a folder, whole, without phonemes; and their digest.
+def sound_files(folder: Path) -> list[Path]:
+    """Every sound file under a folder, in a fixed order.
 
     Raises:
         InputError: there is none.
@@ -84,8 +84,12 @@ def load_sounds(folder: Path) -> tuple[list[Clip], str]:
     names = find_sounds(folder)
     if not names:
         raise InputError(f"{folder}: holds no sound files; check the path")
-    clips = [Clip(audio=to_pcm(read_mono(folder / name)), phonemes=[]) for name in names]
-    return clips, digest_of([[name, digest_of_file(folder / name)] for name in names])
+    return [folder / name for name in names]
+
+
+def load_sounds(files: Sequence[Path]) -> list[Clip]:
+    """Every file whole, without phonemes."""
+    return [Clip(audio=to_pcm(read_mono(path)), phonemes=[]) for path in files]
 
 
 def plan(minutes: float, stage: str, *, seed: int, max_steps: int | None = None) -> list[CodecTraining]:
@@ -140,8 +144,12 @@ def train_codec(
             codec = codec.with_codebooks(codebooks)
     folders = {corpus: out / "conversations" / str(number) for number, corpus in enumerate(dict.fromkeys(corpora))}
     digests = {corpus: ingest(corpus, folder).digest for corpus, folder in folders.items()}
-    heard = {folder: load_sounds(folder) for folder in dict.fromkeys(sounds)}
-    dataset = digest_of([digests[corpus] for corpus in corpora] + [heard[folder][1] for folder in sounds])
+    files = {folder: sound_files(folder) for folder in dict.fromkeys(sounds)}
+    named = {
+        folder: digest_of([[str(path.relative_to(folder)), digest_of_file(path)] for path in paths])
+        for folder, paths in files.items()
+    }
+    dataset = digest_of([digests[corpus] for corpus in corpora] + [named[folder] for folder in sounds])
     begun = codec.digest if codec is not None else None
     inputs = digest_of([dataset, asdict(config), begun, [asdict(each) for each in stages]])
     if (known := made.noted(out / MADE)) is not None:
@@ -150,7 +158,8 @@ def train_codec(
         return CodecResult(**known.reused().result)
     turns = {corpus: load_clips(folder) for corpus, folder in folders.items()}
     clips = [clip for corpus in corpora for clip in turns[corpus]]
-    clips += [clip for folder in sounds for clip in heard[folder][0]]
+    heard = {folder: load_sounds(paths) for folder, paths in files.items()}
+    clips += [clip for folder in sounds for clip in heard[folder]]
     trainers = []
     for each in stages:
         trainer = CodecTrainer(clips, each, out / each.stage, codec=codec, sizes=config)

@@ -44,18 +44,25 @@ def _png(figure: Figure) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure, (axes,) = _panels(width, height)
+    return figure, axes
+
+
+def _panels(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure, and its axes row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=8)
-    return figure, axes
+    panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for axes in panels:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(MUTED)
+        axes.tick_params(colors=MUTED, labelsize=8)
+    return figure, panels
 
 
 def log_spectrogram(audio: Audio) -> NDArray[np.float64]:
@@ -147,17 +154,11 @@ def write_scatter(
     along: str,
 ) -> None:
     """A PNG of panels in rows of `columns`: a title, and dots at values across `[N]` and along `[N]`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.8 * columns, 2.6 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure, grid = _panels(2.8 * columns, 2.6 * rows, rows=rows, columns=columns)
     for axes, (title, x, y) in zip(grid, panels, strict=False):
         axes.scatter(x, y, s=14, color=COLOURS[1], alpha=0.6, linewidths=0)
         axes.set_title(title, fontsize=9, color=INK)
-        axes.tick_params(colors=MUTED, labelsize=8)
     figure.supxlabel(across, fontsize=9, color=INK)
     figure.supylabel(along, fontsize=9, color=INK)
     with atomic_path(path) as partial:

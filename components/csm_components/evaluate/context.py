@@ -20,7 +20,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from rich.table import Table
 
 from csm_components.evaluate.charts import write_scatter
 from csm_components.evaluate.clips import read_clip
+from csm_components.evaluate.figures import Interval
 from csm_components.evaluate.judges import Audio
 from csm_components.evaluate.sentences import Sentence
 from csm_components.evaluate.sources import FromBundle
@@ -56,8 +57,6 @@ _FEWEST = 3
 """Answers of which a correlation is told."""
 _HEARD_DB = 35.0
 """Below the loudest step of a clip, what is quieter is silence."""
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,12 +224,22 @@ def judge_context(
             f"{tokens}: no turn of its split {split} follows one of another speaker, beside turns of a second "
             "conversation of these voices; give tokens of such conversations"
         )
-    nats = _likelihoods(bundle, codec or tokens / "codec", pairs, console)
+    source = FromBundle(folder=bundle, codec_folder=codec or tokens / "codec")
+    console = console or Console(stderr=True)
+    nats = _likelihoods(source, pairs, console)
     saved = {which: nats[which] - nats["right"] for which in ("none", "other")}
-    kept, prosodies = _spoken(
-        bundle, codec or tokens / "codec", tokens, conversations, pairs[:spoken], out, split, seed, max_frames,
-        worker_count(workers), console,
-    )  # fmt: skip
+    clips = _spoken(
+        source,
+        pairs[:spoken],
+        out=out,
+        tokens_digest=read_json(tokens / "manifest.json")["digest"],
+        seed=seed,
+        max_frames=max_frames,
+        workers=worker_count(workers),
+        console=console,
+    )
+    recorded = _recordings(conversations, split, pairs[:spoken])
+    kept, prosodies = _measured(pairs[:spoken], clips, recorded)
     voices = [(pair.before.speaker, pair.answer.speaker) for pair in kept]
     follows = {}
     if len(kept) >= _FEWEST:
@@ -250,13 +259,11 @@ def judge_context(
     return figures
 
 
-def _likelihoods(
-    bundle: Path, codec: Path, pairs: Sequence[Pair], console: Console | None
-) -> dict[str, NDArray[np.float64]]:
+def _likelihoods(source: FromBundle, pairs: Sequence[Pair], console: Console) -> dict[str, NDArray[np.float64]]:
     """Nats a frame of each answer, by context."""
-    model = load_bundle(bundle, codec_folder=codec, kernels=False).model
+    model = load_bundle(source.folder, codec_folder=source.codec_folder, kernels=False).model
     nats: dict[str, list[float]] = {which: [] for which in CONTEXTS}
-    with progress_bar(console=console or Console(stderr=True)) as progress:
+    with progress_bar(console=console) as progress:
         for pair in progress.track(pairs, description="likelihood"):
             for which in CONTEXTS:
                 before = pair.context(which)
@@ -265,26 +272,20 @@ def _likelihoods(
 
 
 def _spoken(
-    bundle: Path,
-    codec: Path,
-    tokens: Path,
-    conversations: Path,
+    source: FromBundle,
     pairs: Sequence[Pair],
+    *,
     out: Path,
-    split: str,
+    tokens_digest: str,
     seed: int,
     max_frames: int | None,
     workers: int,
-    console: Console | None,
-) -> tuple[list[Pair], dict[str, list[Prosody]]]:
-    """The prosody of the turns before, of the recorded answers, and of those that the bundle speaks.
-
-    Of the pairs in which all of that can be measured.
-    """
-    source = FromBundle(folder=bundle, codec_folder=None if (bundle / "codec").is_dir() else codec)
-    encoded = {turn.id: turn for pair in pairs for turn in (pair.answer, pair.before, pair.other)}
-    clips: dict[str, list[Audio]] = {}
-    with progress_bar(console=console or Console(stderr=True)) as progress:
+    console: Console,
+) -> dict[str, list[Audio]]:
+    """The answers as the bundle speaks them after the right and after the other turn."""
+    encoded = {turn.id: turn for pair in pairs for turn in (pair.before, pair.other)}
+    clips = {}
+    with progress_bar(console=console) as progress:
         for which in ("right", "other"):
             sentences = [_sentence(pair, which) for pair in pairs]
             takes = speak_all(
@@ -293,27 +294,31 @@ def _spoken(
                 series=f"context-{which}",
                 out=out,
                 tokens=encoded,
-                tokens_digest=read_json(tokens / "manifest.json")["digest"],
+                tokens_digest=tokens_digest,
                 seeds={sentence.id: seed + number for number, sentence in enumerate(sentences)},
                 max_frames=max_frames,
                 progress=progress,
                 workers=workers,
             )
             clips[which] = [read_clip(take.place.wav) for take in takes]
-    recorded = _recordings(conversations, split, encoded)
-    clips["before"] = [recorded[pair.before.id] for pair in pairs]
-    clips["recorded"] = [recorded[pair.answer.id] for pair in pairs]
-    measured: dict[str, list[Prosody]] = {series: [] for series in clips}
-    kept = []
+    return clips
+
+
+def _measured(
+    pairs: Sequence[Pair], clips: Mapping[str, Sequence[Audio]], recorded: Mapping[str, Audio]
+) -> tuple[list[Pair], dict[str, list[Prosody]]]:
+    """The pairs in which all can be measured, and the prosody of their turns: spoken, recorded, and those before."""
+    kept: list[Pair] = []
+    measured: dict[str, list[Prosody]] = {series: [] for series in ("before", *_SERIES)}
     for place, pair in enumerate(pairs):
-        found = {
-            series: prosody_of(sounds[place], len((pair.before if series == "before" else pair.answer).text_ids))
-            for series, sounds in clips.items()
-        }
-        if all(found.values()):
+        answer = len(pair.answer.text_ids)
+        found = {series: prosody_of(sounds[place], answer) for series, sounds in clips.items()}
+        found["recorded"] = prosody_of(recorded[pair.answer.id], answer)
+        found["before"] = prosody_of(recorded[pair.before.id], len(pair.before.text_ids))
+        whole = {series: prosody for series, prosody in found.items() if prosody is not None}
+        if len(whole) == len(found):
             kept.append(pair)
-            for series, prosody in found.items():
-                assert prosody is not None
+            for series, prosody in whole.items():
                 measured[series].append(prosody)
     return kept, measured
 
@@ -330,9 +335,9 @@ def _sentence(pair: Pair, which: str) -> Sentence:
     )
 
 
-def _recordings(conversations: Path, split: str, wanted: Iterable[str]) -> dict[str, Audio]:
-    """Sound of the turns of these ids."""
-    ids, found = set(wanted), {}
+def _recordings(conversations: Path, split: str, pairs: Sequence[Pair]) -> dict[str, Audio]:
+    """Sound of the answers and of the turns before them, by their ids."""
+    ids, found = {turn.id for pair in pairs for turn in (pair.answer, pair.before)}, {}
     for conversation in read_conversations(conversations, split=split):
         if any(turn.id in ids for turn in conversation.turns):
             for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):

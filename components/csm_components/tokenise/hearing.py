@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from csm_components.evaluate.codec import Judged, JudgedClip, by_voice, figures_of, judge_clips
+from csm_components.evaluate.figures import Interval
 from csm_components.evaluate.judges import Size
 from csm_components.evaluate.verdicts import JUDGES_VERSION
 from csm_components.evaluate.wer import bootstrap_interval
@@ -33,8 +34,6 @@ RECOGNISER: Size = "base"
 SHORTEST_S, LONGEST_S = 1.0, 14.0  # turns that are taken first: long enough to know a voice by, and read in one window
 READABLE = 0.3  # word error rate of recordings beyond which the recogniser does not know the language
 ENOUGH = 4  # turns of a voice that say something of it
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
