@@ -18,7 +18,7 @@ from csm_components.evaluate.wer import Errors
 from csm_components.ingest.conversations import Conversation, RecordedTurn, read_conversations
 from csm_components.ingest.step import ingest
 from csm_components.tokenise.fanout import join_tokenise, plan_tokenise, tokenise_shard
-from csm_components.tokenise.hearing import ENOUGH, FILE, Heard, Loss, hear, hearing_key, sample
+from csm_components.tokenise.hearing import ENOUGH, FILE, Hearing, Loss, hear, hearing_key, sample
 from csm_components.tokenise.knobs import CheckSettings, HearingSettings
 from csm_components.tokenise.step import tokenise
 from csm_model.codec import AudioCodec, load_codec
@@ -109,7 +109,7 @@ def loss_of(rng: random.Random) -> Loss:
     )
 
 
-def listen(codec: AudioCodec, folder: Path, settings: HearingSettings) -> Heard | None:
+def listen(codec: AudioCodec, folder: Path, settings: HearingSettings) -> Hearing | None:
     return hear(codec, [], settings, folder, called=Path("codec"), dataset_digest="d", workers=1, console=QUIET)
 
 
@@ -123,7 +123,7 @@ def test_a_codec_is_refused_where_a_voice_loses_too_much_beyond_doubt(
         min_codec_likeness=rng.choice([None, rng.uniform(0.4, 0.9)]),
     )
     voices = {name: loss_of(rng) for name in ("anna", "ben", "cleo")}
-    heard = Heard(key=hearing_key(codec, "d", settings), total=loss_of(rng), voices=voices)
+    heard = Hearing(key=hearing_key(codec, "d", settings), total=loss_of(rng), voices=voices)
     heard.save(tmp_path)
 
     def beyond(loss: Loss) -> bool:
@@ -145,9 +145,9 @@ def test_a_codec_is_refused_where_a_voice_loses_too_much_beyond_doubt(
 
 
 def test_nobody_listens_where_nobody_is_asked(tmp_path: Path, debug_codec: Path) -> None:
-    Heard(key="of before", total=loss_of(random.Random(0)), voices={}).save(tmp_path)
+    Hearing(key="of before", total=loss_of(random.Random(0)), voices={}).save(tmp_path)
     assert listen(load_codec(debug_codec), tmp_path, HearingSettings(heard_turns=0)) is None
-    assert Heard.load(tmp_path) is None
+    assert Hearing.load(tmp_path) is None
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from csm_components.program import code_digest
 from csm_components.settings import worker_count
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
 from csm_components.tokenise import step
-from csm_components.tokenise.hearing import Heard
+from csm_components.tokenise.hearing import Hearing
 from csm_components.tokenise.knobs import CheckSettings, HearingSettings
 from csm_components.tokenise.shard import ShardTask, committed
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
@@ -196,7 +196,7 @@ def join_tokenise(
     """
     console = console or Console(stderr=True)
     asked = step.Check(turns=check_turns, settings=check or CheckSettings())
-    work = replace(_planned(conversations, tools, out, shard_conversations), heard=Heard.load(tools))
+    work = replace(_planned(conversations, tools, out, shard_conversations), heard=Hearing.load(tools))
     if (known := step.made_before(work, asked)) is not None:
         return known
     made.forget(out)

@@ -76,7 +76,7 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Hearing:
     """What a codec makes of a corpus."""
 
     key: str
@@ -85,7 +85,7 @@ class Heard:
     voices: Mapping[str, Loss]
 
     @classmethod
-    def load(cls, folder: Path) -> Heard | None:
+    def load(cls, folder: Path) -> Hearing | None:
         """Reads what `save` wrote into a folder; none where nobody has listened."""
         if not (folder / FILE).exists():
             return None
@@ -143,7 +143,7 @@ def hear(
     dataset_digest: str,
     workers: int,
     console: Console,
-) -> Heard | None:
+) -> Hearing | None:
     """Has a sample judged before and after the codec, says what came of it, and writes it to `out`.
 
     What was heard there of the same is not heard again. None where nobody is to listen.
@@ -165,7 +165,7 @@ def hear(
         (out / FILE).unlink(missing_ok=True)
         return None
     key = hearing_key(codec, dataset_digest, settings)
-    heard = Heard.load(out)
+    heard = Hearing.load(out)
     if heard is None or heard.key != key:
         heard = _judged(codec, sample(conversations, settings.heard_turns), key, workers)
         heard.save(out)
@@ -180,7 +180,7 @@ def hear(
     return heard
 
 
-def _judged(codec: AudioCodec, chosen: Iterator[tuple[Conversation, RecordedTurn]], key: str, workers: int) -> Heard:
+def _judged(codec: AudioCodec, chosen: Iterator[tuple[Conversation, RecordedTurn]], key: str, workers: int) -> Hearing:
     clips = [
         JudgedClip(text=turn.text, speaker=turn.voice or f"speaker {turn.speaker}", audio=item.audio(turn))
         for item, turn in chosen
@@ -195,7 +195,7 @@ def _judged(codec: AudioCodec, chosen: Iterator[tuple[Conversation, RecordedTurn
             on_clip=lambda: tell(f"hear the codec, {next(done)} of {len(clips)} turns"),
         )
     voices = {name: Loss.of(own) for name, own in by_voice(judged).items()}
-    return Heard(key=key, total=Loss.of(judged), voices=voices)
+    return Hearing(key=key, total=Loss.of(judged), voices=voices)
 
 
 def _refusal(loss: Loss, settings: HearingSettings) -> str:

@@ -32,7 +32,7 @@ from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
-from csm_components.tokenise.hearing import Heard, hear
+from csm_components.tokenise.hearing import Hearing, hear
 from csm_components.tokenise.knobs import CheckSettings, HearingSettings
 from csm_components.tokenise.shard import ShardTask, committed, load_tools, make_shard, shard_key
 from csm_components.tokenise.tokenizer import FILE as TOKENIZER
@@ -77,7 +77,7 @@ class Work:
     tokenizer: Tokenizer
     tasks: Sequence[ShardTask]
     out: Path
-    heard: Heard | None = None
+    heard: Hearing | None = None
     """What a sample loses in the codec, where somebody has listened."""
 
     def inputs(self, check: Check) -> str:

@@ -49,7 +49,7 @@ class Clip:
     phonemes: list[int]
 
 
-class Target(NamedTuple):
+class SoundTarget(NamedTuple):
     """The pitch that is to be learnt."""
 
     pitch: Tensor  # [B, L], Hz
@@ -57,7 +57,7 @@ class Target(NamedTuple):
     sure: Tensor  # [B, L], where it is voiced and the pitch no octave off
 
     @classmethod
-    def of(cls, audio: Tensor) -> Target:
+    def of(cls, audio: Tensor) -> SoundTarget:
         """Of sound `[B, S]`."""
         pitch, voiced = track_pitch(audio)
         return cls(pitch, voiced, in_range(pitch, voiced))
@@ -244,14 +244,16 @@ class CodecTrainer:
             scores[spoken].transpose(0, 1), targets, mask[spoken].sum(1) * CTC_STEPS, lengths, zero_infinity=True
         )
 
-    def _early_loss(self, first_two: Tensor, target: Target) -> Tensor:
+    def _early_loss(self, first_two: Tensor, target: SoundTarget) -> Tensor:
         """How ill pitch and voicing can be read from the first two codebooks, frame by frame."""
         log_pitch, voicing = self.pitch_head(first_two).unflatten(-1, (STEPS, 2)).flatten(1, 2).unbind(-1)
         return self.config.pitch_weight * target.pitch_distance(
             log_pitch + MIDDLE_LOG_PITCH
         ) + self.config.voicing_weight * F.binary_cross_entropy_with_logits(voicing, target.voiced.float())
 
-    def _reconstruct(self, latent: Tensor, audio: Tensor, target: Target) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _reconstruct(
+        self, latent: Tensor, audio: Tensor, target: SoundTarget
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What the decoder makes of latents, the weighted sum of its distances to the sound, and each of them.
 
         On every second step the pulses follow the true pitch: a pulse train that is a little out of tune says nothing
@@ -274,7 +276,7 @@ class CodecTrainer:
     def _joint_step(self) -> dict[str, Tensor]:
         audio, mask, phonemes = self._batch()
         quantized = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio)))
-        target = Target.of(audio)
+        target = SoundTarget.of(audio)
         _, total, losses = self._reconstruct(quantized.latent, audio, target)
         phoneme = self._phoneme_loss(quantized.first, mask, phonemes)
         early = self._early_loss(quantized.first_two, target)
@@ -294,7 +296,7 @@ class CodecTrainer:
         with torch.no_grad():
             self.codec.quantizer.eval()
             latent = self.codec.quantizer(self.codec.encoder(audio), mask, self._keep(len(audio))).latent
-        made, total, losses = self._reconstruct(latent, audio, Target.of(audio))
+        made, total, losses = self._reconstruct(latent, audio, SoundTarget.of(audio))
         if self._progress() < self.config.judged_from:
             self._descend(self.optimizer, total)
             return losses
