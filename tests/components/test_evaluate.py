@@ -24,6 +24,8 @@ from csm_components.evaluate.context import main as context_main
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
 from csm_components.evaluate.html import Markup
 from csm_components.evaluate.report_sentences import badness, choose_samples
+from csm_components.evaluate.sampling import Tried, compare_samplings, grid, own_sampling, samplings_table
+from csm_components.evaluate.sampling import main as sampling_main
 from csm_components.evaluate.sentences import choose_sentences
 from csm_components.evaluate.sources import FromBundle, FromServer
 from csm_components.evaluate.step import EvaluateResult, EvaluateSettings, evaluate
@@ -523,3 +525,60 @@ def test_context_of_a_split_without_conversations_is_refused(
     options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     assert context_main([*options, "--out", str(tmp_path), "--split", "validation"]) == 2
     assert "give tokens of such conversations" in capsys.readouterr().err
+
+
+def test_samplings_are_compared_on_the_same_sentences_and_seeds(material: Material, tmp_path: Path) -> None:
+    own = own_sampling(material.bundle)
+    settings = grid(own, temperature=[0.0, own.temperature], guidance=None)
+    assert settings == [own, replace(own, temperature=0.0)], "the bundle's own comes first, and once"
+
+    def tried() -> list[Tried]:
+        return compare_samplings(
+            material.bundle,
+            material.tokens,
+            material.conversations,
+            tmp_path / "out",
+            settings,
+            per_voice=1,
+            draws=2,
+            max_frames=4,
+            workers=1,
+            console=quiet(),
+        )
+
+    first, second = tried()
+    assert (first.sampling, second.sampling) == tuple(settings)
+    assert (first.difference, first.difference_interval) == (0.0, (0.0, 0.0))
+    assert second.difference == pytest.approx(second.figures.wer - first.figures.wer)
+    assert first.figures.sentences == second.figures.sentences == 2 * 2, "two voices, two draws"
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if path.name != "sampling.json"}
+    sounds = {path: path.read_bytes() for path in made if path.suffix == ".wav"}
+    draws = [sounds[path] for path in sorted(sounds) if path.parent.name.startswith("0-")]
+    assert len(sounds) == 8
+    assert len(set(draws)) == 4, "the depth decoder is drawn anew"
+    assert tried() == [first, second]
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was committed is not made again"
+    assert [row["sampling"]["temperature"] for row in read_json(tmp_path / "out/sampling.json")] == [own.temperature, 0]
+    assert samplings_table([first, second]).row_count == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--temperature", "5.5", "temperature"),
+        ("--guidance", "nan", "guidance"),
+        ("--draws", "0", "draws 0"),
+        ("--per-voice", "0", "0 sentences a voice"),
+        ("--split", "nobody", "no split 'nobody'"),
+    ],
+)
+def test_a_comparison_of_nothing_is_refused_in_one_line(
+    option: str, value: str, said: str, material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"bundle": material.bundle, "tokens": material.tokens, "conversations": material.conversations}
+    options = [word for name, folder in given.items() for word in (f"--{name}", str(folder))]
+    assert sampling_main([*options, "--out", str(tmp_path / "out"), option, value]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

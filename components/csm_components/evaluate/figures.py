@@ -125,10 +125,22 @@ def figures_of(rows: Sequence[JudgedSentence]) -> Figures:
 
 
 def wer_difference(rows: Sequence[JudgedSentence], others: Sequence[JudgedSentence]) -> tuple[float, Interval]:
-    """Word error rate of `rows` minus that of `others`, pair by pair on the same sentences, with its 95 % interval."""
-    pairs = {row.sentence.id: row.errors for row in others}
-    both = [(row.errors, pairs[row.sentence.id]) for row in rows if row.sentence.id in pairs]
-    assert len(both) == len(others)
-    words = [one.words for one, _ in both]
-    difference = [one.total - other.total for one, other in both]
+    """Word error rate of `rows` minus that of `others`, paired on the same sentences, with its 95 % interval.
+
+    A sentence that was spoken several times counts with all its clips, as often in `rows` as in `others`.
+    """
+    asked = {row.sentence.id for row in others}
+    mine, its = _errors_by_sentence([row for row in rows if row.sentence.id in asked]), _errors_by_sentence(others)
+    assert mine.keys() == its.keys()
+    words = [count for _, count in mine.values()]
+    difference = [errors - its[name][0] for name, (errors, _) in mine.items()]
     return sum(difference) / max(1, sum(words)), bootstrap_interval(difference, words)
+
+
+def _errors_by_sentence(rows: Sequence[JudgedSentence]) -> dict[str, tuple[int, int]]:
+    """Errors and words of each sentence, over all its clips."""
+    sums: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        errors, words = sums.get(row.sentence.id, (0, 0))
+        sums[row.sentence.id] = (errors + row.errors.total, words + row.errors.words)
+    return sums

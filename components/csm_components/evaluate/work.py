@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from csm_model.codec import AudioCodec
 from csm_model.errors import ArtifactError
 from csm_model.files import digest_of
 from csm_model.training.shards import TokenTurn
-from csm_serving.wire.protocol import SpeechRequest, Turn
+from csm_serving.wire.protocol import SamplingOptions, SpeechRequest, Turn
 
 Task = TypeVar("Task")
 REFERENCE_TURNS = 24
@@ -93,10 +93,12 @@ def speak_all(
     max_frames: int | None,
     progress: Progress,
     workers: int,
+    sampling: SamplingOptions | None = None,
 ) -> list[Take]:
     """Speaks every sentence after the turn before it (its text and its original's codes); commits each by itself.
 
-    `seeds` are those of the sentences, by their ids: of any series the same, also where it speaks fewer of them.
+    `seeds` are those of the sentences, by their ids: of any series the same, also where it speaks fewer of them. The
+    bundle's own `sampling` is taken without one.
     """
     takes, tasks = [], []
     for sentence in sentences:
@@ -106,6 +108,7 @@ def speak_all(
             text=sentence.text,
             speaker=sentence.speaker,
             context=context,
+            sampling=sampling or SamplingOptions(),
             seed=seeds[sentence.id],
             max_frames=max_frames,
         )
@@ -118,6 +121,7 @@ def speak_all(
             tokens=tokens_digest,
             seed=request.seed,
             longest=max_frames,
+            **({"sampling": asdict(sampling)} if sampling else {}),
         )
         takes.append(Take(sentence=sentence, place=place))
         if not place.committed:
