@@ -33,7 +33,7 @@ from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import METRICS, MetricsFollower, last_value, loss_figure, read_rows, training_seconds
 from csm_components.train.remote import job_name
 from csm_model.errors import CsmError
-from csm_model.files import copy_file, digest_of, read_json, write_json
+from csm_model.files import copy_file, digest_of, known_json, read_json, write_json
 
 if TYPE_CHECKING:
     from csm_components.train.elsewhere import Elsewhere
@@ -244,8 +244,8 @@ def _known(out: Path, inputs: str) -> TrainResult | None:
         return None
     if "://" not in known["bundle"]:
         known["bundle"] = str(out / "final")
-        manifest = out / "final" / "manifest.json"
-        if not manifest.exists() or read_json(manifest)["digest"] != known["digest"]:
+        manifest = known_json(out / "final" / "manifest.json")
+        if manifest is None or manifest["digest"] != known["digest"]:
             return None
     return TrainResult(**known)
 
@@ -253,8 +253,7 @@ def _known(out: Path, inputs: str) -> TrainResult | None:
 def _start_afresh_unless(out: Path, inputs: str) -> None:
     """Removes what an earlier run with other inputs left in `out`; its checkpoints would be resumed from."""
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / "inputs.json"
-    if mark.exists() and read_json(mark)["inputs"] == inputs:
+    if (mark := known_json(out / "inputs.json")) is not None and mark["inputs"] == inputs:
         return
     for name in ("checkpoints", "final"):
         shutil.rmtree(out / name, ignore_errors=True)
