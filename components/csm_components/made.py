@@ -57,7 +57,7 @@ def note(path: Path, record: Record) -> None:
 
 def noted(path: Path, key: str | None = None) -> Record | None:
     """The record in a file; None where there is none that can be read, or one of another key."""
-    found = known_json(path)
+    found: Any = known_json(path)
     try:
         record = Record(**found)
     except TypeError:
@@ -117,7 +117,7 @@ def _as_sealed(path: Path, seal: Sequence[Any]) -> bool:
         return False
     if stat.st_size != size:
         return False
-    return stat.st_mtime_ns == changed or digest_of_file(path) == sha256
+    return bool(stat.st_mtime_ns == changed or digest_of_file(path) == sha256)
 
 
 def forget(folder: Path) -> None:
