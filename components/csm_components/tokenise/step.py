@@ -19,6 +19,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_components.workers import run_parallel
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.errors import ArtifactError, InputError
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 from csm_model.frames import seconds_of
 from csm_model.text import Tokenizer
 from csm_model.training.shards import write_index
@@ -290,13 +291,11 @@ def finish(work: Work, asked: Check, *, speed: float, console: Console) -> Token
 
 def _copy_codec(source: Path, target: Path, digest: str) -> None:
     """Copies the codec's folder, unless the copy is there already."""
-    if (target / "codec.json").exists() and load_codec(target).digest == digest:
-        return
-    shutil.rmtree(target, ignore_errors=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    partial.rename(target)
+    with suppress(InputError, ArtifactError):
+        if load_codec(target).digest == digest:
+            return
+    with atomic_folder(target) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
 
 
 def make_shards(
