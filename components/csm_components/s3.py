@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from csm_components.proxies import connections
 from csm_components.settings import Settings
 from csm_components.shared_storage import TRANSFERS, SharedStorage
 from csm_model.errors import ArtifactError, InputError, MissingDependencyError, NotFoundError
@@ -118,7 +119,8 @@ def s3_client(settings: Settings, url: str) -> Minio:
         credentials=_credentials(settings),
         secure=address.scheme == "https",
         region=settings.s3_region,
-        http_client=urllib3.PoolManager(
+        http_client=connections(
+            endpoint,
             timeout=urllib3.Timeout(connect=5, read=300),
             maxsize=TRANSFERS,
             ca_certs=settings.s3_ca,
