@@ -27,6 +27,7 @@ from csm_components.spec import Knob, StepSettings, StepSpec
 from csm_components.steps import perform
 from csm_components.table import task
 from csm_model.errors import CsmError, InputError
+from csm_model.machine_errors import machine_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,14 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(asked)
     except CsmError as error:
-        emit("error", **describe(error))
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+        return _refused(error)
     except Exception as error:
+        if (machine := machine_error(error, asked.work)) is not None:
+            return _refused(machine)
         emit("error", **describe(error))
         traceback.print_exc()
         return 1
     return 0
+
+
+def _refused(error: CsmError) -> int:
+    emit("error", **describe(error))
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,9 +56,9 @@ def perform(job: StepJob) -> Record:
 def _in_folder(job: StepJob, folder: Path) -> Record:
     """Does a step of the run in `folder`, which has the folder for itself."""
     with sole_user(folder, name=".step.lock", wait_seconds=_ORPHAN_SECONDS):
-        began = time.time()
+        began = time.monotonic()
         values = asdict(job.spec.work(job))
-        seconds = time.time() - began
+        seconds = time.monotonic() - began
         path = note_path(folder, job.spec.step)
         before = noted(path)
         if before is not None and values["reused"]:

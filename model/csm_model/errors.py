@@ -7,6 +7,7 @@ CsmError
 ├── ArtifactError         a stored thing is damaged or of the wrong kind
 │   ├── DigestError       its bytes are not those that its manifest names
 │   └── CheckpointError   a checkpoint that cannot be resumed from
+├── MachineError          the machine would not: a disk that is full or read-only, a folder of others
 └── MissingDependencyError  something outside is missing: a package, a server, a port
 """
 
@@ -33,6 +34,10 @@ class NotFoundError(InputError):
 
 class ArtifactError(CsmError):
     """A stored artefact is damaged, incomplete or of another kind."""
+
+
+class MachineError(CsmError):
+    """The machine would not do what was needed: its disk is full or read-only, or others own the folder."""
 
 
 class DigestError(ArtifactError):

@@ -37,6 +37,7 @@ from csm_cli.commands import (
     voice,
 )
 from csm_model.errors import CsmError, shown
+from csm_model.machine_errors import machine_error
 
 HERE = "Train, speak and serve on this machine"
 CLUSTER = "Pipelines on a cluster"
@@ -112,10 +113,13 @@ app.add_typer(schedule_app, name="schedule", rich_help_panel=CLUSTER)
 
 
 _OF_PATHS = frozenset({
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
-    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+    errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT,
+    errno.ENOTDIR,
 })  # fmt: skip
 """What the system says of a path that a caller named and that will not do."""
+
+
+_INTERRUPTED = 130
 
 
 def _version(value: bool) -> None:
@@ -141,13 +145,17 @@ def main() -> None:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
     except OSError as error:
-        if not isinstance(error.filename, str) or error.errno not in _OF_PATHS:
+        if (machine := machine_error(error)) is not None:
+            sys.stderr.write(f"error: {machine}\n")
+        elif isinstance(error.filename, str) and error.errno in _OF_PATHS:
+            sys.stderr.write(f"error: {shown(error.filename)}: {error.strerror}; see to the path, and try again\n")
+        else:
             raise
-        sys.stderr.write(f"error: {shown(error.filename)}: {error.strerror}; see to the path, and try again\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from what is committed\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has caught the KeyboardInterrupt
+            sys.stderr.write("interrupted; the same command goes on from what is committed\n")
+        raise
 
 
 if __name__ == "__main__":

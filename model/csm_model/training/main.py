@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from csm_model.errors import CsmError, InputError
+from csm_model.machine_errors import machine_error
 from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Mirror, quiet_torch
 from csm_model.training.config import TrainingConfig
@@ -45,18 +46,23 @@ def main(
     parsed = parser.parse_args(arguments)
     quiet_torch()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    out: Path | None = None
     try:
         config = TrainingConfig.load(parsed.config)
+        out = Path(config.out)
         mirror = open_storage(config.mirror) if config.mirror else None
         fetch, replay_fetch = (
             open_storage(place) if "://" in place else None for place in (config.tokens, config.replay or "")
         )
         with StopSignal() as stop, joined_world() as world:
             Trainer(config, world, mirror=mirror, fetch=fetch, replay_fetch=replay_fetch).run(stop)
-    except CsmError as error:
-        if raising:
+    except Exception as error:
+        said = error if isinstance(error, CsmError) else machine_error(error, out)
+        if said is None or (raising and said is error):
             raise
-        sys.stderr.write(f"error: {error}\n")
+        if raising:
+            raise said from error
+        sys.stderr.write(f"error: {said}\n")
         return 2
     return 0
 
