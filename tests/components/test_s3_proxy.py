@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from pydantic import SecretStr
 
 from csm_components.proxies import connections
 from csm_components.settings import Settings
@@ -49,7 +50,7 @@ def proxy() -> Iterator[Proxy]:
 def test_s3_is_asked_through_the_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
-    settings = Settings(s3_endpoint="http://store.invalid:8333", s3_access_key="a", s3_secret_key="b")
+    settings = Settings(s3_endpoint="http://store.invalid:8333", s3_access_key="a", s3_secret_key=SecretStr("b"))
     assert not open_storage("s3://csm/runs", settings).exists("one.json")
     assert proxy.asked == ["http://store.invalid:8333/csm/runs/one.json"]
 
