@@ -9,6 +9,8 @@ A value is documented directly above its key:
 The type is read off the default; `@schema` (a YAML flow mapping of JSON Schema 2020-12 keywords) says more, and must
 where the default says nothing: null, an empty list (`items`), an empty map (`additionalProperties`). A map with
 `additionalProperties` is free: its keys are not documented one by one. Every other map refuses keys it does not name.
+
+Null is another word for the default, unless the type names it; of a free map, a key that is null is taken out.
 """
 
 from __future__ import annotations
@@ -57,6 +59,11 @@ class Value:
     def name(self) -> str:
         """The path as one writes it after `--set`."""
         return ".".join(self.path)
+
+    @property
+    def nullable(self) -> bool:
+        """Whether null is one of its values, and not just another word for the default."""
+        return "null" in self.schema.get("type", ())
 
     def leaves(self) -> Iterator[Value]:
         """Every leaf under it, or itself if it is one, in the file's order."""

@@ -1,10 +1,11 @@
-"""Makes `values.schema.json` and `README.md` of each chart from its commented `values.yaml`.
+"""Makes `values.schema.json`, `files/defaults.json` and `README.md` of each chart from its commented `values.yaml`.
 
-python tools/charts.py                        writes both, for every chart
+python tools/charts.py                        writes them, for every chart
 python tools/charts.py --check csm-serving    says what differs or breaks a rule, changes nothing, and exits 1
 
-`README.md.in` is the text of the page; its line `<!-- values -->` becomes the table of values. How values are commented
-stands in `chart_values.py`; that each is used by a template, in `chart_usage.py`.
+`README.md.in` is the text of the page; its line `<!-- values -->` becomes the table of values. `charts/common.tpl`,
+what all charts do alike, becomes `templates/_common.tpl` of each. How values are commented stands in `chart_values.py`;
+that each is used by a template, in `chart_usage.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from made_files import drifted, write
 ROOT = Path(__file__).resolve().parent.parent
 CHARTS = ROOT / "charts"
 PLACE_OF_TABLE = "<!-- values -->"
+NAME_OF_CHART = "CHART"
+"""What stands for a chart's name in `common.tpl`."""
 GLOBAL = {
     "type": "object",
     "description": "What Helm gives every chart that is a part of another one; nothing here reads it.",
@@ -60,6 +63,18 @@ def schema_of(root: Value, title: str) -> dict[str, Any]:
     return schema
 
 
+def defaults_of(value: Value) -> dict[str, Any]:
+    """What a template puts in place of missing values: by key a `section`, or a `default` and if it is `nullable`."""
+    return {
+        child.path[-1]: {"section": defaults_of(child)}
+        if child.children
+        else {"default": child.default, "nullable": True}
+        if child.nullable
+        else {"default": child.default}
+        for child in value.children
+    }
+
+
 def type_of(schema: dict[str, Any]) -> str:
     """A schema's type, as the table shows it: `string or null`, `list of object`, `one of keda, hpa, none`."""
     if "enum" in schema:
@@ -94,7 +109,24 @@ def made_files(chart: Path) -> dict[Path, str]:
     """The files that are made for a chart, with what must stand in them. Raises `ChartError`."""
     root = read_values(chart / "values.yaml")
     schema = json.dumps(schema_of(root, chart.name), indent=2, ensure_ascii=False)
-    return {chart / "values.schema.json": f"{schema}\n", chart / "README.md": readme_of(chart, root)}
+    made = {chart / "values.schema.json": f"{schema}\n", chart / "README.md": readme_of(chart, root)}
+    common = chart.parent / "common.tpl"
+    if common.exists():
+        text = common.read_text(encoding="utf-8").replace(NAME_OF_CHART, chart.name)
+        made[chart / "templates" / "_common.tpl"] = text
+        made[chart / "files" / "defaults.json"] = json.dumps(defaults_of(root), indent=1, ensure_ascii=False) + "\n"
+    return made
+
+
+def templates_that_take_what_is_given(chart: Path) -> list[str]:
+    """One line for every template that does not begin with putting missing values in their place."""
+    first = f'{{{{- include "{chart.name}.values" . }}}}\n'
+    templates = sorted(path for path in (chart / "templates").iterdir() if path.suffix in (".yaml", ".txt"))
+    return [
+        f"{chart.name}: templates/{path.name} must begin with {first.strip()}"
+        for path in templates
+        if not path.read_text(encoding="utf-8").startswith(first)
+    ]
 
 
 def problems(chart: Path) -> list[str]:
@@ -104,6 +136,8 @@ def problems(chart: Path) -> list[str]:
         lines = usage_problems(chart, read_values(chart / "values.yaml"))
     except ChartError as error:
         return [str(error)]
+    if (chart.parent / "common.tpl").exists():
+        lines += templates_that_take_what_is_given(chart)
     lines += [
         f"{chart.name}: {path.name} is not of this values.yaml: run python tools/charts.py" for path in drifted(made)
     ]
@@ -112,7 +146,7 @@ def problems(chart: Path) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Writes or checks the named charts, or all; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Makes values.schema.json and README.md of the charts.")
+    parser = argparse.ArgumentParser(description="Makes what of the charts follows from their values.")
     parser.add_argument("charts", nargs="*", metavar="CHART", help="names of charts; all, where none is named")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if anything differs")
     options = parser.parse_args(arguments)

@@ -14,6 +14,7 @@ def drifted(made: Mapping[Path, str]) -> list[Path]:
 def write(made: Mapping[Path, str]) -> None:
     """Writes files, each in one step."""
     for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

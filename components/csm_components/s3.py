@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from csm_components.proxies import connections
 from csm_components.s3_retry import RENEWED, Attempts, TornError, reason_of
 from csm_components.settings import Settings
 from csm_components.shared_storage import TRANSFERS, SharedStorage
@@ -196,7 +197,8 @@ def _client(settings: Settings, url: str, provider: Provider) -> Minio:
         credentials=provider,
         secure=address.scheme == "https",
         region=settings.s3_region,
-        http_client=urllib3.PoolManager(
+        http_client=connections(
+            endpoint,
             timeout=urllib3.Timeout(connect=5, read=300),
             maxsize=TRANSFERS,
             ca_certs=settings.s3_ca,

@@ -233,3 +233,37 @@ def test_two_identities_with_one_key_are_refused(tmp_path: Path) -> None:
     done = write_identities(tmp_path, {"one": same, "two": same})
     assert done.returncode == 1
     assert "access key same stands in two secrets" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "spec"), [("", {}), ("-", {"storageClassName": ""}), ("fast", {"storageClassName": "fast"})]
+)
+def test_a_volume_has_the_default_class_none_or_a_named_one(value: str, spec: dict[str, str]) -> None:
+    things = render(
+        "csm-platform", HERE, set={"postgresql.storage.className": value, "seaweedfs.storage.className": value}
+    )
+    for store in of_kind(things, "StatefulSet"):
+        (claim,) = store["spec"]["volumeClaimTemplates"]
+        assert {key: claim["spec"][key] for key in claim["spec"].keys() & {"storageClassName"}} == spec
+
+
+def test_mlflow_behind_a_service_on_another_port() -> None:
+    """Clients call the Service's port, which is in their Host header; the policy sees the pods'."""
+    things = render("csm-platform", HERE, set={"mlflow.servicePort": 80})
+    assert only(things, "Service", component="mlflow")["spec"]["ports"] == [
+        {"name": "http", "port": 80, "targetPort": "http"}
+    ]
+    server = container(things, "mlflow")
+    assert {"csm-mlflow", "csm-mlflow:80"} <= set(option(server, "--allowed-hosts").split(","))
+    assert option(server, "--port") == "5000"
+    assert only(things, "NetworkPolicy", component="mlflow")["spec"]["ingress"][0]["ports"][0]["port"] == 5000
+
+
+def test_everything_listens_on_ipv6_where_it_is_told_to() -> None:
+    things = render(
+        "csm-platform", HERE, set={"mlflow.host": "::", "seaweedfs.host": "::", "service.ipFamilies": ["IPv6"]}
+    )
+    assert option(container(things, "mlflow"), "--host") == "::"
+    store = container(things, "s3", "StatefulSet")
+    assert (option(store, "-s3.ip.bind"), option(store, "-metricsIp")) == ("::", "::")
+    assert [service["spec"]["ipFamilies"] for service in of_kind(things, "Service")] == [["IPv6"]] * 4

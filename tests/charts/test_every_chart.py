@@ -95,7 +95,7 @@ def test_helm_lints_a_feature(chart: str, file: Path) -> None:
 
 @every_feature
 def test_every_object_of_a_feature_is_right_for_kubernetes(chart: str, file: Path) -> None:
-    things = render(chart, file)
+    things = render(chart, file, tests=True)
     assert things
     titles = [title(thing) for thing in things]
     assert len(set(titles)) == len(titles)
@@ -110,7 +110,7 @@ def test_every_object_of_a_feature_is_right_for_kubernetes(chart: str, file: Pat
 def test_a_feature_keeps_the_policies(chart: str, file: Path) -> None:
     root = values_of(chart).default
     closed = {**root.get("networkPolicy", {}), **(read_yaml(file) or {}).get("networkPolicy", {})}.get("enabled", True)
-    assert broken_policies(render(chart, file), closed_network=closed) == []
+    assert broken_policies(render(chart, file, tests=True), closed_network=closed) == []
 
 
 @every_feature
@@ -192,10 +192,10 @@ def test_what_is_off_renders_nothing(chart: str, flag: tuple[str, ...]) -> None:
     off = {".".join(flag): False}
     # The least that another feature can hide: the file that says most about this one.
     file = max(on, key=lambda file: len(json.dumps(at(read_yaml(file), flag[:-1]) or {})))
-    turned_off = render(chart, file, set=off)
-    assert turned_off != render(chart, file)
+    turned_off = render(chart, file, set=off, tests=True)
+    assert turned_off != render(chart, file, tests=True)
     bare = without(read_yaml(file) or {}, flag)
-    assert turned_off == render(chart, set={**bare, **merged(bare, off)})
+    assert turned_off == render(chart, set={**bare, **merged(bare, off)}, tests=True)
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

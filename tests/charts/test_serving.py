@@ -344,7 +344,7 @@ def test_one_gpu_a_pod() -> None:
 
 @pytest.mark.parametrize(
     ("release", "name"),
-    [("csm", "csm-serving"), ("speech-serving", "speech-serving"), ("r" * 53, f"{'r' * 36}-serving")],
+    [("csm", "csm-serving"), ("csm-serving", "csm-serving-serving"), ("r" * 53, f"{'r' * 27}-432e4992-serving")],
 )
 def test_objects_are_named_after_the_release(release: str, name: str) -> None:
     things = render(CHART, DEFAULT, release=release)
@@ -429,3 +429,32 @@ def test_the_values_that_the_step_deploy_publishes_are_the_charts(tmp_path: Path
 def test_helm_renders_the_same_twice() -> None:
     """A value that is drawn anew, or is of the cluster's version, would make every sync of a GitOps tool a change."""
     assert render(CHART, CANARY, kube_version="1.31") == render(CHART, CANARY, kube_version="1.37")
+
+
+def test_a_version_that_is_a_number_is_said_in_full(tmp_path: Path) -> None:
+    """A file of values brings a whole number as a float; beyond 2^53 it would be another one, and is refused."""
+    template = pod(set={"release": {"model": "csm-demo", "version": 20261129}})
+    assert template["metadata"]["labels"]["csm.foundry/model-version"] == "20261129"
+    assert template["metadata"]["annotations"]["csm.foundry/model-version"] == "20261129"
+    said = refusal(CHART, DEFAULT, set={"release.version": 2**53 + 1})
+    assert "at '/release/version': maximum" in said
+
+
+def test_a_store_behind_a_service_on_another_port() -> None:
+    """A policy sees the pods' port, not the Service's."""
+    things = render(
+        CHART, DEFAULT, set={"storage.endpoint": "http://s3.store", "networkPolicy.storagePorts": [8333, 8334]}
+    )
+    ports = only(things, "NetworkPolicy")["spec"]["egress"][1]["ports"]
+    assert ports == [{"port": 8333, "protocol": "TCP"}, {"port": 8334, "protocol": "TCP"}]
+
+
+def test_services_take_the_families_of_addresses_that_are_named() -> None:
+    families = {"service.ipFamilyPolicy": "RequireDualStack", "service.ipFamilies": ["IPv6", "IPv4"]}
+    things = render(CHART, CANARY, set={**families, "serving.host": "::"})
+    services = of_kind(things, "Service")
+    assert len(services) == 3
+    for service in services:
+        assert service["spec"]["ipFamilyPolicy"] == "RequireDualStack"
+        assert service["spec"]["ipFamilies"] == ["IPv6", "IPv4"]
+    assert environment(server(CANARY, set={"serving.host": "::"}))["CSM_SERVING_HOST"] == "::"

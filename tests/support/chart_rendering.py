@@ -86,9 +86,12 @@ def render(
     release: str = "csm",
     namespace: str = "csm",
     kube_version: str | None = None,
+    tests: bool = False,
 ) -> list[dict[str, Any]]:
-    """All objects of a release, as helm would install them. Raises `RenderError`."""
+    """All objects of a release, as helm would install them, and what `helm test` runs. Raises `RenderError`."""
     verb = ["template", release, "--namespace", namespace]
+    if not tests:
+        verb.append("--skip-tests")
     if kube_version:
         verb += ["--kube-version", kube_version]
     text = _helm((*verb, *_words((), chart, values_files)), json.dumps(nested(set)))

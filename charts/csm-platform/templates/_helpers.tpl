@@ -1,66 +1,68 @@
-{{/* Labels of every object. Takes a dict with root and component. */}}
-{{- define "csm-platform.labels" -}}
+{{/* Labels of every object, but for the user's. Takes a dict with root and component. */}}
+{{- define "csm-platform.own-labels" -}}
 {{ include "csm-platform.selector" . }}
 app.kubernetes.io/part-of: csm-foundry
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
+{{- end }}
+
+{{/* Labels of every object. Takes a dict with root and component. */}}
+{{- define "csm-platform.labels" -}}
+{{ include "csm-platform.map" (dict "own" (include "csm-platform.own-labels" .) "more" .root.Values.commonLabels "path" "commonLabels") }}
+{{- end }}
+
+{{/* What a pod is called by and carries. Takes a dict with root, component, and annotations (YAML) where it has some of its own. */}}
+{{- define "csm-platform.pod-metadata" -}}
+labels:
+  {{- include "csm-platform.map" (dict "own" (include "csm-platform.labels" .) "more" .root.Values.podLabels "path" "podLabels") | nindent 2 }}
+{{- if or .annotations .root.Values.podAnnotations }}
+annotations:
+  {{- include "csm-platform.map" (dict "own" (default "" .annotations) "more" .root.Values.podAnnotations "path" "podAnnotations") | nindent 2 }}
 {{- end }}
 {{- end }}
 
 {{/* Beginning of every object's name; short enough for what Kubernetes puts behind a StatefulSet's. */}}
 {{- define "csm-platform.name" -}}
-{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | default (include "csm-platform.unique" (dict "root" . "length" 40)) -}}
+{{- end }}
+
+{{/* The port of MLflow's Service. */}}
+{{- define "csm-platform.mlflow-port" -}}
+{{ .Values.mlflow.servicePort | default .Values.mlflow.port }}
+{{- end }}
+
+{{/* The class of a volume: the cluster's default where it is empty, none where it is "-". Takes the class. */}}
+{{- define "csm-platform.storage-class" -}}
+{{- if eq . "-" -}}
+storageClassName: ""
+{{- else if . -}}
+storageClassName: {{ quote . }}
+{{- end -}}
 {{- end }}
 
 {{/* Labels that a component's pods are selected by. Takes a dict with root and component. */}}
 {{- define "csm-platform.selector" -}}
 app.kubernetes.io/name: csm-platform
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* An image by its digest. Takes a dict with image and name, the value's path. */}}
+{{/* A container's image, by its digest. Takes a dict with image and name, the value's path. */}}
 {{- define "csm-platform.image" -}}
 {{- if not .image.digest -}}
 {{- fail (printf "%s.digest is empty: set it to the image's digest, sha256:...; a tag can change under a running release" .name) -}}
 {{- end -}}
-{{ .image.repository }}@{{ .image.digest }}
+image: {{ printf "%s@%s" .image.repository .image.digest | quote }}
+{{- with .image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
 {{- end }}
 
-{{/* What every pod has: no token, no root, no more rights than "restricted" allows. Takes root, user. */}}
+{{/* The spec of a pod. Takes root, spec (YAML), and security where it has another user. */}}
 {{- define "csm-platform.pod" -}}
-automountServiceAccountToken: false
-serviceAccountName: {{ include "csm-platform.name" .root }}-platform
-enableServiceLinks: false
-{{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ .user }}
-  runAsGroup: {{ .user }}
-  fsGroup: {{ .user }}
-  fsGroupChangePolicy: OnRootMismatch
-  seccompProfile:
-    type: RuntimeDefault
-{{- end }}
-
-{{/* What every container has. */}}
-{{- define "csm-platform.container" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
+{{- $own := printf "serviceAccountName: %s-platform\n%s" (include "csm-platform.name" .root) .spec -}}
+{{ include "csm-platform.pod-spec" (dict "root" .root "spec" $own "security" .security) }}
 {{- end }}
 
 {{/* Name of a service as other namespaces call it. Takes a dict with root and service. */}}
@@ -105,7 +107,7 @@ postgresql+psycopg2://{{ $database.user }}@{{ $place }}/{{ $database.name }}
 {{- $names := list $name (printf "%s.%s" $name $ns) (printf "%s.%s.svc" $name $ns) (printf "%s.%s.svc.%s" $name $ns .Values.clusterDomain) -}}
 {{- $hosts := list -}}
 {{- range $names -}}
-{{- $hosts = concat $hosts (list . (printf "%s:%v" . $.Values.mlflow.port)) -}}
+{{- $hosts = concat $hosts (list . (printf "%s:%s" . (include "csm-platform.mlflow-port" $))) -}}
 {{- end -}}
 {{- $hosts = append $hosts (printf "localhost:%v" .Values.mlflow.port) -}}
 {{- if .Values.mlflow.ingress.enabled -}}
@@ -119,7 +121,7 @@ postgresql+psycopg2://{{ $database.user }}@{{ $place }}/{{ $database.name }}
 {{- $database := .Values.database -}}
 - name: PGPASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ $database.secret }}, key: password}
+    secretKeyRef: {name: {{ quote $database.secret }}, key: password}
 {{- if not .Values.postgresql.enabled }}
 - {name: PGSSLMODE, value: {{ $database.sslMode }}}
 {{- if hasPrefix "verify" $database.sslMode }}
@@ -142,7 +144,7 @@ postgresql+psycopg2://{{ $database.user }}@{{ $place }}/{{ $database.name }}
 {{- define "csm-platform.database-volumes" -}}
 {{- if include "csm-platform.database-ca" . -}}
 - name: database-ca
-  secret: {secretName: {{ .Values.database.caSecret }}}
+  secret: {secretName: {{ quote .Values.database.caSecret }}}
 {{- end -}}
 {{- end }}
 

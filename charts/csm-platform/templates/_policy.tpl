@@ -44,6 +44,11 @@ spec:
       ports:
         - {port: {{ .metrics }}, protocol: TCP}
     {{- end }}
+    {{- if .clients }}
+    {{- with $policy.extraIngress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
   {{- end }}
   {{- if .callees }}
   egress:
@@ -65,7 +70,7 @@ spec:
           {{- include "csm-platform.selector" . | nindent 10 }}
     {{- else }}
     {{- range .root.Values.networkPolicy.externalCidrs }}
-    - ipBlock: {cidr: {{ . }}}
+    - ipBlock: {cidr: {{ quote . }}}
     {{- end }}
     {{- end }}
   ports:

@@ -1,25 +1,36 @@
-{{/* Beginning of every object's name: the release's, with "serving" in it. Short enough for what follows it, and for "keda-hpa-" before it. */}}
+{{/*
+Beginning of every object's name: the release's with "-serving" behind it, so that no other release has it. Short enough for
+what follows it, and for "keda-hpa-" before it.
+*/}}
 {{- define "csm-serving.name" -}}
-{{- $name := .Release.Name -}}
-{{- if not (contains "serving" $name) -}}
-{{- $name = printf "%s-serving" (trunc 36 $name | trimSuffix "-") -}}
-{{- end -}}
-{{ trunc 44 $name | trimSuffix "-" }}
+{{- .Values.fullnameOverride | default (printf "%s-serving" (include "csm-serving.unique" (dict "root" . "length" 36))) -}}
 {{- end }}
 
 {{/* Labels that all pods of the release are selected by. */}}
 {{- define "csm-serving.selector" -}}
 app.kubernetes.io/name: csm-serving
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Labels of every object. */}}
-{{- define "csm-serving.labels" -}}
+{{/* Labels of every object, but for the user's. */}}
+{{- define "csm-serving.own-labels" -}}
 {{ include "csm-serving.selector" . }}
 app.kubernetes.io/part-of: csm-foundry
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* Labels of every object. */}}
+{{- define "csm-serving.labels" -}}
+{{ include "csm-serving.map" (dict "own" (include "csm-serving.own-labels" .) "more" .Values.commonLabels "path" "commonLabels") }}
+{{- end }}
+
+{{/* Labels of an object of one track, with what the track serves where `full`. Takes a dict with root, track and full. */}}
+{{- define "csm-serving.labels-of-track" -}}
+{{- $own := printf "%s\ncsm.foundry/track: %s" (include "csm-serving.own-labels" .root) .track.track -}}
+{{- if .full -}}{{- $own = printf "%s\n%s" (include "csm-serving.own-labels" .root) (include "csm-serving.track-labels" .) -}}{{- end -}}
+{{ include "csm-serving.map" (dict "own" $own "more" .root.Values.commonLabels "path" "commonLabels") }}
 {{- end }}
 
 {{/* What a release's metrics are selected by. While a canary runs, which is not scaled, its streams are not counted. */}}
@@ -29,7 +40,7 @@ namespace="{{ .Release.Namespace }}",release="{{ .Release.Name }}"{{ if .Values.
 
 {{/* Any text as a label's value. */}}
 {{- define "csm-serving.label" -}}
-{{ regexReplaceAll "[^-A-Za-z0-9_.]" (toString .) "-" | trunc 63 | trimAll "-_." | quote }}
+{{ regexReplaceAll "[^-A-Za-z0-9_.]" (include "csm-serving.text" .) "-" | trunc 63 | trimAll "-_." | quote }}
 {{- end }}
 
 {{/* The tracks as JSON: stable, and the canary if there is one. */}}

@@ -12,8 +12,5 @@
 
 {{/* Labels by which an operator picks an object. */}}
 {{- define "csm-serving.monitoring-labels" -}}
-{{ include "csm-serving.labels" . }}
-{{- with .Values.monitoring.labels }}
-{{ toYaml . }}
-{{- end }}
+{{ include "csm-serving.map" (dict "own" (include "csm-serving.labels" .) "more" .Values.monitoring.labels "path" "monitoring.labels") }}
 {{- end }}

@@ -1,22 +1,13 @@
-{{/* What every container has: no more rights than "restricted" allows. */}}
-{{- define "csm-serving.container-security" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
-{{- end }}
-
 {{/* A setting of the server. Takes a list of its name and value. */}}
 {{- define "csm-serving.setting" -}}
-- {name: CSM_SERVING_{{ upper (first .) }}, value: {{ toJson (last .) | trimAll "\"" | quote }}}
+- {name: CSM_SERVING_{{ upper (first .) }}, value: {{ include "csm-serving.text" (last .) | quote }}}
 {{- end }}
 
 {{/* The server's environment. */}}
 {{- define "csm-serving.environment" -}}
 {{- $values := .Values -}}
 {{- $serving := $values.serving -}}
-{{ include "csm-serving.setting" (list "host" "0.0.0.0") }}
+{{ include "csm-serving.setting" (list "host" $serving.host) }}
 {{ include "csm-serving.setting" (list "log" "stderr") }}
 {{ include "csm-serving.setting" (list "slots" $serving.slots) }}
 {{ include "csm-serving.setting" (list "queue" $serving.queue) }}
@@ -55,11 +46,11 @@ securityContext:
 {{- end }}
 - name: CSM_SERVING_TURN_KEY
   valueFrom:
-    secretKeyRef: {name: {{ $values.keys.secret }}, key: {{ $values.keys.turnKey }}}
+    secretKeyRef: {name: {{ quote $values.keys.secret }}, key: {{ quote $values.keys.turnKey }}}
 {{- with $values.keys.watermarkKey }}
 - name: CSM_SERVING_WATERMARK_KEY
   valueFrom:
-    secretKeyRef: {name: {{ $values.keys.secret }}, key: {{ . }}}
+    secretKeyRef: {name: {{ quote $values.keys.secret }}, key: {{ quote . }}}
 {{- end }}
 {{- end }}
 
@@ -83,7 +74,7 @@ csm.foundry/bundle-digest: {{ .track.bundle.digest | quote }}
 csm.foundry/model: {{ . | quote }}
 {{- end }}
 {{- with .track.release.version }}
-csm.foundry/model-version: {{ toString . | quote }}
+csm.foundry/model-version: {{ include "csm-serving.text" . | quote }}
 {{- end }}
 {{- end }}
 
@@ -91,168 +82,132 @@ csm.foundry/model-version: {{ toString . | quote }}
 {{- define "csm-serving.pod" -}}
 {{- $root := .root -}}
 {{- $values := .root.Values -}}
-{{- $image := printf "%s@%s" $values.image.repository .track.digest -}}
 metadata:
   labels:
-    {{- include "csm-serving.selector" $root | nindent 4 }}
-    app.kubernetes.io/part-of: csm-foundry
-    {{- include "csm-serving.track-labels" . | nindent 4 }}
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $labels := printf "%s\napp.kubernetes.io/part-of: csm-foundry\n%s" (include "csm-serving.selector" $root) (include "csm-serving.track-labels" .) }}
+    {{- include "csm-serving.map" (dict "own" $labels "more" $values.podLabels "path" "podLabels") | nindent 4 }}
   annotations:
-    kubectl.kubernetes.io/default-container: server
-    {{- include "csm-serving.track-annotations" . | nindent 4 }}
-    {{- with $values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $annotations := printf "kubectl.kubernetes.io/default-container: server\n%s" (include "csm-serving.track-annotations" .) }}
+    {{- include "csm-serving.map" (dict "own" $annotations "more" $values.podAnnotations "path" "podAnnotations") | nindent 4 }}
 spec:
-  serviceAccountName: {{ include "csm-serving.name" $root }}
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ include "csm-serving.grace" $root }}
-  securityContext:
-    runAsNonRoot: true
-    runAsUser: 10001
-    runAsGroup: 10001
-    fsGroup: 10001
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile:
-      type: RuntimeDefault
-  {{- with $values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- range . }}
-    - name: {{ . }}
-    {{- end }}
+  {{- include "csm-serving.pod-spec" (dict "root" $root "spec" (include "csm-serving.server" .)) | nindent 2 }}
+{{- end }}
+
+{{/* The spec of it, before what holds for every pod. Takes a dict with root and track. */}}
+{{- define "csm-serving.server" -}}
+{{- $root := .root -}}
+{{- $values := .root.Values -}}
+{{- $image := printf "%s@%s" $values.image.repository .track.digest -}}
+serviceAccountName: {{ include "csm-serving.name" $root | quote }}
+terminationGracePeriodSeconds: {{ include "csm-serving.grace" $root }}
+{{- if $values.topologySpread.enabled }}
+topologySpreadConstraints:
+  {{- range $values.topologySpread.keys }}
+  - topologyKey: {{ quote . }}
+    maxSkew: {{ $values.topologySpread.maxSkew }}
+    whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "csm-serving.selector" $root | nindent 8 }}
+        csm.foundry/track: {{ $.track.track }}
   {{- end }}
-  {{- with $values.priorityClassName }}
-  priorityClassName: {{ . }}
+{{- end }}
+initContainers:
+  - name: bundle
+    image: {{ quote $image }}
+    imagePullPolicy: {{ $values.image.pullPolicy }}
+    command: [csm, fetch-bundle]
+    args: [{{ .track.bundle.url | quote }}, --digest, {{ .track.bundle.digest | quote }}, --out, /models/bundle]
+    env:
+      - {name: CSM_S3_ENDPOINT, value: {{ $values.storage.endpoint | quote }}}
+      - {name: CSM_S3_REGION, value: {{ $values.storage.region | quote }}}
+      {{- if $values.storage.secret }}
+      {{- range list "CSM_S3_ACCESS_KEY" "CSM_S3_SECRET_KEY" }}
+      - name: {{ . }}
+        valueFrom:
+          secretKeyRef: {name: {{ quote $values.storage.secret }}, key: {{ . }}}
+      {{- end }}
+      {{- else }}
+      - {name: CSM_S3_CREDENTIALS, value: identity}
+      {{- end }}
+    resources:
+      {{- toYaml $values.bundle.resources | nindent 6 }}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+      - {name: tmp, mountPath: /tmp}
+containers:
+  - name: server
+    image: {{ quote $image }}
+    imagePullPolicy: {{ $values.image.pullPolicy }}
+    command: [csm, serve]
+    args: [/models/bundle, --folder, /run/csm]
+    env:
+      {{- include "csm-serving.environment" $root | nindent 6 }}
+    ports:
+      - {name: grpc, containerPort: 8001}
+      - {name: http, containerPort: 8000}
+      - {name: metrics, containerPort: 8002}
+    resources:
+      {{- toYaml $values.resources | nindent 6 }}
+    lifecycle:
+      preStop:
+        sleep: {seconds: {{ $values.drain.preStopSeconds }}}
+    startupProbe:
+      httpGet: {path: /v2/models/csm/ready, port: http}
+      periodSeconds: {{ $values.probes.periodSeconds }}
+      failureThreshold: {{ divf $values.probes.startupSeconds $values.probes.periodSeconds | ceil | int }}
+      timeoutSeconds: 5
+    readinessProbe:
+      httpGet: {path: /v2/models/csm/ready, port: http}
+      periodSeconds: {{ $values.probes.periodSeconds }}
+      failureThreshold: {{ $values.probes.unreadyAfter }}
+      timeoutSeconds: 5
+    livenessProbe:
+      httpGet: {path: /v2/health/live, port: http}
+      periodSeconds: {{ $values.probes.periodSeconds }}
+      failureThreshold: {{ $values.probes.deadAfter }}
+      timeoutSeconds: 5
+    volumeMounts:
+      - {name: models, mountPath: /models, readOnly: true}
+      - {name: run, mountPath: /run/csm}
+      - {name: tmp, mountPath: /tmp}
+      - {name: shm, mountPath: /dev/shm}
+      {{- if $values.voices.enabled }}
+      - {name: voices, mountPath: /voices, readOnly: true}
+      {{- end }}
+      {{- if eq $values.audit.to "file" }}
+      - {name: audit, mountPath: /audit}
+      {{- end }}
+      {{- if $values.tokens.secret }}
+      - {name: tokens, mountPath: /etc/csm/tokens, readOnly: true}
+      {{- end }}
+      {{- if $values.tls.secret }}
+      - {name: tls, mountPath: /etc/csm/tls, readOnly: true}
+      {{- end }}
+volumes:
+  - name: models
+    emptyDir: {sizeLimit: {{ $values.bundle.sizeLimit }}}
+  - name: run
+    emptyDir: {sizeLimit: 1Gi}
+  - name: tmp
+    emptyDir: {sizeLimit: 1Gi}
+  - name: shm
+    emptyDir: {medium: Memory, sizeLimit: {{ $values.sharedMemory }}}
+  {{- if $values.voices.enabled }}
+  - name: voices
+    {{- toYaml $values.voices.volume | nindent 4 }}
   {{- end }}
-  {{- with $values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  {{- if eq $values.audit.to "file" }}
+  - name: audit
+    {{- toYaml $values.audit.volume | nindent 4 }}
   {{- end }}
-  {{- with $values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
+  {{- with $values.tokens.secret }}
+  - name: tokens
+    secret: {secretName: {{ quote . }}, defaultMode: 0440}
   {{- end }}
-  {{- with $values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
+  {{- with $values.tls.secret }}
+  - name: tls
+    secret: {secretName: {{ quote . }}, defaultMode: 0440}
   {{- end }}
-  {{- with $values.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- if $values.topologySpread.enabled }}
-  topologySpreadConstraints:
-    {{- range $values.topologySpread.keys }}
-    - topologyKey: {{ . }}
-      maxSkew: {{ $values.topologySpread.maxSkew }}
-      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
-      matchLabelKeys: [pod-template-hash]
-      labelSelector:
-        matchLabels:
-          {{- include "csm-serving.selector" $root | nindent 10 }}
-          csm.foundry/track: {{ $.track.track }}
-    {{- end }}
-  {{- end }}
-  initContainers:
-    - name: bundle
-      image: {{ $image }}
-      imagePullPolicy: {{ $values.image.pullPolicy }}
-      command: [csm, fetch-bundle]
-      args: [{{ .track.bundle.url | quote }}, --digest, {{ .track.bundle.digest | quote }}, --out, /models/bundle]
-      env:
-        - {name: CSM_S3_ENDPOINT, value: {{ $values.storage.endpoint | quote }}}
-        - {name: CSM_S3_REGION, value: {{ $values.storage.region | quote }}}
-        {{- if $values.storage.secret }}
-        {{- range list "CSM_S3_ACCESS_KEY" "CSM_S3_SECRET_KEY" }}
-        - name: {{ . }}
-          valueFrom:
-            secretKeyRef: {name: {{ $values.storage.secret }}, key: {{ . }}}
-        {{- end }}
-        {{- else }}
-        - {name: CSM_S3_CREDENTIALS, value: identity}
-        {{- end }}
-      resources:
-        {{- toYaml $values.bundle.resources | nindent 8 }}
-      {{- include "csm-serving.container-security" $root | nindent 6 }}
-      volumeMounts:
-        - {name: models, mountPath: /models}
-        - {name: tmp, mountPath: /tmp}
-  containers:
-    - name: server
-      image: {{ $image }}
-      imagePullPolicy: {{ $values.image.pullPolicy }}
-      command: [csm, serve]
-      args: [/models/bundle, --folder, /run/csm]
-      env:
-        {{- include "csm-serving.environment" $root | nindent 8 }}
-      ports:
-        - {name: grpc, containerPort: 8001}
-        - {name: http, containerPort: 8000}
-        - {name: metrics, containerPort: 8002}
-      resources:
-        {{- toYaml $values.resources | nindent 8 }}
-      {{- include "csm-serving.container-security" $root | nindent 6 }}
-      lifecycle:
-        preStop:
-          sleep: {seconds: {{ $values.drain.preStopSeconds }}}
-      startupProbe:
-        httpGet: {path: /v2/models/csm/ready, port: http}
-        periodSeconds: {{ $values.probes.periodSeconds }}
-        failureThreshold: {{ divf $values.probes.startupSeconds $values.probes.periodSeconds | ceil | int }}
-        timeoutSeconds: 5
-      readinessProbe:
-        httpGet: {path: /v2/models/csm/ready, port: http}
-        periodSeconds: {{ $values.probes.periodSeconds }}
-        failureThreshold: {{ $values.probes.unreadyAfter }}
-        timeoutSeconds: 5
-      livenessProbe:
-        httpGet: {path: /v2/health/live, port: http}
-        periodSeconds: {{ $values.probes.periodSeconds }}
-        failureThreshold: {{ $values.probes.deadAfter }}
-        timeoutSeconds: 5
-      volumeMounts:
-        - {name: models, mountPath: /models, readOnly: true}
-        - {name: run, mountPath: /run/csm}
-        - {name: tmp, mountPath: /tmp}
-        - {name: shm, mountPath: /dev/shm}
-        {{- if $values.voices.enabled }}
-        - {name: voices, mountPath: /voices, readOnly: true}
-        {{- end }}
-        {{- if eq $values.audit.to "file" }}
-        - {name: audit, mountPath: /audit}
-        {{- end }}
-        {{- if $values.tokens.secret }}
-        - {name: tokens, mountPath: /etc/csm/tokens, readOnly: true}
-        {{- end }}
-        {{- if $values.tls.secret }}
-        - {name: tls, mountPath: /etc/csm/tls, readOnly: true}
-        {{- end }}
-  volumes:
-    - name: models
-      emptyDir: {sizeLimit: {{ $values.bundle.sizeLimit }}}
-    - name: run
-      emptyDir: {sizeLimit: 1Gi}
-    - name: tmp
-      emptyDir: {sizeLimit: 1Gi}
-    - name: shm
-      emptyDir: {medium: Memory, sizeLimit: {{ $values.sharedMemory }}}
-    {{- if $values.voices.enabled }}
-    - name: voices
-      {{- toYaml $values.voices.volume | nindent 6 }}
-    {{- end }}
-    {{- if eq $values.audit.to "file" }}
-    - name: audit
-      {{- toYaml $values.audit.volume | nindent 6 }}
-    {{- end }}
-    {{- with $values.tokens.secret }}
-    - name: tokens
-      secret: {secretName: {{ . }}, defaultMode: 0440}
-    {{- end }}
-    {{- with $values.tls.secret }}
-    - name: tls
-      secret: {secretName: {{ . }}, defaultMode: 0440}
-    {{- end }}
 {{- end }}

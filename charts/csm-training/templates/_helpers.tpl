@@ -1,19 +1,37 @@
-{{/* Labels of every object. Takes the root. */}}
-{{- define "csm-training.labels" -}}
+{{/* Labels that the release's own objects are found by. Takes the root. */}}
+{{- define "csm-training.selector" -}}
 app.kubernetes.io/name: csm-training
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* Labels of every object, but for the user's. Takes the root. */}}
+{{- define "csm-training.own-labels" -}}
+{{ include "csm-training.selector" . }}
 app.kubernetes.io/part-of: csm-foundry
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
 {{- end }}
+
+{{/* Labels of an object of the release, not of one tenant. Takes the root. */}}
+{{- define "csm-training.labels" -}}
+{{ include "csm-training.labels-with" (dict "root" . "own" "") }}
+{{- end }}
+
+{{/* Labels of an object with some of its own. Takes root and own (YAML). */}}
+{{- define "csm-training.labels-with" -}}
+{{- $own := printf "%s\n%s" .own (include "csm-training.own-labels" .root) | trim -}}
+{{ include "csm-training.map" (dict "own" $own "more" .root.Values.commonLabels "path" "commonLabels") }}
+{{- end }}
+
+{{/* Labels of a tenant's objects. Takes root and tenant. */}}
+{{- define "csm-training.tenant-labels" -}}
+{{ include "csm-training.labels-with" (dict "root" .root "own" (printf "csm.foundry/tenant: %q" .tenant.name)) }}
 {{- end }}
 
 {{/* Beginning of the names of the release's own objects. */}}
 {{- define "csm-training.name" -}}
-{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | default (include "csm-training.unique" (dict "root" . "length" 40)) -}}
 {{- end }}
 
 {{/* A tenant's namespace. Takes the tenant. */}}
@@ -23,11 +41,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Metadata of an object in a tenant's namespace. Takes root, tenant, name. */}}
 {{- define "csm-training.metadata" -}}
-name: {{ .name }}
-namespace: {{ include "csm-training.namespace" .tenant }}
+name: {{ quote .name }}
+namespace: {{ include "csm-training.namespace" .tenant | quote }}
 labels:
-  csm.foundry/tenant: {{ .tenant.name }}
-  {{- include "csm-training.labels" .root | nindent 2 }}
+  {{- include "csm-training.tenant-labels" . | nindent 2 }}
 {{- end }}
 
 {{/* Refuses tenants who would share what must be a tenant's own. */}}
@@ -56,34 +73,32 @@ labels:
 
 {{/* A tenant's quantities by their names in Kubernetes. Takes root and tenant. */}}
 {{- define "csm-training.quantities" -}}
-cpu: {{ .tenant.quota.cpu | toString | quote }}
-memory: {{ .tenant.quota.memory }}
-{{ .root.Values.gpuResource }}: {{ .tenant.quota.gpus | default 0 | toString | quote }}
+cpu: {{ include "csm-training.text" .tenant.quota.cpu | quote }}
+memory: {{ .tenant.quota.memory | quote }}
+{{ .root.Values.gpuResource }}: {{ .tenant.quota.gpus | default 0 | int64 | quote }}
 {{- end }}
 
 {{/* The ways out to DNS, to csm-platform and to what is called outside the cluster. */}}
 {{- define "csm-training.names-and-platform" -}}
+{{ include "csm-training.dns" . }}
+{{ include "csm-training.platform" . }}
+{{- end }}
+
+{{/* The ways out to csm-platform and to what is called outside the cluster. */}}
+{{- define "csm-training.platform" -}}
+{{- with .Values.platform.ports }}
 - to:
     - namespaceSelector:
         matchLabels:
-          kubernetes.io/metadata.name: kube-system
-      podSelector:
-        matchLabels:
-          k8s-app: kube-dns
+          kubernetes.io/metadata.name: {{ $.Values.platform.namespace | quote }}
   ports:
-    - {port: 53, protocol: UDP}
-    - {port: 53, protocol: TCP}
-- to:
-    - namespaceSelector:
-        matchLabels:
-          kubernetes.io/metadata.name: {{ .Values.platform.namespace }}
-  ports:
-    {{- range .Values.platform.ports }}
+    {{- range . }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
+{{- end }}
 {{- range .Values.platform.external }}
 - to:
-    - ipBlock: {cidr: {{ .cidr }}}
+    - ipBlock: {cidr: {{ quote .cidr }}}
   ports:
     - {port: {{ .port }}, protocol: TCP}
 {{- end }}
