@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,9 +26,9 @@ class EvaluateSettings(StepSettings):
     """Whether naturalness is scored too; it takes as long as recognition."""
     max_frames: int | None = Field(default=None, ge=1)
     """Longest sentence in frames of 80 ms; none is the model's own bound."""
-    split: str = "test"
+    split: Literal["test", "validation"] = "test"
     """Part of the corpus that is held out for it."""
-    speakers: tuple[int, ...] = ()
+    speakers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Voices; empty for those of the split."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**62)
     """The n-th sentence is drawn with `seed + n`."""

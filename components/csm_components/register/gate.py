@@ -21,13 +21,13 @@ class Gate(StepSettings):
 
     max_wer: float | None = Field(default=0.15, ge=0)
     """Word error rate of generated speech, as a fraction."""
-    min_speaker_accuracy: float | None = Field(default=0.95, ge=0)
+    min_speaker_accuracy: float | None = Field(default=0.95, ge=0, le=1)
     """Share of sentences nearer to the asked speaker than to any other."""
-    min_mos: float | None = None
+    min_mos: float | None = Field(default=None, ge=1, le=5)
     """Mean opinion score, 1 to 5."""
-    max_wer_int8_delta: float | None = 0.02
+    max_wer_int8_delta: float | None = Field(default=0.02, ge=-1)
     """Word error rate of the quantised bundle minus that of its float parent."""
-    max_unended: float | None = Field(default=None, ge=0)
+    max_unended: float | None = Field(default=None, ge=0, le=1)
     """Share of sentences that were cut because the model did not end them."""
 
     def thresholds(self) -> dict[str, float]:
