@@ -56,9 +56,9 @@ def perform(job: StepJob) -> Record:
 def _in_folder(job: StepJob, folder: Path) -> Record:
     """Does a step of the run in `folder`, which has the folder for itself."""
     with sole_user(folder, name=".step.lock", wait_seconds=_ORPHAN_SECONDS):
-        began = time.time()
+        began = time.monotonic()
         values = asdict(job.spec.work(job))
-        seconds = time.time() - began
+        seconds = time.monotonic() - began
         path = note_path(folder, job.spec.step)
         before = noted(path)
         if before is not None and values["reused"]:
@@ -105,14 +105,14 @@ def _on_cluster(job: StepJob) -> Record:
 
 def _worked(job: StepJob, key: str, storage: Storage | None, url: str) -> Record:
     """Does the work, and stores what it made."""
-    began = time.time()
+    began = time.monotonic()
     values = asdict(job.spec.work(job))
     made = {} if storage is None else store(job, values, storage, url)
     return Record(
         step=job.spec.step,
         key=key,
         result=values,
-        seconds=time.time() - began,
+        seconds=time.monotonic() - began,
         run=job.run,
         artefacts={name: asdict(artefact) for name, artefact in made.items()},
     )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from csm_components.spec import StepSettings
+from csm_model.rules import finite
 
 _LEAST = {"speaker_accuracy", "mos"}
 
@@ -44,14 +45,14 @@ class Gate(StepSettings):
     def misses(self, figures: Mapping[str, Any]) -> list[str]:
         """One line for each figure that misses its bound, with by how much; empty when the gate is passed.
 
-        A figure that a bound asks for and that was not measured is a miss.
+        A figure that a bound asks for and that was not measured, or is no finite number, is a miss.
         """
         found = []
         for figure, bound in self.thresholds().items():
             value = figures.get(figure)
             most = figure not in _LEAST
             side = "at most" if most else "at least"
-            if value is None:
+            if not finite(value):
                 found.append(f"{figure} was not measured: {side} {bound:g} is asked")
             elif (value > bound) if most else (value < bound):
                 found.append(f"{figure} {value:.3f} misses {side} {bound:g} by {abs(value - bound):.3f}")
