@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,30 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from csm_cli.commands.plan import plan
+from csm_cli.commands.scale_sim import scale_sim
+from csm_cli.commands.serve import serve
+from csm_components.evaluate.context import judge_context
+from csm_components.evaluate.knobs import EvaluateSettings
+from csm_components.evaluate.suite import speak_suite
+from csm_components.export.spec import ExportSettings
+from csm_components.export.step import export
 from csm_components.spec import Knob
+from csm_components.train.app import LaunchSpec
+from csm_components.train.knobs import TrainSettings
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import digest_of, read_json, write_json
+from csm_model.planner.job import SpeechShape
+from csm_model.planner.timing import Assumptions
 from csm_model.training.config import TrainingConfig
 from csm_pipelines.checks import check_config
 from csm_pipelines.config import RunConfig, sections
+from csm_pipelines.kubeflow import parameters
+from csm_pipelines.pipelines import PIPELINES
 from csm_pipelines.presets import PRESETS, ROOT, preset
+from csm_pipelines.profile import RunLimits
+from csm_scaling.simulate import Conditions
+from csm_serving.settings import ServingSettings
 
 DECIDED = ("tokens", "out", "base", "replay")
 """What a recipe does not say."""
@@ -207,3 +225,27 @@ def test_knobs_of_a_run_know_their_rules() -> None:
             if not info.is_required():
                 default = info.get_default(call_default_factory=True)
                 assert Knob(owner=kind, name=name).problems(default) == [], section
+
+
+def test_a_default_that_stands_in_several_places_is_the_same() -> None:
+    """Functions that do a step's work, options of commands and settings give one knob one default."""
+    speech, assumed, around, served = SpeechShape(), Assumptions(), Conditions(), ServingSettings()
+    given = [
+        (export, {"precision": ExportSettings().precision}),
+        (LaunchSpec, {"nodes": TrainSettings().nodes, "threads": TrainSettings().threads}),
+        (
+            speak_suite,
+            {name: getattr(EvaluateSettings(), name) for name in ("recogniser", "mos", "seed", "max_frames")},
+        ),
+        (judge_context, {name: getattr(EvaluateSettings(), name) for name in ("split", "seed", "max_frames")}),
+        (plan, {n: getattr(speech, n) for n in ("turn_seconds", "ids_per_second", "document_turns")}),
+        (plan, {name: getattr(assumed, name) for name in ("mfu", "link_share", "reserve_gb", "gpus_per_node")}),
+        (scale_sim, {"wait": around.wait_s, "balancer": around.balancer, "first_audio": around.first_audio_s}),
+    ]
+    for function, defaults in given:
+        own = inspect.signature(function).parameters
+        assert {name: own[name].default for name in defaults} == defaults, function
+    shown = get_type_hints(serve, include_extras=True)
+    for name in ("grpc_port", "http_port", "metrics_port", "slots", "queue"):
+        assert get_args(shown[name])[1].show_default == str(getattr(served, name)), name
+    assert parameters(PIPELINES["training"])["shards"][1] == RunLimits().shards

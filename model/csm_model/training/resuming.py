@@ -19,8 +19,8 @@ from csm_model.training.config import TrainingConfig
 _log = logging.getLogger(__name__)
 _NOT_LEARNT = frozenset({
     "tokens", "out", "base", "replay", "mirror", "cache_dir", "cache_gb", "disks", "strategy", "micro_packs",
-    "recompute", "compile", "peak_tflops", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "final_from",
-    "final_precision", "sampling", "skip_limit",
+    "recompute", "compile", "peak_tflops", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
+    "final_from", "final_precision", "sampling", "skip_limit",
 })  # fmt: skip
 """Settings that change no weight of a step, and places, of which digests count."""
 _GIVEN = ("tokens", "replay", "base")
