@@ -61,7 +61,8 @@ class Knob:
     @property
     def _rule(self) -> TypeAdapter[Any]:
         field = self.owner.model_fields[self.name]
-        return _strict(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        return _strict(kind)
 
     @property
     def type(self) -> Any:

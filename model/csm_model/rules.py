@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticCustomError
@@ -116,7 +116,7 @@ def broken_rules(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
 
 
 @cache
-def _rules(kind: type[Any]) -> type[BaseModel]:
+def _rules(kind: Any) -> type[BaseModel]:
     """The rules of a dataclass's fields, none of which must be there."""
     hints = get_type_hints(kind, include_extras=True)
     default = {each.name: None if each.default is MISSING else each.default for each in fields(kind)}
@@ -125,7 +125,7 @@ def _rules(kind: type[Any]) -> type[BaseModel]:
     return create_model(kind.__name__, __config__=config, **typed)
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     """Whether a value is a number that was measured: neither none, nor NaN, nor infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

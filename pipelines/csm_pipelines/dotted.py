@@ -45,7 +45,7 @@ def applied(config: RunConfig, settings: Iterable[str]) -> tuple[RunConfig, list
             problems += wrong
         else:
             changes.setdefault(section, {})[name] = value
-    return config.changed(**changes), problems
+    return config.changed(**changes), problems  # type: ignore[arg-type]  # sections, never the preset
 
 
 def with_fields(settings: Dataclass, given: Iterable[str]) -> Dataclass:

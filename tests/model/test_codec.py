@@ -202,7 +202,7 @@ def test_a_codec_that_diverged_is_not_saved(tmp_path: Path) -> None:
         CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug()).run()
     assert not (tmp_path / "training.pt").exists()
     for wrong in (math.nan, math.inf, "1e-3", True):
-        with pytest.raises(InputError, match="learning_rate .*: must be a (finite )?number"):
+        with pytest.raises(InputError, match=r"learning_rate .*: must be a (finite )?number"):
             CodecTraining(learning_rate=wrong)  # type: ignore[arg-type]
 
 

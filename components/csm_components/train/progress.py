@@ -123,7 +123,7 @@ def _seconds_left(rows: list[dict[str, Any]]) -> float:
     if steps <= 0 or "steps" not in row:
         return 0.0
     took = max(0.0, float(row["time"] - first["time"]))  # a clock may be set back
-    return took / steps * max(0, row["steps"] - row["step"])
+    return float(took / steps * max(0, row["steps"] - row["step"]))
 
 
 def training_seconds(rows: list[dict[str, Any]]) -> float:

@@ -86,7 +86,9 @@ class Trainer:
             mirror=mirror,
             shared=config.disks == "shared",
         )
-        self._of = resuming.made_of(config, self.manifest, self.replay and self.replay.manifest, self.base_manifest)
+        self._of = resuming.made_of(
+            config, self.manifest, self.replay.manifest if self.replay else None, self.base_manifest
+        )
         self.step, facts = self.checkpoints.newest()
         if self.step:
             resuming.check(self.step, facts.get("of"), self._of, config, self.checkpoints.root, tell=self.world.leads)
