@@ -30,7 +30,7 @@ class RegisterSettings(StepSettings):
     section = "release"
 
     model: Annotated[str, by(check_name)] = "csm"
-    """Name of the registered model, of MLflow and of labels in Kubernetes: letters, digits, dots and dashes."""
+    """Name of the registered model."""
 
 
 def _register(job: StepJob) -> Any:
