@@ -105,7 +105,7 @@ def check_fields(settings: Any) -> None:
     refuse(broken_rules(kind, {each.name: getattr(settings, each.name) for each in fields(kind)}))
 
 
-def broken_rules(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+def broken_rules(kind: Any, values: Mapping[str, Any]) -> list[str]:
     """What is wrong with values of fields of a dataclass; fields that are not there are right."""
     rules = _rules(kind)
     try:
