@@ -8,12 +8,14 @@ A tenant's keys may read and write under its own prefix, and make no buckets.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from csm_components.s3 import S3Storage, plain_errors
+from csm_components.s3 import S3Storage, open_s3
 from csm_components.settings import Settings, load_settings
-from csm_components.storage import open_storage
-from csm_model.errors import ArtifactError, InputError
+from csm_model.errors import InputError
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 
 def make_bucket(url: str, settings: Settings | None = None) -> bool:
@@ -25,9 +27,10 @@ def make_bucket(url: str, settings: Settings | None = None) -> bool:
     from minio.error import S3Error
 
     storage = _storage(url, settings)
-    with plain_errors(storage, ""):
+
+    def make(client: Minio) -> bool:
         try:
-            storage._client.make_bucket(bucket_name=storage.bucket)
+            client.make_bucket(bucket_name=storage.bucket)
         except S3Error as error:
             if error.code == "BucketAlreadyOwnedByYou":
                 return False
@@ -36,7 +39,9 @@ def make_bucket(url: str, settings: Settings | None = None) -> bool:
                     f"s3://{storage.bucket}: the bucket belongs to somebody else; choose another name"
                 ) from None
             raise
-    return True
+        return True
+
+    return storage.call("", make)
 
 
 def expire(url: str, days: int, settings: Settings | None = None) -> None:
@@ -55,8 +60,9 @@ def expire(url: str, days: int, settings: Settings | None = None) -> None:
             f"{url}: names a whole bucket; name the prefix whose objects are to be removed, s3://bucket/prefix"
         )
     prefix = f"{storage.prefix}/"
-    with plain_errors(storage, ""):
-        found = storage._client.get_bucket_lifecycle(bucket_name=storage.bucket)
+
+    def change(client: Minio) -> None:
+        found = client.get_bucket_lifecycle(bucket_name=storage.bucket)
         rules = [
             rule
             for rule in (found.rules if found else [])
@@ -72,15 +78,14 @@ def expire(url: str, days: int, settings: Settings | None = None) -> None:
                 )
             )
         if rules:
-            storage._client.set_bucket_lifecycle(bucket_name=storage.bucket, config=LifecycleConfig(rules=rules))
+            client.set_bucket_lifecycle(bucket_name=storage.bucket, config=LifecycleConfig(rules=rules))
         elif found:
-            storage._client.delete_bucket_lifecycle(bucket_name=storage.bucket)
+            client.delete_bucket_lifecycle(bucket_name=storage.bucket)
+
+    storage.call("", change)
 
 
 def _storage(url: str, settings: Settings | None) -> S3Storage:
-    if urlsplit(url).scheme != "s3":
+    if not url.startswith("s3://"):
         raise InputError(f"{url!r}: must be s3://bucket or s3://bucket/prefix")
-    storage = open_storage(url, settings or load_settings())
-    if not isinstance(storage, S3Storage):
-        raise ArtifactError(f"{url!r} is no S3 storage")
-    return storage
+    return open_s3(settings or load_settings(), url)

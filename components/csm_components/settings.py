@@ -27,8 +27,9 @@ class Settings(BaseSettings):
     """`https://host:port`, `http://host:port`, or `host:port` for plain HTTP."""
 
     s3_credentials: Literal["keys", "identity"] = "keys"
-    """`keys`: those below. `identity`: what this pod or machine may do as itself, by a web identity token, the
-    cluster's agent, or the role of its instance, as `AWS_*` say."""
+    """`keys`: those below. `identity`: what this process may do as itself, as the tools of AWS find it: by keys in
+    `AWS_ACCESS_KEY_ID` or in a profile of `~/.aws/credentials`, by a web identity token, the cluster's agent, or the
+    role of its instance."""
 
     s3_access_key: str | None = None
     """Access key of the S3 service."""
@@ -44,6 +45,10 @@ class Settings(BaseSettings):
 
     s3_region: str = "us-east-1"
     """Region of the S3 service; most services of one's own take any."""
+
+    s3_patience_s: float = Field(default=120, ge=0, allow_inf_nan=False)
+    """How long a request is made again while the S3 service is busy, restarts or loses connections, seconds; one that
+    never answered is waited for 8 s at most."""
 
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port for the training's Prometheus metrics; 0 serves none."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from csm_components.tree_list import TREE, parse_tree, tree_of
 from csm_model.errors import DigestError, InputError, NotFoundError
 from csm_model.files import digest_of_file, read_json, write_json
 
+T = TypeVar("T")
 TRANSFERS = 8
 """Objects that travel at once."""
 
@@ -120,14 +121,19 @@ class SharedStorage:
                 return tree
             # Without its list a tree is not there, so nobody reads a mixture of the old one and the new one.
             self.delete(f"{key}/{TREE}")
-            for name, row in tree["files"].items():
-                if self.digest(f"{key}/{name}") != row["sha256"]:
+            known = set(self.list(f"{key}/"))
+
+            def send(name: str) -> int:
+                there = f"{key}/{name}" in known and self.digest(f"{key}/{name}") == tree["files"][name]["sha256"]
+                if not there:
                     self.put_file(folder / name, f"{key}/{name}")
+                return int(tree["files"][name]["size"])
+
+            for size in in_parallel(send, tree["files"]):
                 if on_file is not None:
-                    on_file(row["size"])
-            for name in self.list(f"{key}/"):
-                if name.removeprefix(f"{key}/") not in tree["files"]:
-                    self.delete(name)
+                    on_file(size)
+            for _ in in_parallel(self.delete, known - {f"{key}/{name}" for name in tree["files"]}):
+                pass
             self.put_file(listing, f"{key}/{TREE}")
         return tree
 
@@ -151,9 +157,8 @@ class SharedStorage:
                 path.unlink()
                 raise DigestError(f"{key}/{name}: its bytes are not those that the tree names; store the tree again")
 
-        with ThreadPoolExecutor(TRANSFERS) as threads:
-            for _ in threads.map(fetch, files):
-                pass
+        for _ in in_parallel(fetch, files):
+            pass
 
     def get_tree(self: Storage, key: str, folder: Path) -> dict[str, Any]:
         """See `Storage.get_tree`."""
@@ -170,6 +175,15 @@ class SharedStorage:
             shutil.rmtree(folder)
         partial.rename(folder)
         return tree
+
+
+def in_parallel(transfer: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+    """What `transfer` returns for each name, `TRANSFERS` at once, in order; after an error no further one begins."""
+    threads = ThreadPoolExecutor(TRANSFERS)
+    try:
+        yield from threads.map(transfer, names)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 @contextmanager

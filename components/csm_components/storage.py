@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from csm_components.s3 import S3Storage, s3_client
+from csm_components.s3 import open_s3
 from csm_components.settings import Settings, load_settings
 from csm_components.shared_storage import SharedStorage, Storage
 from csm_model.errors import InputError, NotFoundError
@@ -78,13 +78,12 @@ def open_storage(url: str | None = None, settings: Settings | None = None) -> St
     url = settings.storage if url is None else url
     if not url:
         raise InputError("no storage is named: set CSM_STORAGE to a folder or to s3://bucket/prefix")
-    parts = urlsplit(url)
     if "://" not in url:
         return LocalStorage(Path(url))
-    if parts.scheme == "file" and not parts.netloc:
-        return LocalStorage(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.netloc:
-        return S3Storage(s3_client(settings, url), parts.netloc, parts.path)
+    if url.startswith("file:///"):
+        return LocalStorage(Path(unquote(url.removeprefix("file://"))))
+    if url.startswith("s3://"):
+        return open_s3(settings, url)
     raise InputError(f"storage {url!r}: must be a folder, file:///folder or s3://bucket/prefix")
 
 

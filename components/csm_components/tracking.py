@@ -32,6 +32,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csm_components.recorded_names import recorded_name
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
 
@@ -52,9 +53,11 @@ _SETTLE_SECONDS = 1.0
 _SQLITE = "sqlite:///"
 _PIPELINE = "pipeline"
 
+_log = logging.getLogger(__name__)
+
 
 class RunLog:
-    """Writes to one MLflow run; safe to repeat."""
+    """Writes to one MLflow run; safe to repeat. Names are brought into MLflow's alphabet."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
@@ -65,7 +68,7 @@ class RunLog:
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
-        texts = {key: str(value)[:_MAX_PARAM] for key, value in flat(values).items()}
+        texts = {recorded_name(key): str(value)[:_MAX_PARAM] for key, value in flat(values).items()}
         new = [Param(key, text) for key, text in texts.items() if key not in known]
         for start in range(0, len(new), _MAX_BATCH):
             self._client.log_batch(self.run_id, params=new[start : start + _MAX_BATCH], synchronous=True)
@@ -78,18 +81,22 @@ class RunLog:
         now = int(time.time() * 1000)
         numbers = {key: float(value) for key, value in flat(values).items() if _is_number(value)}
         self._client.log_batch(
-            self.run_id, metrics=[Metric(key, value, now, step) for key, value in numbers.items()], synchronous=True
+            self.run_id,
+            metrics=[Metric(recorded_name(key), value, now, step) for key, value in numbers.items()],
+            synchronous=True,
         )
 
     def last_step(self, metric: str) -> int:
         """The latest step at which a metric was logged; -1 where it never was."""
-        return max((point.step for point in self._client.get_metric_history(self.run_id, metric)), default=-1)
+        return max(
+            (point.step for point in self._client.get_metric_history(self.run_id, recorded_name(metric))), default=-1
+        )
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags; an empty value is left out."""
         for key, value in values.items():
             if value not in (None, ""):
-                self._client.set_tag(self.run_id, key, str(value)[:_MAX_TAG])
+                self._client.set_tag(self.run_id, recorded_name(key), str(value)[:_MAX_TAG])
 
     def dataset(self, name: str, *, digest: str, source: str, profile: Mapping[str, Any], context: str) -> None:
         """Names the data that the run is made from: as an MLflow dataset, and its full digest as a tag.
@@ -224,10 +231,11 @@ class Tracker:
             status = "KILLED"
             raise
         finally:
-            if monitor is not None:
-                monitor.finish()
-            if not injected:
-                self.client.set_terminated(run_id, status)
+            with forgiving("how the step ended"):
+                if monitor is not None:
+                    monitor.finish()
+                if not injected:
+                    self.client.set_terminated(run_id, status)
 
     def _step_run_id(self, step: str) -> str:
         parent = self.pipeline_run_id()
@@ -328,8 +336,7 @@ class Tracker:
 
     def _away(self, error: Exception) -> MissingDependencyError:
         """What MLflow's own error means for whoever called."""
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        return MissingDependencyError(f"MLflow at {self.uri}: {reason}; check MLFLOW_TRACKING_URI")
+        return MissingDependencyError(f"MLflow at {self.uri}: {first_line(error)}; check MLFLOW_TRACKING_URI")
 
 
 def tracker_of(work: str, run: str = "") -> Tracker | None:
@@ -345,6 +352,20 @@ def tracker_of(work: str, run: str = "") -> Tracker | None:
     if settings.mlflow_tracking_uri and (run or settings.mlflow_run_id):
         return Tracker(run=run)
     return None
+
+
+@contextmanager
+def forgiving(what: str) -> Iterator[None]:
+    """Whatever MLflow raises in the block costs a warning: the work is done, and must not be lost with its record."""
+    try:
+        yield
+    except Exception as error:  # mlflow raises whatever its transport does
+        _log.warning("MLflow: %s is not recorded (%s)", what, first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -389,6 +410,8 @@ def _quiet_mlflow() -> Any:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # of 7, which are four minutes of silence
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }.items():
         os.environ.setdefault(name, value)
     import mlflow

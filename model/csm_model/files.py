@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,25 +21,37 @@ _BLOCK = 16 * 2**20
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; renames it to `path` when the block ends well, removes it otherwise."""
+    """Yields a temporary name beside `path`; renames it to `path` when the block ends well, removes it otherwise.
+
+    What is written is on the disk before it has its name, and the name is on the disk when the block is left: a power
+    cut leaves the old file or the new one whole, and nothing that names it is older.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        sync(partial)
         partial.replace(path)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yields a new folder beside `folder`; when the block ends well it takes the name, an older folder's too."""
+    """Yields a new folder beside `folder`; when the block ends well it takes the name, an older folder's too.
+
+    It is on the disk when the block is left, like a file of `atomic_path`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
+        for path in partial.rglob("*"):
+            sync(path)
+        sync(partial)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             folder.rename(old)
@@ -46,8 +59,21 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             partial.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk, where the file system can say so."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -107,6 +133,14 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not valid JSON ({shown(error)}); run the step that writes it again") from None
     except (IsADirectoryError, PermissionError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}); see to it, or write it again") from None
+
+
+def known_json(path: Path) -> Any | None:
+    """Reads JSON that a run before may have left: None where it is not there, or is empty, torn or not ours to read."""
+    try:
+        return read_json(path)
+    except (InputError, ArtifactError):
+        return None
 
 
 def stamp_of(path: Path) -> tuple[int, int, int] | None:

@@ -20,7 +20,7 @@ from csm_components.evaluate.html import Markup, element, join, put_in
 from csm_components.evaluate.learned import Learned
 from csm_components.register.gate import Gate
 from csm_components.steps import note_path
-from csm_model.files import read_json, write_bytes, write_json
+from csm_model.files import known_json, read_json, write_bytes, write_json
 from csm_pipelines.pipelines import HERE, STEPS
 
 SUMMARY = "summary.json"
@@ -94,7 +94,8 @@ TARGETS = (
 
 def read_steps(folder: Path) -> dict[str, dict[str, Any]]:
     """The notes of the steps that the run in `folder` has finished."""
-    return {step: read_json(path) for step in STEPS if (path := note_path(folder, step)).exists()}
+    notes = {step: known_json(note_path(folder, step)) for step in STEPS}
+    return {step: note for step, note in notes.items() if note is not None}
 
 
 def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
@@ -184,15 +185,15 @@ def _gate(folder: Path) -> dict[str, float]:
 def _minutes(folder: Path, notes: Mapping[str, Mapping[str, Any]], seconds: float) -> float:
     """What the run took: this call, or, where it reused steps, at least what the work took when it was done."""
     worked = sum(note["seconds"] for note in notes.values()) / 60
-    path = folder / SUMMARY
-    before = read_json(path)["minutes"] if path.exists() and all(n["result"]["reused"] for n in notes.values()) else 0.0
+    known = known_json(folder / SUMMARY) if all(note["result"]["reused"] for note in notes.values()) else None
+    before = known["minutes"] if known else 0.0
     return float(max(worked, before, seconds / 60))
 
 
 def record(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Writes the run as a whole to MLflow, once for the same results."""
     mark = folder / "recorded.json"
-    if mark.exists() and read_json(mark) == summary["digests"]:
+    if known_json(mark) == summary["digests"]:
         return
     from csm_components.tracking import Tracker
 
@@ -229,10 +230,10 @@ def seen_in_training(folder: Path, texts: Collection[str]) -> list[str]:
 
 def describe_step(folder: Path, step: str) -> tuple[bool, str]:
     """Whether a step was reused, and a few words on what it made."""
-    path = note_path(folder, step)
-    if not path.exists():
+    note = known_json(note_path(folder, step))
+    if note is None:
         return False, ""
-    result = read_json(path)["result"]
+    result = note["result"]
     (spec,) = (each for each in HERE.steps if each.step == step)
     return bool(result["reused"]), spec.words(result)
 

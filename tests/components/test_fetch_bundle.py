@@ -78,7 +78,7 @@ def test_a_bundle_is_fetched_once(digest: str, storage: S3Storage, environment: 
     assert (out / "gate.json").is_file()
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
-    nowhere = environment | {"CSM_S3_ENDPOINT": "127.0.0.1:9"}
+    nowhere = environment | {"CSM_S3_ENDPOINT": "127.0.0.1:9", "CSM_S3_PATIENCE_S": "0"}
     again = fetch(f"{BUCKET}/bundles/{digest}", digest, out, nowhere)
     assert (again.returncode, again.stdout) == (0, f"{out}: bundle {digest[:12]} was there\n")
 

@@ -126,7 +126,8 @@ def test_addresses(tmp_path: Path) -> None:
     for url, message in (
         ("", "CSM_STORAGE"),
         ("ftp://host/x", "must be a folder"),
-        ("s3://", "must be a folder"),
+        ("s3://", "is no name"),
+        ("file://host/x", "must be a folder"),
         ("s3://bucket", "CSM_S3_ENDPOINT, CSM_S3_ACCESS_KEY, CSM_S3_SECRET_KEY"),
     ):
         with pytest.raises(InputError, match=message):

@@ -75,7 +75,7 @@ def test_what_goes_wrong_is_said(s3: Settings, tmp_path: Path) -> None:
     wrong = Settings(s3_endpoint=s3.s3_endpoint, s3_access_key="tester", s3_secret_key="not it")
     with pytest.raises(InputError, match="CSM_S3_SECRET_KEY"):
         open_storage("s3://artefacts", wrong).put_file(Path(__file__), "x")
-    nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x")
+    nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x", s3_patience_s=0)
     with pytest.raises(MissingDependencyError, match=r"does not answer as it should \(.*refused"):
         open_storage("s3://artefacts", nobody).put_file(Path(__file__), "x")
 
@@ -118,6 +118,24 @@ def test_a_pod_may_store_as_itself(s3: Settings, agent: list[str | None], tree: 
     put = open_storage("s3://artefacts/itself", as_itself).put_tree(tree, "t")
     assert open_storage("s3://artefacts/itself", s3).read_tree("t") == put
     assert agent == ["of this pod"], "keys are lent once, until they expire"
+
+
+@pytest.mark.parametrize("where", ["environment", "profile"])
+def test_keys_are_found_where_the_tools_of_aws_look(
+    where: str, s3: Settings, agent: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert s3.s3_secret_key is not None
+    keys = {"aws_access_key_id": s3.s3_access_key, "aws_secret_access_key": s3.s3_secret_key.get_secret_value()}
+    if where == "environment":
+        for name, value in keys.items():
+            monkeypatch.setenv(name.upper(), value or "")
+    else:
+        (tmp_path / "credentials").write_text("\n".join(["[team]", *(f"{name} = {keys[name]}" for name in keys)]))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_PROFILE", "team")
+    as_itself = Settings(s3_endpoint=s3.s3_endpoint, s3_credentials="identity")
+    assert open_storage("s3://artefacts", as_itself).list("nothing-here") == []
+    assert agent == [], "nobody else was asked"
 
 
 def test_without_an_identity_the_cure_is_named(s3: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_a_mirror_that_is_away_does_not_stop_the_training_until_its_end(
 
 
 def test_nothing_begins_where_the_mirror_cannot_be_read(tokens: Path, tmp_path: Path, s3: Settings) -> None:
-    nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x")
+    nobody = Settings(s3_endpoint="http://127.0.0.1:9", s3_access_key="tester", s3_secret_key="x", s3_patience_s=0)
     with pytest.raises(MissingDependencyError, match="does not answer as it should"):
         Trainer(settings(tokens, tmp_path), ALONE, mirror=open_storage("s3://mirror/x", nobody))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import soundfile
 from waiting import eventually
 
 from csm_components.tracking import Tracker
+from csm_components.tree_list import MADE
 from csm_model.files import read_json
 from csm_pipelines.pipelines import STEPS
 
@@ -48,6 +50,10 @@ class Story:
     checkpoints_at_kill: list[str]
     orphans: list[int]
     """Processes of the killed run that were still alive after a while."""
+    wounded: dict[str, str]
+    """What was done to which files before the fourth run."""
+    healed: dict[str, object]
+    """The summary after that."""
 
 
 def command() -> list[str]:
@@ -74,6 +80,21 @@ def workers_of(folder: Path) -> list[int]:
 def checkpoints(run: Path) -> list[str]:
     """Names of the checkpoints that a run holds."""
     return sorted(path.name for path in (run / "train" / "checkpoints").glob("step-*"))
+
+
+def wound(run: Path, rng: random.Random) -> dict[str, str]:
+    """Does to a quarter of the files that steps have committed what a power cut may do; says what to which."""
+    done = {}
+    for step in ("ingest", "tokens", "train", "bundle", "evaluate", "register", "speak", "steps"):
+        files = sorted(path for path in (run / step).rglob("*") if path.is_file() and path.name not in (".lock", MADE))
+        for path in rng.sample(files, -(-len(files) // 4)):
+            data, way = path.read_bytes(), rng.choice(["empty", "half", "zeros", "gone"])
+            if way == "gone":
+                path.unlink()
+            else:
+                path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "zeros": bytes(len(data))}[way])
+            done[str(path.relative_to(run))] = way
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +130,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     second = run()
     summary = read_json(folder / "summary.json")
     third = run()
+    wounded = wound(folder, random.Random(0))
+    run()
     return Story(
         folder=folder,
         second=second,
@@ -116,6 +139,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         summary=summary,
         checkpoints_at_kill=at_kill,
         orphans=orphans,
+        wounded=wounded,
+        healed=read_json(folder / "summary.json"),
     )
 
 
@@ -165,6 +190,17 @@ def test_the_third_run_reuses_every_step_and_says_so(story: Story) -> None:
     for key, value in story.summary.items():
         if key not in ("reused", "minutes_now"):
             assert again[key] == value, key
+
+
+def test_files_that_were_damaged_are_made_again_as_they_were(story: Story) -> None:
+    assert len({name.partition("/")[0] for name in story.wounded}) == 8
+    assert story.healed["digests"] == story.summary["digests"]
+    empty = [name for name, way in story.wounded.items() if way != "gone" and not (story.folder / name).exists()]
+    assert not [name for name in empty if "/checkpoints/" not in name]
+    torn = [name for name in story.wounded if name.endswith(".json") and (story.folder / name).exists()]
+    assert torn
+    for name in torn:
+        assert read_json(story.folder / name) is not None, name
 
 
 def test_mlflow_has_the_run_its_steps_and_the_model(story: Story) -> None:

@@ -78,7 +78,7 @@ def _await(settings: Settings, server: subprocess.Popen[bytes], log: Path) -> No
     def takes() -> bool:
         assert server.poll() is None, f"SeaweedFS ended:\n{log.read_text(errors='replace')[-2000:]}"
         try:
-            open_storage("s3://probe", settings).put_file(probe, "probe")
+            open_storage("s3://probe", settings.model_copy(update={"s3_patience_s": 0})).put_file(probe, "probe")
         except CsmError:
             return False
         return True

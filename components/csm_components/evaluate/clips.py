@@ -17,7 +17,7 @@ import torch
 from csm_components.evaluate.judges import Audio
 from csm_components.evaluate.sources import Speaker, SpeechSource
 from csm_model.errors import AudioError
-from csm_model.files import atomic_path, read_json, write_json
+from csm_model.files import atomic_path, known_json, write_json
 from csm_model.frames import SAMPLE_RATE
 from csm_serving.wire.protocol import SpeechRequest
 
@@ -38,7 +38,7 @@ class ClipPlace:
     @property
     def committed(self) -> bool:
         """Whether the clip is there, and is this one."""
-        return self.note.exists() and self.wav.exists() and read_json(self.note).get("key") == self.key
+        return self.wav.exists() and (known_json(self.note) or {}).get("key") == self.key
 
 
 def commit_clip(place: ClipPlace, audio: Audio, **facts: Any) -> None:

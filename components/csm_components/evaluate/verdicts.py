@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from csm_components.evaluate.clips import ClipPlace, read_clip
 from csm_components.evaluate.judges import Mos, Recogniser, Size, SpeakerJudge
 from csm_components.evaluate.silence import Silence, silence_of
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, known_json, read_json, write_json
 from csm_model.frames import SAMPLE_RATE
 
 JUDGES_VERSION = 1
@@ -64,7 +64,7 @@ class JudgeTask:
     @property
     def committed(self) -> bool:
         """Whether the verdict is there, and is on this clip."""
-        return self.path.exists() and read_json(self.path).get("key") == self.key
+        return (known_json(self.path) or {}).get("key") == self.key
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from csm_components import made
-from csm_model.errors import ArtifactError, DigestError, InputError
+from csm_model.errors import ArtifactError, InputError
 from csm_model.files import digest_of
 
 _KEPT = (
@@ -104,7 +104,7 @@ def _whole(out: Path, digest: str) -> bool:
 
     try:
         return bool(read_manifest(out)["digest"] == digest)
-    except (InputError, DigestError):
+    except (InputError, ArtifactError):
         return False
 
 

@@ -20,7 +20,7 @@ from csm_components.ingest.checks import Rules, check_license, check_sound, chec
 from csm_components.ingest.licenses import canonical
 from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn
 from csm_model.errors import AudioError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, known_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
 PART_FORMAT = 1
@@ -77,11 +77,10 @@ def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str,
 
 def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
     """Whether the part of a conversation was made from `key`, and its sound is there."""
-    path = part_path(out, source.id)
-    if not path.exists():
+    part = known_json(part_path(out, source.id))
+    if part is None or part.get("key") != key:
         return False
-    part = read_json(path)
-    return part["key"] == key and (part["file"] is None or (out / part["file"]).exists())
+    return part["file"] is None or (out / part["file"]).exists()
 
 
 class _Sounds:

@@ -27,7 +27,7 @@ from csm_components.tokenise.knobs import HearingSettings
 from csm_components.tokenise.shard import one_thread
 from csm_model.codec import AudioCodec
 from csm_model.errors import ArtifactError
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import digest_of, known_json, write_json
 
 FILE = "heard.json"
 RECOGNISER: Size = "base"
@@ -87,9 +87,8 @@ class Hearing:
     @classmethod
     def load(cls, folder: Path) -> Hearing | None:
         """Reads what `save` wrote into a folder; none where nobody has listened."""
-        if not (folder / FILE).exists():
+        if (stored := known_json(folder / FILE)) is None:
             return None
-        stored = read_json(folder / FILE)
         return cls(
             key=stored["key"],
             total=_loss(stored["total"]),

@@ -19,7 +19,7 @@ from csm_components.ingest.audio import Samples
 from csm_components.ingest.conversations import Conversation
 from csm_model.codec import AudioCodec, load_codec
 from csm_model.errors import InputError
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import digest_of, digest_of_file, known_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
 from csm_model.text import Tokenizer, load_tokenizer
 from csm_model.training.shards import TokenTurn, write_shard
@@ -78,10 +78,8 @@ def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokeni
 
 def committed(task: ShardTask) -> dict[str, Any] | None:
     """The part of a shard that an earlier run has finished; none where there is none, or of other inputs."""
-    if not task.part.exists():
-        return None
-    part: dict[str, Any] = read_json(task.part)
-    if part["key"] != task.key:
+    part: dict[str, Any] | None = known_json(task.part)
+    if part is None or part.get("key") != task.key:
         return None
     row = part["row"]
     if row is not None and not (task.path.exists() and digest_of_file(task.path) == row["sha256"]):

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from csm_components.metrics import CODEBOOK, TrainingMetrics
-from csm_components.tracking import RunLog
+from csm_components.tracking import RunLog, first_line
 
 METRICS = "metrics.jsonl"
 """What the trainer logs: a line an interval."""
+UNRECORDED = "unrecorded"
+"""Beside it where MLflow has not all of it."""
 _LOOK_EVERY_SECONDS = 3.0
+_AGAIN_S = 10.0
+"""Before an MLflow that failed is asked again."""
+_PATIENCE_S = 45.0
+"""For MLflow at the end of a training."""
 _PUSH_EVERY_SECONDS = 30.0
 _NOT_A_METRIC = {"step", "steps", "time"}
 
@@ -44,9 +52,9 @@ class MetricsFollower:
         say: Callable[[str], None],
         saved: Callable[[], float] | None = None,
     ) -> None:
-        self._path, self._log, self._metrics, self._say = path, log, metrics, say
+        self._path, self._metrics, self._say = path, metrics, say
+        self._recorder = Recorder(log, say) if log is not None else None
         self._saved = saved or self._saved_here
-        self._sent: dict[str, int] = {}
         self._seen = (0, 0)
         self._began = time.time()
         self._looked = self._pushed = 0.0
@@ -58,6 +66,13 @@ class MetricsFollower:
             return
         self._looked = now
         self._take()
+        if last and self._recorder is not None and self._path.exists():
+            unrecorded = self._path.with_name(UNRECORDED)
+            if self._recorder.finish(read_rows(self._path)):
+                unrecorded.unlink(missing_ok=True)
+            else:
+                unrecorded.touch()
+                self._say("warning: MLflow has not all figures of this training; the same command sends them")
         if self._seen != (0, 0) and (last or now - self._pushed >= _PUSH_EVERY_SECONDS):
             self._pushed = now
             self._metrics.push()
@@ -73,8 +88,8 @@ class MetricsFollower:
         for row in rows[-2:]:
             self._metrics.update(row)
         self._metrics.update({"saved": self._saved()})
-        if self._log is not None:
-            self._send(self._log, rows)
+        if self._recorder is not None:
+            self._recorder.take(rows)
         if rows:
             self._say(_progress(rows))
 
@@ -86,18 +101,69 @@ class MetricsFollower:
                 times.append(folder.stat().st_mtime)
         return max(times)
 
-    def _send(self, log: RunLog, rows: list[dict[str, Any]]) -> None:
+
+class Recorder:
+    """Sends rows to MLflow beside the training, which neither waits for it nor fails with it.
+
+    What MLflow refuses, or does not answer, is sent again later with what has come since.
+
+    Args:
+        log: the MLflow run.
+        say: called with a warning, once each time that MLflow falls silent.
+    """
+
+    def __init__(self, log: RunLog, say: Callable[[str], None]) -> None:
+        self._log, self._say = log, say
+        self._sent: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._again = -math.inf
+        self._failed = False
+
+    def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends what MLflow does not have yet, unless it is being asked or has just failed."""
+        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._again:
+            self._thread = threading.Thread(target=self._try, args=(list(rows),), daemon=True)
+            self._thread.start()
+
+    def finish(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Sends all that is left, in `_PATIENCE_S` at most; whether MLflow has it."""
+        deadline = time.monotonic() + _PATIENCE_S
+        for _ in range(2):  # what is on its way, then what has come since
+            if self._thread is not None:
+                self._thread.join(max(0.0, deadline - time.monotonic()))
+                if self._thread.is_alive():
+                    return False
+            self._again = -math.inf
+            self.take(rows)
+        assert self._thread is not None
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._thread.is_alive() and not self._failed
+
+    def _try(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            self._send(rows)
+        except Exception as error:  # mlflow raises whatever its transport does
+            self._again = time.monotonic() + _AGAIN_S
+            if not self._failed:
+                self._say(
+                    f"warning: MLflow does not take figures ({first_line(error)}); the training goes on, and they are "
+                    "sent later"
+                )
+            self._failed = True
+        else:
+            self._failed = False
+
+    def _send(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             step = int(row["step"])
-            new = {}
-            for key, value in row.items():
-                if key not in self._sent and key not in _NOT_A_METRIC:
-                    self._sent[key] = log.last_step(key)
-                if key not in _NOT_A_METRIC and step > self._sent[key]:
-                    new[key] = value
-                    self._sent[key] = step
+            names = [key for key in row if key not in _NOT_A_METRIC]
+            for key in names:
+                if key not in self._sent:
+                    self._sent[key] = self._log.last_step(key)
+            new = {key: row[key] for key in names if step > self._sent[key]}
             if new:
-                log.metrics(new, step=step)
+                self._log.metrics(new, step=step)
+                self._sent |= dict.fromkeys(new, step)
 
 
 def _progress(rows: list[dict[str, Any]]) -> str:

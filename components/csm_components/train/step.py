@@ -28,12 +28,21 @@ from csm_components.metrics import TrainingMetrics
 from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
-from csm_components.tracking import RunLog, Tracker
+from csm_components.tracking import RunLog, Tracker, forgiving
 from csm_components.train.knobs import TrainSettings
-from csm_components.train.progress import METRICS, MetricsFollower, last_value, loss_figure, read_rows, training_seconds
+from csm_components.train.progress import (
+    METRICS,
+    UNRECORDED,
+    MetricsFollower,
+    Recorder,
+    last_value,
+    loss_figure,
+    read_rows,
+    training_seconds,
+)
 from csm_components.train.remote import job_name
 from csm_model.errors import CsmError
-from csm_model.files import copy_file, digest_of, read_json, write_json
+from csm_model.files import copy_file, digest_of, known_json, read_json, write_json
 
 if TYPE_CHECKING:
     from csm_components.train.elsewhere import Elsewhere
@@ -114,6 +123,8 @@ def train(
     made_of = {"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt}
     inputs = digest_of(made_of | ({"replay": replay_digest} if replay else {}))
     if (known := _known(out, inputs)) is not None:
+        if tracker is not None and (out / UNRECORDED).exists():
+            _record_late(tracker, out, say)
         return known
     _start_afresh_unless(out, inputs)
     config = {
@@ -165,6 +176,13 @@ def _recorded(
         yield log
 
 
+def _record_late(tracker: Tracker, out: Path, say: Callable[[str], None]) -> None:
+    """Sends MLflow what it did not take when the training ended; a training that is done stays done without it."""
+    with forgiving("what MLflow did not take of the training"), tracker.step("train") as log:
+        if Recorder(log, say).finish(read_rows(out / METRICS)):
+            (out / UNRECORDED).unlink()
+
+
 def _absolute(place: Path | str) -> str:
     """A folder with its whole path, or an address as it is."""
     return str(place) if "://" in str(place) else str(Path(place).absolute())
@@ -208,8 +226,9 @@ class _TrainingProcesses:
             figure = loss_figure(rows)
             figure.savefig(out / "loss.png", dpi=120)
             if log is not None:
-                log.figure(figure, "loss.png")
-                log.artifact(out / "config.json")
+                with forgiving("the curve of the training"):
+                    log.figure(figure, "loss.png")
+                    log.artifact(out / "config.json")
 
     def _launch(self, log: RunLog | None, follower: MetricsFollower) -> None:
         from csm_components.train.app import LaunchSpec
@@ -244,8 +263,8 @@ def _known(out: Path, inputs: str) -> TrainResult | None:
         return None
     if "://" not in known["bundle"]:
         known["bundle"] = str(out / "final")
-        manifest = out / "final" / "manifest.json"
-        if not manifest.exists() or read_json(manifest)["digest"] != known["digest"]:
+        manifest = known_json(out / "final" / "manifest.json")
+        if manifest is None or manifest["digest"] != known["digest"]:
             return None
     return TrainResult(**known)
 
@@ -253,8 +272,7 @@ def _known(out: Path, inputs: str) -> TrainResult | None:
 def _start_afresh_unless(out: Path, inputs: str) -> None:
     """Removes what an earlier run with other inputs left in `out`; its checkpoints would be resumed from."""
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / "inputs.json"
-    if mark.exists() and read_json(mark)["inputs"] == inputs:
+    if (mark := known_json(out / "inputs.json")) is not None and mark["inputs"] == inputs:
         return
     for name in ("checkpoints", "final"):
         shutil.rmtree(out / name, ignore_errors=True)

@@ -1,0 +1,37 @@
+"""Names in MLflow's alphabet, there and back: what comes from data (a tag, a file, a person) may be any text."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+
+LONGEST = 250
+"""Characters of a key in MLflow."""
+_FOREIGN = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_LOOKS_QUOTED = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
+_QUOTED = re.compile(r"_x([0-9A-F]{4,6})_")
+
+
+def recorded_name(name: str) -> str:
+    """A legal key for a name: the same where it is one; `_x0028_` for a character that MLflow refuses, here a bracket.
+
+    A name that is too long is cut, and ends in a digest of the whole; only of that there is no way back.
+    """
+    quoted = _FOREIGN.sub(_quoted, _LOOKS_QUOTED.sub("_x005F_", name)) or "_"
+    if posixpath.normpath(quoted) != quoted or quoted.startswith(("/", "..")) or quoted == ".":
+        quoted = re.sub(r"[/.]", _quoted, quoted)
+    if len(quoted) > LONGEST:
+        quoted = f"{quoted[: LONGEST - 17]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        if posixpath.normpath(quoted) != quoted:
+            quoted = quoted.replace("/", "_")
+    return quoted
+
+
+def name_recorded(key: str) -> str:
+    """The name that a key stands for."""
+    return _QUOTED.sub(lambda match: chr(int(match[1], 16)), key)
+
+
+def _quoted(match: re.Match[str]) -> str:
+    return f"_x{ord(match[0]):04X}_"
