@@ -82,8 +82,10 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
     assert {entry.path for entry in client.list_artifacts(run_id)} == {"loss.png", "config.json"}
 
     assert run(RECIPE).reused
-    with pytest.raises(InputError, match="unknown setting 'speed'"):
+    with pytest.raises(InputError, match=r"train\.recipe\.speed: there is no such setting"):
         run({**RECIPE, "speed": 3})
+    with pytest.raises(InputError, match="row_length 4096: the model holds 2048 rows"):
+        run({**RECIPE, "row_length": 4096})
     assert not (tmp_path / "train" / "final").exists(), "what other settings made is not resumed from"
 
 
