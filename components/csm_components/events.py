@@ -19,6 +19,7 @@ from typing import Any
 
 from csm_model import errors
 from csm_model.errors import CsmError
+from csm_model.files import measured
 
 ERRORS: dict[str, type[CsmError]] = {
     kind.__name__: kind
@@ -47,7 +48,7 @@ def emit(event: str, **fields: Any) -> None:
     """Tells an event; nothing happens without a channel, or where nobody listens any more."""
     if not _channel:
         return
-    line = json.dumps({"event": event, **fields}, default=str).encode() + b"\n"
+    line = json.dumps(measured({"event": event, **fields}), default=str).encode() + b"\n"
     with _lock:
         try:
             while line:

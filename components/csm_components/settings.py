@@ -15,7 +15,7 @@ from csm_model.errors import InputError
 class Settings(BaseSettings):
     """What the environment says; `load_settings` reads it and names a bad value in one line."""
 
-    model_config = SettingsConfigDict(env_prefix="CSM_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CSM_", frozen=True, allow_inf_nan=False)
 
     workers: int = Field(default=0, ge=0)
     """Worker processes of a step; 0 is one for each core that this process may use."""

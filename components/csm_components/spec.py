@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from csm_model.errors import InputError
+from csm_model.rules import problems
 
 Image = Literal["data", "train"]
 """The images that steps run in."""
@@ -30,37 +31,14 @@ class StepSettings(BaseModel):
     The text under a field is its description everywhere. Raises `InputError` for what breaks a field's rule.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     section: ClassVar[str]
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InputError("; ".join(f"{self.section}.{words}" for words in problems(error))) from None
-
-
-def problems(error: ValidationError) -> list[str]:
-    """What is wrong, one line a field: its name, the value, the rule."""
-    lines = []
-    for row in error.errors():
-        where, rule, bounds = ".".join(map(str, row["loc"])), row["msg"], row.get("ctx", {})
-        match row["type"]:
-            case "greater_than_equal":
-                rule = f"must be {bounds['ge']:g} or more"
-            case "less_than_equal":
-                rule = f"must be {bounds['le']:g} or less"
-            case "literal_error":
-                rule = f"is not one of {bounds['expected'].replace(chr(39), '').replace(' or ', ', ')}"
-            case "missing":
-                lines.append(f"{where}: is missing")
-                continue
-            case "extra_forbidden":
-                lines.append(f"{where}: there is no such setting")
-                continue
-        separator = " " if rule.startswith("is not") else ": "
-        lines.append(f"{where} {row['input']!r}{separator}{rule}")
-    return lines
+            raise InputError("; ".join(problems(error, at=self.section, known=type(self).model_fields))) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +59,12 @@ class Knob:
         return f"{self.owner.section}_{self.name}"
 
     @property
+    def _rule(self) -> TypeAdapter[Any]:
+        field = self.owner.model_fields[self.name]
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        return _strict(kind)
+
+    @property
     def type(self) -> Any:
         """Its type."""
         return self.owner.model_fields[self.name].annotation
@@ -94,6 +78,22 @@ class Knob:
     def description(self) -> str:
         """Its description, in one line."""
         return " ".join(str(self.owner.model_fields[self.name].description or "").split())
+
+    def problems(self, value: Any) -> list[str]:
+        """What is wrong with a value of JSON, a line each; types are strict."""
+        try:
+            if isinstance(value, str):
+                self._rule.validate_python(value, strict=True)
+            else:
+                self._rule.validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            return problems(error, at=self.dotted)
+        return []
+
+    @property
+    def text(self) -> bool:
+        """Whether its values are text of any form."""
+        return str in (get_args(self.type) or (self.type,))
 
     @property
     def plain(self) -> Any:
@@ -113,10 +113,15 @@ class Knob:
     def from_parameter(self, given: Any) -> Any:
         """The value that a parameter holds."""
         if self.plain is not None:
-            return _adapter(self.type).validate_python(given)
+            return given
         if given == "":
             return None
-        return given if self._text else _adapter(self.type).validate_json(given)
+        if self._text:
+            return given
+        try:
+            return _adapter(self.type).validate_json(given)
+        except ValidationError as error:
+            raise InputError("; ".join(problems(error, at=self.dotted))) from None
 
     @property
     def _text(self) -> bool:
@@ -126,6 +131,11 @@ class Knob:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+@cache
+def _strict(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
 def knobs(*owners: type[StepSettings]) -> tuple[Knob, ...]:

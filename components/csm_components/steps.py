@@ -105,14 +105,14 @@ def _on_cluster(job: StepJob) -> Record:
 
 def _worked(job: StepJob, key: str, storage: Storage | None, url: str) -> Record:
     """Does the work, and stores what it made."""
-    began = time.time()
+    began = time.monotonic()
     values = asdict(job.spec.work(job))
     made = {} if storage is None else store(job, values, storage, url)
     return Record(
         step=job.spec.step,
         key=key,
         result=values,
-        seconds=time.time() - began,
+        seconds=time.monotonic() - began,
         run=job.run,
         artefacts={name: asdict(artefact) for name, artefact in made.items()},
     )

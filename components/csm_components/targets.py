@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainTarget(BaseModel):
     """Where torchx starts the torchrun agents."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     backend: Literal["local", "volcano", "trainjob"] = "local"
     """`local`: processes beside the step; `volcano`: torchx's Kubernetes scheduler; `trainjob`: Kubeflow Trainer v2."""
@@ -68,7 +68,7 @@ class TrainTarget(BaseModel):
 class DeployTarget(BaseModel):
     """What a release is rolled out by."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["none", "argocd"] = "none"
     """`none`: the release is published, for whoever keeps the environment; `argocd`: its Application is told."""

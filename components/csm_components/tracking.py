@@ -20,7 +20,6 @@ writes the new one as a tag, `retry.NAME`.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import time
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from csm_components.recorded_names import recorded_name
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
+from csm_model.rules import finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ class RunLog:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        numbers = {key: float(value) for key, value in flat(values).items() if _is_number(value)}
+        numbers = {key: float(value) for key, value in flat(values).items() if finite(value)}
         self._client.log_batch(
             self.run_id,
             metrics=[Metric(recorded_name(key), value, now, step) for key, value in numbers.items()],
@@ -398,10 +398,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{key}"] = value
     return out
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _quiet_mlflow() -> Any:

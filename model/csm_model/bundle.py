@@ -27,7 +27,7 @@ from csm_model.kernels import use_kernels
 from csm_model.manifest import MANIFEST, Precision, precision_of, speakers_in
 from csm_model.manifest import read_manifest as read_manifest
 from csm_model.model import CsmModel, meta_model, with_tables
-from csm_model.quantize import rounded_form, rounded_state, with_rounded_weights
+from csm_model.quantize import SCALE, rounded_form, rounded_state, with_rounded_weights
 from csm_model.tensor_files import is_finite, load_tensors
 from csm_model.text import Tokenizer, load_tokenizer
 
@@ -79,6 +79,7 @@ def write_bundle(
         state = rounded_state(model, precision) if precision in ("int8", "int4") else model.state_dict()
         if dtype := _STORED_AS.get(precision):
             state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        _check_stored(state, model, folder, precision)
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         facts = {"precision": precision, "tokenizer_digest": tokenizer.digest, **info}
         if codec_folder is not None:
@@ -94,6 +95,20 @@ def write_bundle(
         manifest = {"format": 1, **facts, "files": files, "digest": digest_of(files)}
         write_json(partial / "manifest.json", manifest)
     return manifest
+
+
+def _check_stored(state: dict[str, Tensor], model: CsmModel, folder: Path, precision: Precision) -> None:
+    """Raises `ArtifactError` for weights that are not finite, or are not any more as they are to be stored."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or is_finite(tensor):
+            continue
+        own = model.state_dict().get(name.removesuffix(SCALE))
+        if own is not None and is_finite(own):
+            raise ArtifactError(
+                f"{folder}: {name} reaches {float(own.abs().max()):.3g}, which {precision} cannot hold; store it as "
+                "fp32, or train again with a lower learning_rate"
+            )
+        raise ArtifactError(f"{folder}: {name} is not finite everywhere; train again with a lower learning_rate")
 
 
 def load_bundle(

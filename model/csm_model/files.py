@@ -6,9 +6,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,24 @@ def copy_file(source: Path, target: Path) -> None:
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     """Writes `value` as indented JSON, in one step; `private`: for this user alone to read."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    value = measured(value)
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         data = text.encode()
     except UnicodeEncodeError:  # of a file's name that is no UTF-8
-        data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+        data = (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
     write_bytes(path, data, private=private)
+
+
+def measured(value: Any) -> Any:
+    """A JSON-able value in which what is no finite number is none: it was not measured, and JSON has no word for it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: measured(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [measured(each) for each in value]
+    return value
 
 
 def written_path(path: Path) -> str:

@@ -7,9 +7,12 @@ before a command needs it.
 from __future__ import annotations
 
 import errno
+import functools
+import math
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +39,7 @@ from csm_cli.commands import (
     verify_audio,
     voice,
 )
-from csm_model.errors import CsmError, shown
+from csm_model.errors import CsmError, InputError, shown
 from csm_model.machine_errors import machine_error
 
 HERE = "Train, speak and serve on this machine"
@@ -135,6 +138,29 @@ def _options(
     ] = False,
 ) -> None:
     """Turn recorded conversations into a conversational speech model, and serve it."""
+
+
+def refuse_no_numbers(commands: typer.Typer) -> None:
+    """Has every command refuse `nan` and `inf`, which Python reads as numbers: no bound and no figure is either."""
+    for command in commands.registered_commands:
+        command.callback = _of_finite_numbers(command.callback) if command.callback else None
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            refuse_no_numbers(group.typer_instance)
+
+
+def _of_finite_numbers(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def checked(**given: Any) -> Any:
+        for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be a finite number")
+        return run(**given)
+
+    return checked
+
+
+refuse_no_numbers(app)
 
 
 def main() -> None:

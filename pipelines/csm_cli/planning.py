@@ -22,7 +22,7 @@ from csm_model.planner.hardware import Gpu
 from csm_model.planner.job import SpeechShape, TrainingJob
 from csm_model.planner.plan import TERMS, Plan, Remedy, plan, until_it_fits, why
 from csm_model.planner.timing import Assumptions
-from csm_pipelines.dotted import with_settings
+from csm_pipelines.dotted import with_fields
 
 VOCABULARIES: dict[str, dict[str, int]] = {
     "debug": {"text_vocab_size": 129, "num_codebooks": 4, "codebook_size": 32},
@@ -107,7 +107,7 @@ def _job(question: Question) -> tuple[TrainingJob, frozenset[str]]:
     if question.config is not None:
         base = TrainingConfig.load(question.config)
         given |= set(read_json(question.config)) | {"accumulation"}
-    config = with_settings(base, question.settings)
+    config = with_fields(base, question.settings)
     if "batch_packs" in given:
         given.add("accumulation")
     elif question.config is None:

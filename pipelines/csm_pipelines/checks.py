@@ -1,18 +1,20 @@
-"""What is wrong with a run is said before its first step, in one line."""
+"""What is wrong with a run is said before its first step: all of it, in one line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
-from csm_model.errors import InputError
+from csm_model.errors import CsmError, InputError
 from csm_model.files import read_json
 from csm_model.manifest import read_manifest
 from csm_model.training.replay import check_replay
 from csm_pipelines.config import RunConfig
+from csm_pipelines.dotted import applied
+from csm_pipelines.fit import misfits
 from csm_pipelines.presets import resolve
 from csm_serving.client.dialogue import read_dialogue
 
@@ -21,20 +23,74 @@ _FILES = (("corpus", None), ("codec", "codec.json"), ("base", "manifest.json"), 
 """The folders that a configuration names, each with the file that makes it what it should be."""
 
 
-def check_config(config: RunConfig) -> RunConfig:
-    """The configuration with absolute paths, after checking that the folders which it names are there.
+def check_config(config: RunConfig, settings: Iterable[str] = (), *, here: bool = True) -> RunConfig:
+    """The configuration with some settings and absolute paths, after checking all that can be known before a run.
 
     Addresses of the storage stay as they are: whoever reads them says whether they are there.
 
+    Args:
+        config: a preset's.
+        settings: `SECTION.FIELD=VALUE`.
+        here: whether it runs on this machine, whose memory must then hold the training.
+
     Raises:
-        InputError: no such corpus, codec, base, replay or tokenizer, another tokenizer than the base's, or a dialogue
-            of another form.
-        ArtifactError: a replay of another codec or tokenizer.
+        InputError: a setting that there is none of or that breaks its rule; no such corpus, codec, base, replay or
+            tokenizer; another tokenizer or codec than the base's; a dialogue of another form; a recipe that does not
+            fit base, processes or memory. Several are told together.
+        ArtifactError: what is given is damaged, or a replay is of another codec or tokenizer.
     """
-    return config.changed(data=_paths(config), release=_dialogue(config))
+    config, problems = applied(config, settings)
+    findings = _Findings(problems)
+    found: dict[str, str] = {}
+    for name, file in _FILES:
+        value = getattr(config.data, name)
+        if value is not None and not (name == "codec" and value == RANDOM_CODEC):
+            with findings.of(f"data.{name}"):
+                found[name] = value if _is_address(f"data.{name}", value) else str(_folder(name, value, file))
+    with findings.of("data.tokenizer"):
+        found |= _tokenizer(config)
+    if config.data.base is None or "base" in found:
+        with findings.of("data.tokenizer or data.prompt_format"):
+            _check_tokenizer(config, found)
+    with findings.of("data.replay"):
+        _check_replay(found)
+    dialogue: dict[str, str] = {}
+    with findings.of("release.dialogue"):
+        dialogue = _dialogue(config)
+    if not any(line.startswith("train.") for line in problems):
+        with findings.of("train.recipe"):
+            findings.errors += misfits(config, _here(found, "base"), _here(found, "codec"), here=here)
+        with findings.of("train.recipe"):
+            _check_places(config)
+    findings.raise_them()
+    return config.changed(data=found, release=dialogue)
 
 
-def _dialogue(config: RunConfig) -> dict[str, Any]:
+class _Findings:
+    """All that is wrong so far."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.errors: list[CsmError] = [InputError(line) for line in lines]
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Keeps what is raised of a setting; a line that does not name it says so."""
+        try:
+            yield
+        except CsmError as error:
+            named = name in str(error)
+            self.errors.append(error if named else type(error)(f"{name}: {error}"))
+
+    def raise_them(self) -> None:
+        """Raises the one error as it is, or several as one line."""
+        lines = list(dict.fromkeys(str(error) for error in self.errors))
+        if len(lines) == 1:
+            raise self.errors[0]
+        if lines:
+            raise InputError("; ".join(lines))
+
+
+def _dialogue(config: RunConfig) -> dict[str, str]:
     """The absolute path of the dialogue, which is read for the sake of what is wrong with it."""
     if config.release.dialogue is None:
         return {}
@@ -43,35 +99,48 @@ def _dialogue(config: RunConfig) -> dict[str, Any]:
     return {"dialogue": str(path)}
 
 
-def _paths(config: RunConfig) -> dict[str, Any]:
-    """Absolute paths of what lies here; addresses of the storage as they are."""
-    data = config.data
-    found: dict[str, str] = {}
-    for name, file in _FILES:
-        value = getattr(data, name)
-        if value is None or (name == "codec" and value == RANDOM_CODEC):
-            continue
-        found[name] = value if _is_address(f"data.{name}", value) else str(_folder(name, value, file))
-    if data.tokenizer and made_by_path(data.tokenizer):
-        found["tokenizer"] = data.tokenizer
-        if not _is_address("data.tokenizer", data.tokenizer):
-            found["tokenizer"] = str(resolve(data.tokenizer).absolute())
-    tokenizer, base = found.get("tokenizer", data.tokenizer), found.get("base")
+def _tokenizer(config: RunConfig) -> dict[str, str]:
+    """The absolute path of a tokenizer that is named by one; an address as it is."""
+    setting = config.data.tokenizer
+    if not setting or not made_by_path(setting):
+        return {}
+    return {"tokenizer": setting if _is_address("data.tokenizer", setting) else str(resolve(setting).absolute())}
+
+
+def _check_tokenizer(config: RunConfig, found: Mapping[str, str]) -> None:
+    tokenizer, base = found.get("tokenizer", config.data.tokenizer), found.get("base")
     if not any("://" in value for value in (tokenizer or "", base or "")):
-        given_tokenizer(tokenizer, data.prompt_format, Path(base) if base else None)
-    if "replay" in found and "://" not in found["replay"]:
-        check_replay(found["replay"], read_json(Path(found["replay"]) / "manifest.json"), _its_codec(found))
-    return found
+        given_tokenizer(tokenizer, config.data.prompt_format, Path(base) if base else None)
+
+
+def _check_replay(found: Mapping[str, str]) -> None:
+    if (replay := _here(found, "replay")) is not None:
+        check_replay(str(replay), read_json(replay / "manifest.json"), _its_codec(found))
 
 
 def _its_codec(found: Mapping[str, str]) -> dict[str, str]:
     """Digests of the codec and of the tokenizer that a run's tokens will have, as far as they are known here."""
     known: dict[str, str | None] = {}
-    if "codec" in found and "://" not in found["codec"]:
-        known["codec_digest"] = read_json(Path(found["codec"]) / "codec.json").get("digest")
-    if "base" in found and "://" not in found["base"]:
-        known["tokenizer_digest"] = read_manifest(Path(found["base"]), verify=False).get("tokenizer_digest")
+    if (codec := _here(found, "codec")) is not None:
+        known["codec_digest"] = read_json(codec / "codec.json").get("digest")
+    if (base := _here(found, "base")) is not None:
+        known["tokenizer_digest"] = read_manifest(base, verify=False).get("tokenizer_digest")
     return {name: digest for name, digest in known.items() if digest}
+
+
+def _check_places(config: RunConfig) -> None:
+    """Raises `InputError` for places in a recipe that are none."""
+    mirror, checkpoint = config.train.recipe.get("mirror"), config.train.recipe.get("checkpoint")
+    if mirror:
+        _is_address("train.recipe.mirror", mirror)
+    if checkpoint and not Path(checkpoint).exists():
+        raise InputError(f"train.recipe.checkpoint {checkpoint}: no such file or folder")
+
+
+def _here(found: Mapping[str, str], name: str) -> Path | None:
+    """The folder of an input; None where none is given, or it is in the storage."""
+    value = found.get(name)
+    return Path(value) if value is not None and "://" not in value else None
 
 
 def _is_address(name: str, value: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from csm_model.errors import InputError
 from csm_model.files import digest_of, write_bytes
+from csm_pipelines.config import RunConfig
 from csm_pipelines.profile import ClusterProfile
 
 Format = Literal["ir", "crs"]
@@ -24,6 +25,7 @@ def compile_pipeline(
     keys: Mapping[str, str] | None = None,
     model: str = "",
     format: Format = "ir",  # noqa: A002  (the option's name)
+    config: RunConfig | None = None,
 ) -> str:
     """The YAML of a pipeline for a cluster.
 
@@ -34,9 +36,10 @@ def compile_pipeline(
         model: registered model that it is for, a label of the steps' figures; empty leaves it out.
         format: `ir` for the API of Kubeflow Pipelines, `crs` for a Pipeline and a PipelineVersion as custom resources,
             which need an API server in Kubernetes-native mode.
+        config: a run that was checked (`csm_pipelines.checks`), whose settings become the parameters' defaults.
 
     Raises:
-        InputError: no such pipeline or format.
+        InputError: no such pipeline or format, or a setting that names a file of this machine.
     """
     from kfp import compiler, dsl
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
@@ -48,12 +51,15 @@ def compile_pipeline(
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     chosen = pipeline_named(name)
+    if config is not None and "/" in (tokenizer := config.data.tokenizer or "") and "://" not in tokenizer:
+        raise InputError(f"data.tokenizer {tokenizer}: what is compiled cannot name a file here; give its address")
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="csm-compile-") as folder:
         warnings.simplefilter("ignore", DeprecationWarning)  # of kfp's own protobuf use
         pipeline = build(
             chosen,
             Dressing(profile=profile, pipeline=name, model=model, keys=keys or {}),
             parallelism=profile.run.parallelism,
+            defaults=config,
             config=dsl.PipelineConfig(
                 ttl_seconds_after_finished=profile.run.keep_s, active_deadline_seconds=profile.run.timeout_s
             ),

@@ -2,83 +2,122 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, get_args, get_type_hints
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
-from csm_components.spec import StepSettings
-from csm_model.errors import InputError
+from csm_components.spec import Knob
+from csm_model.errors import InputError, quoted
+from csm_model.rules import broken_rules, nearest, refuse
 from csm_pipelines.config import RunConfig
 
-Configuration = TypeVar("Configuration")
-"""A `RunConfig`, or a frozen dataclass of settings."""
+Dataclass = TypeVar("Dataclass")
 
 
-def with_settings(config: Configuration, settings: Iterable[str]) -> Configuration:
-    """Applies `key=value` settings.
+def with_settings(config: RunConfig, settings: Iterable[str]) -> RunConfig:
+    """Applies `SECTION.FIELD=VALUE` settings.
 
     Raises:
-        InputError: no such setting, with the nearest that there is; another type; a value that breaks its rule.
+        InputError: all that is wrong with them: no such setting, with the nearest that there is; another type; a value
+            that breaks its rule.
     """
+    changed, problems = applied(config, settings)
+    refuse(problems)
+    return changed
+
+
+def applied(config: RunConfig, settings: Iterable[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration with those settings that are right, and what is wrong with the others, a line each."""
+    problems: list[str] = []
+    values: dict[tuple[str, str], Any] = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise InputError(f"setting {setting!r}: write it as key=value, such as gate.max_wer=0.2")
         try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        config = _with(config, key.split("."), value, key)
-    return config
+            path, text = _parsed(setting)
+            knob = _knob(config, path)
+            where = (path[0], path[1])
+            values[where] = _placed(knob, values.get(where, config.value(knob)), path, text)
+        except InputError as error:
+            problems.append(str(error))
+    changes: dict[str, dict[str, Any]] = {}
+    for (section, name), value in values.items():
+        if wrong := Knob(owner=type(config.sections[section]), name=name).problems(value):
+            problems += wrong
+        else:
+            changes.setdefault(section, {})[name] = value
+    return config.changed(**changes), problems  # type: ignore[arg-type]  # sections, never the preset
 
 
-def _with(node: Any, path: Sequence[str], value: Any, key: str) -> Any:
-    head, *rest = path
-    if isinstance(node, Mapping):
-        return {**node, head: _with(node.get(head, {}), rest, value, key) if rest else value}
-    types = _types(node)
-    if head not in types:
-        near = difflib.get_close_matches(head, types, n=1)
-        raise InputError(
-            f"setting {key}: there is no {head!r}; there are {', '.join(types)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
-    old = getattr(node, head)
-    if rest and not (is_dataclass(old) or isinstance(old, Mapping | BaseModel)):
-        raise InputError(f"setting {key}: {head!r} is one value and has no {rest[0]!r}")
-    new = _with(old, rest, value, key) if rest else _checked(types[head], value, key)
-    if isinstance(node, RunConfig):
-        return replace(node, sections={**node.sections, head: new})
-    if isinstance(node, StepSettings):
-        return type(node)(**{**dict(node), head: new})
-    return replace(node, **{head: new})
+def with_fields(settings: Dataclass, given: Iterable[str]) -> Dataclass:
+    """Applies `FIELD=VALUE` settings to a frozen dataclass of settings; raises `InputError` as `with_settings` does."""
+    names = [each.name for each in fields(settings)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for setting in given:
+        try:
+            (name, *rest), text = _parsed(setting)
+            if name not in names:
+                raise _unknown(setting, name, names)
+            if rest:
+                old = values.get(name, getattr(settings, name))
+                values[name] = _within(old, rest, _value(text), ".".join([name, *rest]))
+            else:
+                values[name] = _value(text)
+        except InputError as error:
+            problems.append(str(error))
+    refuse([*problems, *broken_rules(type(settings), values)])
+    return replace(settings, **values)  # type: ignore[type-var]
 
 
-def _types(node: Any) -> dict[str, Any]:
-    if isinstance(node, RunConfig):
-        return {name: type(section) for name, section in node.sections.items()}
-    if isinstance(node, BaseModel):
-        return {name: field.annotation for name, field in type(node).model_fields.items()}
-    hints = get_type_hints(type(node))
-    return {each.name: hints[each.name] for each in fields(node)}
+def _parsed(setting: str) -> tuple[list[str], str]:
+    """The parts of a setting's name, and its value as it was written."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise InputError(f"setting {setting!r}: write it as key=value, such as gate.max_wer=0.2")
+    return key.split("."), text
 
 
-def _checked(kind: Any, value: Any, key: str) -> Any:
-    """`value` where it fits; int fits float, and anything fits what is written as text."""
-    kinds = get_args(kind) or (kind,)
-    if str in kinds and not isinstance(value, str) and not (value is None and type(None) in kinds):
-        value = str(value)
+def _value(text: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        if all(row["type"] == "literal_error" for row in error.errors()):
-            return value  # the class says which words there are
-        raise InputError(f"setting {key}={value!r}: must be {_name(kind)}") from None
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
-def _name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("NoneType", "None")
+def _knob(config: RunConfig, path: Sequence[str]) -> Knob:
+    """The setting that a name means."""
+    section, *rest = path
+    if section not in config.sections:
+        raise _unknown(".".join(path), section, config.sections)
+    known = list(type(config.sections[section]).model_fields)
+    if not rest:
+        raise InputError(f"setting {section}: must be one of its settings: {section}.{f', {section}.'.join(known)}")
+    if rest[0] not in known:
+        raise _unknown(".".join(path), rest[0], known, f"{section}.")
+    return Knob(owner=type(config.sections[section]), name=rest[0])
+
+
+def _unknown(setting: str, name: str, known: Iterable[str], before: str = "") -> InputError:
+    known = list(known)
+    key = setting.partition("=")[0]
+    near = nearest(name, known).replace("did you mean ", f"did you mean {before}")
+    return InputError(f"setting {key}: there is no {name!r}; there are {', '.join(known)}{near}")
+
+
+def _placed(knob: Knob, old: Any, path: Sequence[str], text: str) -> Any:
+    """The value of a setting, of which the path may name a part."""
+    value = _value(text)
+    if path[2:]:
+        return _within(old, path[2:], value, ".".join(path))
+    if knob.text and isinstance(value, int | float):  # text that looks like a number or a word of JSON
+        return text
+    return value
+
+
+def _within(old: Any, path: Sequence[str], value: Any, key: str) -> Any:
+    """A mapping with the value at a place in it."""
+    if not path:
+        return value
+    if not isinstance(old, Mapping | None):
+        raise InputError(f"setting {key}: it is one value, {quoted(old)}, and has no {path[0]!r}")
+    return {**(old or {}), path[0]: _within((old or {}).get(path[0]), path[1:], value, key)}

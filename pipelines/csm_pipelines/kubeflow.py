@@ -16,8 +16,10 @@ from kfp.dsl.graph_component import GraphComponent
 
 from csm_components.kubeflow import parameter_of
 from csm_components.spec import Input, Knob, StepSpec
+from csm_pipelines.config import RunConfig
 from csm_pipelines.dressing import Dress
 from csm_pipelines.pipelines import Feed, Pipeline, WiredStep
+from csm_pipelines.profile import RunLimits
 
 COMMAND = ("python3", "-m", "csm_components.run")
 RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -84,21 +86,30 @@ def kfp_type(knob: Knob) -> str:
     return _TYPES[knob.plain or str]
 
 
-def parameters(pipeline: Pipeline) -> dict[str, tuple[Any, Any, str]]:
-    """The parameters of a pipeline by name: type, default (`inspect.Parameter.empty` for none), description."""
+def parameters(pipeline: Pipeline, config: RunConfig | None = None) -> dict[str, tuple[Any, Any, str]]:
+    """The parameters of a pipeline by name: type, default (`inspect.Parameter.empty` for none), description.
+
+    The defaults are the steps' own, or the settings of a run.
+    """
     none = inspect.Parameter.empty
     found: dict[str, tuple[Any, Any, str]] = {
         name: (str, none if pipeline.required(name) else "", wanted.kind.description)
         for name, wanted in sorted(pipeline.sources().items(), key=lambda row: not pipeline.required(row[0]))
     }
-    found["shards"] = (int, 16, "Parts that steps are cut into which work side by side.")
+    found["shards"] = (int, RunLimits().shards, "Parts that steps are cut into which work side by side.")
     for knob in pipeline.knobs():
-        found[knob.parameter] = (knob.plain or str, knob.to_parameter(knob.default), knob.description)
+        value = knob.default if config is None else config.value(knob)
+        found[knob.parameter] = (knob.plain or str, knob.to_parameter(value), knob.description)
     return found
 
 
 def build(
-    pipeline: Pipeline, dress: Dress, *, parallelism: int, config: dsl.PipelineConfig | None = None
+    pipeline: Pipeline,
+    dress: Dress,
+    *,
+    parallelism: int,
+    config: dsl.PipelineConfig | None = None,
+    defaults: RunConfig | None = None,
 ) -> GraphComponent:
     """A pipeline, ready to be compiled.
 
@@ -107,8 +118,9 @@ def build(
         dress: brings all that is of the cluster to each task (`csm_pipelines.dressing`).
         parallelism: shards that are worked on at once.
         config: limits of the run.
+        defaults: a run whose settings the parameters have unless another value is given; the steps' own without it.
     """
-    told = parameters(pipeline)
+    told = parameters(pipeline, defaults)
 
     def body(*given: Any) -> None:
         _compose(pipeline, dress, dict(zip(told, given, strict=True)), parallelism)

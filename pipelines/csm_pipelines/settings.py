@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class KfpSettings(BaseSettings):
     """How Kubeflow Pipelines is reached."""
 
-    model_config = SettingsConfigDict(env_prefix="CSM_KFP_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CSM_KFP_", frozen=True, allow_inf_nan=False, extra="ignore")
 
     host: str = Field(default="", pattern=r"^(https?://[^\s]+)?$")
     """Address of the API, `https://host`."""

@@ -16,7 +16,6 @@ from csm_model.errors import InputError
 from csm_pipelines.checks import check_config
 from csm_pipelines.compiling import compile_pipeline
 from csm_pipelines.config import RunConfig
-from csm_pipelines.dotted import with_settings
 from csm_pipelines.keys import StepKey, step_keys
 from csm_pipelines.pipelines import Pipeline, pipeline_named
 from csm_pipelines.presets import preset, resolve
@@ -89,7 +88,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
     """
     pipeline = pipeline_named(request.pipeline)
     profile = load_profile(request.profile, request.images)
-    config = check_config(with_settings(preset(request.preset), request.settings))
+    config = check_config(preset(request.preset), request.settings, here=False)
     shards = profile.run.shards if request.shards is None else request.shards
     if shards < 1:
         raise InputError(f"shards {shards}: must be at least 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_the_bundle_is_smaller_names_its_parent_and_speaks(parent: Path, tmp_pat
     (tmp_path / "bundle" / "tokenizer.json").write_text("{}")
     assert not export(parent, tmp_path / "bundle").reused, "a damaged bundle is made again"
     assert not export(parent, tmp_path / "bundle", precision="fp16").reused
+
+
+@pytest.mark.parametrize(("value", "precisions"), [(1e30, ("fp16", "int8", "int4")), (7e4, ("fp16",))])
+def test_weights_that_a_precision_cannot_hold_are_refused(
+    value: float, precisions: tuple[str, ...], parent: Path, tmp_path: Path
+) -> None:
+    bundle = load_bundle(parent, kernels=False)
+    with torch.no_grad():
+        bundle.model.text_embeddings.weight[-1] = value
+        bundle.model.projection.weight[0] = 7e4
+    told: dict[str, Any] = {"tokenizer": bundle.tokenizer, "codec_folder": parent / "codec", "info": {}}
+    for precision in precisions:
+        with pytest.raises(ArtifactError, match=rf"reaches .*, which {precision} cannot hold; store it as fp32"):
+            write_bundle(tmp_path / precision, model=bundle.model, precision=precision, **told)  # type: ignore[arg-type]
+        assert not (tmp_path / precision).exists()
+    with torch.no_grad():
+        bundle.model.projection.weight[0, 0] = float("nan")
+    for precision in ("fp32", "bf16", "int8"):
+        with pytest.raises(ArtifactError, match="is not finite everywhere"):
+            write_bundle(tmp_path / precision, model=bundle.model, precision=precision, **told)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_exported_is_refused(parent: Path, tmp_path: Path) -> None:

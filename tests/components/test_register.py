@@ -33,6 +33,31 @@ def test_the_gate_names_the_figure_the_bound_and_the_distance(figures: dict[str,
     assert Gate().misses(GOOD | figures) == ([miss] if miss else [])
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf"), "0.1", True])
+def test_a_figure_that_is_no_finite_number_was_not_measured(value: object, tmp_path: Path, tracker: Tracker) -> None:
+    """Each figure that the gate looks at, under every bound that asks for it, and in what the step leaves."""
+    every = Gate(max_wer=5.0, min_speaker_accuracy=0, min_mos=1, max_wer_int8_delta=5.0, max_unended=1)
+    for figure in Gate.FIGURES:
+        (miss,) = every.misses(GOOD | {figure: value})
+        assert miss.startswith(f"{figure} was not measured: at ")
+    folder = bundle(tmp_path, f"no-number-{value}".replace(".", "-"))
+    result = register(
+        folder, tmp_path / "out", figures=GOOD | {"wer": value}, gate=Gate(), tracker=tracker, model="csm-none"
+    )
+    assert not result.promoted
+    assert result.champion_version is None
+    text = (folder / VERDICT).read_text()
+    assert not read_json(folder / VERDICT)["passed"]
+    assert not {"NaN", "Infinity", "-Infinity"} & set(text.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("name", sorted(Gate.model_fields))
+@pytest.mark.parametrize("bound", [float("nan"), float("inf"), float("-inf")])
+def test_a_bound_is_a_finite_number(name: str, bound: float) -> None:
+    with pytest.raises(InputError, match=rf"gate\.{name} -?(nan|inf): must be a finite number"):
+        Gate(**{name: bound})
+
+
 def test_every_bound_can_be_set_or_left_out() -> None:
     nothing = Gate(max_wer=None, min_speaker_accuracy=None, max_wer_int8_delta=None)
     assert nothing.misses({}) == []

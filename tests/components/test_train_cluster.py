@@ -215,8 +215,8 @@ def test_a_pod_that_fails_restarts_the_job_from_its_checkpoint(place: Place, her
 
 
 def test_what_the_trainer_says_is_the_error(place: Place, tmp_path: Path) -> None:
-    said = output(place.start(tmp_path / "train", "run-wrong", recipe={"speed": 3}, max_retries=0), code=1)
-    assert "unknown setting 'speed'" in said.splitlines()[-1]
+    said = output(place.start(tmp_path / "train", "run-wrong", recipe={"row_length": 4096}, max_retries=0), code=1)
+    assert "row_length 4096: the model holds 2048 rows" in said.splitlines()[-1]
 
 
 def test_a_job_that_is_refused_or_cannot_start_is_one_line(place: Place, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from csm_components.storage import LocalStorage, open_storage
 from csm_components.tracking import RunLog, Tracker
 from csm_components.train import progress
 from csm_components.train.knobs import TrainSettings
-from csm_components.train.progress import MetricsFollower, loss_figure, read_rows, training_seconds
+from csm_components.train.progress import MetricsFollower, _seconds_left, loss_figure, read_rows, training_seconds
 from csm_components.train.remote import Remote
 from csm_components.train.spec import TRAIN
 from csm_components.train.step import StoppedError, TrainResult, train
@@ -82,8 +82,10 @@ def test_training_is_recorded_and_not_done_twice(tmp_path: Path, tokens: Path) -
     assert {entry.path for entry in client.list_artifacts(run_id)} == {"loss.png", "config.json"}
 
     assert run(RECIPE).reused
-    with pytest.raises(InputError, match="unknown setting 'speed'"):
+    with pytest.raises(InputError, match=r"train\.recipe\.speed: there is no such setting"):
         run({**RECIPE, "speed": 3})
+    with pytest.raises(InputError, match="row_length 4096: the model holds 2048 rows"):
+        run({**RECIPE, "row_length": 4096})
     assert not (tmp_path / "train" / "final").exists(), "what other settings made is not resumed from"
 
 
@@ -241,6 +243,10 @@ def test_figures_are_pushed_with_the_time_of_the_newest_checkpoint(
 def test_pauses_between_attempts_are_no_training_time() -> None:
     assert training_seconds([{"time": float(t)} for t in (0, 5, 10, 4000, 4005)]) == 15.0
     assert training_seconds([]) == 0.0
+    year = 31_536_000
+    back = [{"step": n, "steps": 9, "time": float(t)} for n, t in enumerate((0, 30, 60, 90 - year, 120 - year))]
+    assert training_seconds(back) == 90.0, "a clock that is set back gives no time back"
+    assert _seconds_left(back) == 0.0
 
 
 def test_a_training_that_was_stopped_is_no_result(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from csm_model.codec.training import Clip, CodecTrainer, CodecTraining
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
+from csm_model.training.guards import DivergedError
 
 DEMO_CODEC = Path(__file__).parents[2] / "deploy" / "demo" / "codec"
 
@@ -192,6 +194,16 @@ def test_training_learns_and_resumes(stage: str, tmp_path: Path) -> None:
     resumed = CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug())
     assert resumed.step == rows[-1]["step"] == config.max_steps
     assert load_codec(tmp_path).digest == codec.digest
+
+
+def test_a_codec_that_diverged_is_not_saved(tmp_path: Path) -> None:
+    config = CodecTraining(stage="decoder", minutes=30, max_steps=20, batch_seconds=2.0, learning_rate=1e38)
+    with pytest.raises(DivergedError, match=r"step \d+ of the codec: the (loss|gradient norm) is (nan|inf)"):
+        CodecTrainer(clips(), config, tmp_path, sizes=RvqConfig.debug()).run()
+    assert not (tmp_path / "training.pt").exists()
+    for wrong in (math.nan, math.inf, "1e-3", True):
+        with pytest.raises(InputError, match=r"learning_rate .*: must be a (finite )?number"):
+            CodecTraining(learning_rate=wrong)  # type: ignore[arg-type]
 
 
 def test_decoder_stage_keeps_the_codes(tmp_path: Path) -> None:

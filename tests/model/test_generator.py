@@ -13,9 +13,10 @@ from csm_model.config import TransformerConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.context import ContextTurn
+from csm_model.inference.draws import noise, sample
 from csm_model.inference.generator import Generator
 from csm_model.inference.safety import MIN_FRAMES, frame_limit
-from csm_model.inference.sampling import Sampling, noise, sample
+from csm_model.inference.sampling import Sampling
 from csm_model.quantize import RoundedLinear, quantize_rows
 from csm_model.transformer import KVCache, Transformer
 

@@ -12,7 +12,7 @@ from csm_model.bundle import load_bundle, read_manifest
 from csm_model.config import debug_config
 from csm_model.errors import InputError
 from csm_model.model import CsmModel
-from csm_model.training.config import TrainingConfig
+from csm_model.training.config import TrainingConfig, linear_layers
 from csm_model.training.lora import LoraLinear, add_lora, lora_state, merge_lora
 from csm_model.training.parallel import World
 from csm_model.training.trainer import Trainer
@@ -36,6 +36,12 @@ def base(token_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("base")
     Trainer(settings(token_folder, out), ALONE).run()
     return out
+
+
+def test_linear_layers_are_known_by_name_without_a_model() -> None:
+    sizes = debug_config(text_vocab_size=50, num_codebooks=4, codebook_size=32)
+    model = CsmModel(sizes)
+    assert linear_layers(sizes) == [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
 
 
 def test_merging_changes_no_logit() -> None:

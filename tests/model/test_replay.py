@@ -268,7 +268,7 @@ def test_what_is_no_replay_is_said(token_folder: Path, replay: Path, bundle_fold
     with pytest.raises(InputError, match="nowhere"):
         Trainer(settings(token_folder, tmp_path, tmp_path / "nowhere"), ALONE)
     for share in (-0.1, 1.1):
-        with pytest.raises(InputError, match=r"replay_share .*: must be from 0 to 1"):
+        with pytest.raises(InputError, match=r"replay_share .*: must be "):
             settings(token_folder, tmp_path, replay, replay_share=share)
 
     class Another(World):

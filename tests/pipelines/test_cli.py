@@ -33,6 +33,10 @@ def refused(outcome: Any, words: str) -> None:
     [
         (["run", "--corpus", "nowhere"], "no such folder; a corpus is a folder of audio and text"),
         (["run", "--corpus", __file__], "is not a folder; a corpus is a folder of audio and text"),
+        (["plan", "--preset", "csm-1b", "--hours", "nan"], "--hours nan: must be a finite number"),
+        (["scale-sim", "--manifest", "-", "--max-refused", "nan"], "--max-refused nan: must be a finite number"),
+        (["bench-serve", "--rate", "inf"], "--rate inf: must be a finite number"),
+        (["run", "--preset", "debug", "--set", "train.recipe.stepz=3", "--show"], "stepz: there is no such setting"),
         (["run", "--preset", "x"], "preset 'x': there are demo, demo-base, debug"),
         (["run", "--set", "gate.max_wer"], "write it as key=value"),
         (["run", "--corpus", ".", "--set", "data.codec=nowhere"], "nowhere: no codec there"),

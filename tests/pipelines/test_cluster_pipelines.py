@@ -5,6 +5,7 @@ After a wanted change: `python tests/pipelines/test_cluster_pipelines.py` writes
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 import yaml
 
 from csm_model.errors import InputError
+from csm_pipelines.checks import check_config
 from csm_pipelines.compiling import compile_pipeline, pipeline_name, version_name, without_sdk
 from csm_pipelines.pipelines import CLUSTER_STEPS, PIPELINES, step_of_task
+from csm_pipelines.presets import preset
 from csm_pipelines.profile import load_profile
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,6 +46,15 @@ def tasks_of(name: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ir_is_the_golden_one(name: str) -> None:
     assert compiled(name) == (GOLDEN / f"csm-{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_a_pipeline_is_compiled_with_the_settings_of_a_run() -> None:
+    config = check_config(preset("lora"), ["gate.max_wer=0.1"], here=False)
+    spec = yaml.load(compile_pipeline("nightly", load_profile("kind"), config=config).split("---")[0], yaml.CSafeLoader)
+    told = spec["root"]["inputDefinitions"]["parameters"]
+    assert json.loads(told["gate_max_wer"]["defaultValue"]) == 0.1
+    assert json.loads(told["train_recipe"]["defaultValue"])["trainable"] == "lora"
+    assert told["release_model"]["defaultValue"] == "csm-lora"
 
 
 @pytest.mark.parametrize("name", NAMES)

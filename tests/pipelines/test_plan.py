@@ -82,7 +82,7 @@ def test_every_preset_has_a_plan(csm: Csm, preset: str) -> None:
         (["--preset", "csm-9b"], "preset 'csm-9b' is unknown; there are debug"),
         (["--preset", "csm-1b", "--gpu", "v100"], "gpu 'v100' is unknown"),
         (["--preset", "csm-1b", "--gpus", "0"], "gpus 0: must be at least 1"),
-        (["--preset", "csm-1b", "--set", "strategy=zero"], "strategy 'zero': must be one of ddp, fsdp"),
+        (["--preset", "csm-1b", "--set", "strategy=zero"], "strategy 'zero' is not one of ddp, fsdp"),
         (["--preset", "csm-1b", "--set", "strategie=ddp"], "there is no 'strategie'"),
         (["--preset", "csm-1b", "--mfu", "0"], "mfu 0.0: must be more than 0"),
         (["--preset", "csm-1b", "--memory-gb", "-1"], "memory_gb -1.0 must be more than 0"),

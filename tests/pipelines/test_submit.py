@@ -281,6 +281,15 @@ def test_a_schedule_of_nightly_is_made_paused_and_deleted(csm: Csm, cluster: Clu
         (["plan-run", "training", "--profile", "kind"], "needs CSM_S3_ACCESS_KEY, CSM_S3_SECRET_KEY"),
         (["plan-run", "release", "--profile", "kind", "--bundle", "nowhere"], "nowhere: not a bundle"),
         (["compile", "training", "--profile", "kind", "--format", "xml"], "format 'xml' is not one of ir, crs"),
+        (["compile", "training", "--profile", "kind", "--set", "train.recipe.stepz=3"], "did you mean steps?"),
+        (
+            ["plan-run", "training", "--profile", "kind", "--set", "gate.max_wer=NaN"],
+            "gate.max_wer nan: must be a finite",
+        ),
+        (
+            ["submit", "training", "--profile", "kind", "--set", "judge.split=tset"],
+            "'tset' is not one of test, validation",
+        ),
         (["schedule", "create", "n", "--profile", "kind"], "give either --cron"),
         (["schedule", "create", "n", "--profile", "kind", "--cron", "0 3 * * *"], "must be six fields"),
         (["schedule", "create", "n", "--profile", "kind", "--every", "soon"], "must be a number with s, m, h or d"),

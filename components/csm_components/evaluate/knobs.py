@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from csm_components.spec import StepSettings
+from csm_model.errors import InputError
+from csm_model.rules import by
+
+
+def check_speakers(speakers: tuple[int, ...]) -> None:
+    """Raises `InputError` for what is no number of a voice."""
+    if wrong := [speaker for speaker in speakers if speaker < 0]:
+        raise InputError(f"speaker {wrong[0]}: voices are numbered from 0")
 
 
 class EvaluateSettings(StepSettings):
@@ -26,9 +34,9 @@ class EvaluateSettings(StepSettings):
     """Whether naturalness is scored too; it takes as long as recognition."""
     max_frames: int | None = Field(default=None, ge=1)
     """Longest sentence in frames of 80 ms; none is the model's own bound."""
-    split: str = "test"
+    split: Literal["test", "validation"] = "test"
     """Part of the corpus that is held out for it."""
-    speakers: tuple[int, ...] = ()
+    speakers: Annotated[tuple[int, ...], by(check_speakers)] = ()
     """Voices; empty for those of the split."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**62)
     """The n-th sentence is drawn with `seed + n`."""

@@ -79,7 +79,7 @@ def check_sound(samples: Samples, rate: int, text: str, rules: Rules) -> tuple[R
     if seconds < rules.min_seconds:
         return "empty", f"{seconds:.2f} s of sound, at least {rules.min_seconds} s are needed"
     level = 10 * np.log10(float(np.mean(np.square(samples, dtype=np.float64))) + 1e-12)
-    if level < rules.min_level_db:
+    if not level >= rules.min_level_db:  # a sample that is no number makes the level none
         return "silent", f"{level:.0f} dB of full scale, at least {rules.min_level_db:.0f} dB are needed"
     clipped = clipped_share(samples)
     if clipped > rules.max_clipped:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from csm_model.errors import InputError, quoted
+from csm_model.rules import nearest
+
 FREE_LICENSES: tuple[str, ...] = (
     "Apache-2.0",
     "BSD-2-Clause",
@@ -51,6 +54,13 @@ def canonical(name: str, known: tuple[str, ...]) -> str | None:
         return re.sub(r"[\s_-]+", "-", text.strip().lower())
 
     return next((item for item in known if bare(item) == bare(name)), None)
+
+
+def check_known(name: str) -> None:
+    """Raises `InputError` for a licence that no record is taken under."""
+    if canonical(name, FREE_LICENSES) is None:
+        known = ", ".join(FREE_LICENSES)
+        raise InputError(f"license {quoted(name)} is not one of {known}{nearest(name, FREE_LICENSES)}")
 
 
 def license_of_text(text: str) -> str | None:

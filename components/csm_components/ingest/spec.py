@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from csm_components import kinds
+from csm_components.ingest.licenses import check_known
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
+from csm_model.rules import by
 
 if TYPE_CHECKING:
     from csm_components.job import StepJob
@@ -22,7 +24,7 @@ class IngestSettings(StepSettings):
 
     section = "data"
 
-    license: str | None = None
+    license: Annotated[str | None, by(check_known)] = None
     """Licence of records that name none; none takes what the corpus's LICENSE file names."""
     conversations: int | None = Field(default=None, ge=1)
     """Take only so many conversations of the corpus, evenly spread; none takes all."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from csm_components.spec import StepSettings
+from csm_model.rules import finite
 
 _LEAST = {"speaker_accuracy", "mos"}
 
@@ -21,13 +22,13 @@ class Gate(StepSettings):
 
     max_wer: float | None = Field(default=0.15, ge=0)
     """Word error rate of generated speech, as a fraction."""
-    min_speaker_accuracy: float | None = Field(default=0.95, ge=0)
+    min_speaker_accuracy: float | None = Field(default=0.95, ge=0, le=1)
     """Share of sentences nearer to the asked speaker than to any other."""
-    min_mos: float | None = None
+    min_mos: float | None = Field(default=None, ge=1, le=5)
     """Mean opinion score, 1 to 5."""
-    max_wer_int8_delta: float | None = 0.02
+    max_wer_int8_delta: float | None = Field(default=0.02, ge=-1)
     """Word error rate of the quantised bundle minus that of its float parent."""
-    max_unended: float | None = Field(default=None, ge=0)
+    max_unended: float | None = Field(default=None, ge=0, le=1)
     """Share of sentences that were cut because the model did not end them."""
 
     def thresholds(self) -> dict[str, float]:
@@ -44,14 +45,14 @@ class Gate(StepSettings):
     def misses(self, figures: Mapping[str, Any]) -> list[str]:
         """One line for each figure that misses its bound, with by how much; empty when the gate is passed.
 
-        A figure that a bound asks for and that was not measured is a miss.
+        A figure that a bound asks for and that was not measured, or is no finite number, is a miss.
         """
         found = []
         for figure, bound in self.thresholds().items():
             value = figures.get(figure)
             most = figure not in _LEAST
             side = "at most" if most else "at least"
-            if value is None:
+            if not finite(value):
                 found.append(f"{figure} was not measured: {side} {bound:g} is asked")
             elif (value > bound) if most else (value < bound):
                 found.append(f"{figure} {value:.3f} misses {side} {bound:g} by {abs(value - bound):.3f}")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 from csm_components import kinds
 from csm_components.register.gate import Gate
 from csm_components.spec import Input, Output, StepSettings, StepSpec
+from csm_model.errors import InputError, quoted
+from csm_model.rules import by
 
 if TYPE_CHECKING:
     from csm_components.job import StepJob
+
+
+def check_name(name: str) -> None:
+    """Raises `InputError` for a name that MLflow (no slash, no colon) or a label of Kubernetes cannot have."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", name):
+        raise InputError(
+            f"model {quoted(name)}: a name is 1 to 63 letters, digits, dots, dashes and underscores, and begins and "
+            "ends with a letter or digit, such as csm-demo"
+        )
 
 
 class RegisterSettings(StepSettings):
@@ -19,7 +29,7 @@ class RegisterSettings(StepSettings):
 
     section = "release"
 
-    model: str = Field(default="csm", min_length=1)
+    model: Annotated[str, by(check_name)] = "csm"
     """Name of the registered model."""
 
 

@@ -200,13 +200,13 @@ def _judged(codec: AudioCodec, chosen: Iterator[tuple[Conversation, RecordedTurn
 def _refusal(loss: Loss, settings: HearingSettings) -> str:
     """Why a loss is too great, if it is so with its whole interval; else empty."""
     most, least = settings.max_codec_wer_added, settings.min_codec_likeness
-    if least is not None and loss.likeness_interval[1] < least:
+    if least is not None and not loss.likeness_interval[1] >= least:  # NaN is a miss
         return f"likeness to the recordings {loss.likeness:.2f}, at least {least:.2f} is needed"
     if (
         most is not None
         and loss.wer_added is not None
         and loss.wer_added_interval is not None
-        and loss.wer_added_interval[0] > most
+        and not loss.wer_added_interval[0] <= most
     ):
         return f"{100 * loss.wer_added:.0f} points more word errors than in the recordings, at most {100 * most:g}"
     return ""

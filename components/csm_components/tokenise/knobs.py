@@ -42,7 +42,7 @@ class CheckSettings(StepSettings):
 
     def accept(self, reached: float, codec: object) -> None:
         """Raises `ArtifactError` where turns decoded again have not reached what they must."""
-        if reached < self.min_energy_correlation:
+        if self.min_energy_correlation > -1 and not reached >= self.min_energy_correlation:  # NaN is a miss
             raise ArtifactError(
                 f"{codec}: its output does not follow the sound: energy correlation {reached:.2f}, at least "
                 f"{self.min_energy_correlation:.2f} is needed; take a trained codec, or train it on this corpus"

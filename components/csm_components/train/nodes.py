@@ -13,9 +13,3 @@ def parse_nodes(nodes: str) -> tuple[int, int]:
     if not match:
         raise InputError(f"nodes {nodes!r}: must be AGENTSxWORKERS, such as 2x1")
     return int(match[1]), int(match[2])
-
-
-def check_nodes(nodes: str) -> str:
-    """Returns `nodes`; raises as `parse_nodes` does."""
-    parse_nodes(nodes)
-    return nodes

@@ -188,14 +188,15 @@ def _seconds_left(rows: list[dict[str, Any]]) -> float:
     steps = row["step"] - first["step"]
     if steps <= 0 or "steps" not in row:
         return 0.0
-    return float((row["time"] - first["time"]) / steps * (row["steps"] - row["step"]))
+    took = max(0.0, float(row["time"] - first["time"]))  # a clock may be set back
+    return float(took / steps * max(0, row["steps"] - row["step"]))
 
 
 def training_seconds(rows: list[dict[str, Any]]) -> float:
-    """Time between the rows, without the pauses between attempts."""
+    """Time between the rows, without the pauses between attempts and where the clock was set back."""
     gaps = [float(after["time"] - before["time"]) for before, after in pairwise(rows)]
-    longest = 30.0 + 20.0 * statistics.median(gaps) if gaps else 0.0
-    return sum(gap for gap in gaps if gap <= longest)
+    longest = 30.0 + 20.0 * max(0.0, statistics.median(gaps)) if gaps else 0.0
+    return sum(gap for gap in gaps if 0 <= gap <= longest)  # a clock that was set back has not given time back
 
 
 def last_value(rows: list[dict[str, Any]], key: str) -> float | None:

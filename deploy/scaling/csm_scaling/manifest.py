@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -89,6 +90,14 @@ def read_manifest(text: str, *, start_s: float, name: str | None = None, slots: 
         raise InputError(f"{scaler['kind']} {_name(scaler)}: not as its schema has it ({error})") from None
 
 
+def _number(value: Any) -> float:
+    """A number that is finite; raises `ValueError` for another."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no finite number")
+    return number
+
+
 def _name(value: Mapping[str, Any]) -> str:
     return str(value.get("metadata", {}).get("name", ""))
 
@@ -102,7 +111,7 @@ def _server(
     said = dict(_environment(container, objects))
 
     def setting(field: str) -> float:
-        return float(said.get(f"CSM_SERVING_{field.upper()}", settings[field].default))
+        return _number(said.get(f"CSM_SERVING_{field.upper()}", settings[field].default))
 
     return Server(
         slots=slots if slots is not None else int(setting("slots")),
@@ -110,7 +119,7 @@ def _server(
         start_s=start_s,
         pre_stop_s=_pre_stop_s(container.get("lifecycle", {}).get("preStop", {})),
         exit_timeout_s=setting("exit_timeout_s"),
-        grace_s=float(pod.get("terminationGracePeriodSeconds", _GRACE_S)),
+        grace_s=_number(pod.get("terminationGracePeriodSeconds", _GRACE_S)),
     )
 
 
@@ -131,10 +140,10 @@ def _pre_stop_s(hook: Mapping[str, Any]) -> float:
     if not hook:
         return 0.0
     if "sleep" in hook:
-        return float(hook["sleep"]["seconds"])
+        return _number(hook["sleep"]["seconds"])
     command = hook.get("exec", {}).get("command", [])
     if len(command) == 2 and command[0].rpartition("/")[2] == "sleep":
-        return float(command[1])
+        return _number(command[1])
     raise InputError(f"preStop {dict(hook)}: must be a sleep, {{sleep: {{seconds: N}}}}")
 
 
@@ -172,7 +181,7 @@ def _trigger(trigger: Mapping[str, Any]) -> keda.ScaleTrigger:
         query=given["query"],
         threshold=thousandths(given["threshold"]),
         kind=trigger.get("metricType", "AverageValue"),
-        activation=float(given.get("activationThreshold", 0)),
+        activation=_number(given.get("activationThreshold", 0)),
         ignore_nulls=str(given.get("ignoreNullValues", "true")).lower() == "true",
     )
 
@@ -216,5 +225,5 @@ def _rules(given: Mapping[str, Any], default: hpa.ScalingRules) -> hpa.ScalingRu
         ),
         select=given.get("selectPolicy", default.select),
         window_s=int(given.get("stabilizationWindowSeconds", default.window_s)),
-        tolerance=float(given["tolerance"]) if "tolerance" in given else default.tolerance,
+        tolerance=_number(given["tolerance"]) if "tolerance" in given else default.tolerance,
     )

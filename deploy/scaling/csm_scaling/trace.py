@@ -42,7 +42,7 @@ class Trace:
         if self.rows[0][0] != 0:
             raise InputError(f"{self.name}: its first row is at {self.rows[0][0]:g} s; must be at 0")
         for before, row in zip(self.rows, self.rows[1:], strict=False):
-            if not row[0] > before[0]:
+            if not before[0] < row[0] < math.inf:
                 raise InputError(f"{self.name}: a row at {row[0]:g} s after one at {before[0]:g}; times must rise")
         for when, load, length in self.rows:
             if not (0 <= load < math.inf and 0 < length < math.inf):

@@ -29,7 +29,7 @@ PATHS: Final = ("bundle", "codec", "voices", "audit", "token_file")
 class ServingSettings(BaseSettings):
     """What serving reads from outside."""
 
-    model_config = SettingsConfigDict(env_prefix="CSM_SERVING_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CSM_SERVING_", frozen=True, allow_inf_nan=False, extra="ignore")
 
     bundle: Path | None = None
     """Folder of the bundle that the model loads."""

@@ -32,7 +32,9 @@ from csm_model.codec.source import DELAY, MIDDLE_LOG_PITCH
 from csm_model.errors import CheckpointError, InputError, shown
 from csm_model.files import atomic_path
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE, frames_of
+from csm_model.rules import check_fields
 from csm_model.tensor_files import load_pickle
+from csm_model.training.guards import CURE, DivergedError
 
 CTC_STEPS = 4  # label positions a frame: 50 a second, more than anyone speaks phonemes
 CROP_FRAMES = 10  # the discriminators judge crops of 0.8 s
@@ -115,6 +117,9 @@ class CodecTraining:
     """Between checkpoints."""
     vocab_size: int = 160
     """Phoneme ids run below this."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class CodecTrainer:
@@ -314,12 +319,15 @@ class CodecTrainer:
         self.discriminators.requires_grad_(True)
         return {**losses, "judge": judge, "adversarial": adversarial, "feature": feature}
 
-    @staticmethod
-    def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """A step down a loss; raises `DivergedError` where the loss or its gradient is no finite number."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, 2.0)
+        norm = nn.utils.clip_grad_norm_(parameters, 2.0)
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not torch.isfinite(value):
+                raise DivergedError(f"step {self.step + 1} of the codec: the {name} is {float(value.detach())}: {CURE}")
         optimizer.step()
 
     def _progress(self) -> float:

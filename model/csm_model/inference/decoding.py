@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csm_model.inference.draws import noise, sample
 from csm_model.inference.prompt import audio_rows
-from csm_model.inference.sampling import Sampling, noise, sample
+from csm_model.inference.sampling import Sampling
 from csm_model.kernels import KernelLinear, attend_slots
 from csm_model.model import CsmModel
 from csm_model.transformer import CacheItems, KVCache

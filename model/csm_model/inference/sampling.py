@@ -1,75 +1,29 @@
-"""Drawing codes from logits: pure functions of logits, settings and a random generator.
-
-Shapes: B batch, V vocabulary.
-"""
+"""How codes are drawn: settings; `csm_model.inference.draws` draws by them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from csm_model.errors import InputError
-
-_STRIDE = 0x9E3779B97F4A7C15  # odd, so that no two (seed, frame) of a stream's length share a state
+from csm_model.rules import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How codes are drawn."""
+    """How codes are drawn; raises `InputError` for a value of another type or beyond its bounds."""
 
-    temperature: float = 0.7
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     """Of codebook 0; 0 takes the most likely code."""
-    depth_temperature: float = 0.7
+    depth_temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     """Of the other codebooks."""
-    top_k: int = 50
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 50
     """Only so many of the most likely codes are drawn from; 0 for all."""
-    guidance: float = 1.0
+    guidance: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Classifier-free guidance of codebook 0 towards the text; 1 is none ([Ho and Salimans 2022](https://arxiv.org/abs/2207.12598))."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The same seed gives the same speech."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "depth_temperature"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 5.0:
-                raise InputError(f"{name} {value}: must be from 0 (most likely) to 5")
-        if self.top_k < 0:
-            raise InputError(f"top_k {self.top_k}: must be 0 (all) or more")
-        if not 0.0 <= self.guidance <= 10.0:
-            raise InputError(f"guidance {self.guidance}: must be from 0 to 10; 1 is none")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed {self.seed}: must be from 0 to 2**63 - 1")
-
-
-def noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
-    """Gumbel noise float32 of a frame of a stream: a pure function of its seed and the frame's number.
-
-    So a stream may be gone on with from any frame, and does not feel what is drawn for its neighbours.
-    """
-    generator = torch.Generator().manual_seed((seed * _STRIDE + frame) % 2**63)
-    # A draw of 0, one in 17 million, would be infinite, and no number at temperature 0.
-    uniform = torch.rand(shape, generator=generator).clamp_(min=torch.finfo(torch.float32).tiny)
-    return -(-uniform.log_()).log_()
-
-
-def sample(logits: Tensor, gumbel: Tensor, *, temperature: Tensor, top_k: Tensor, most: int | None) -> Tensor:
-    """Draws one id from each row of `[B, V]`: int64 `[B]`.
-
-    The largest of `logits + temperature * gumbel` is a draw from the softmax of `logits / temperature`
-    ([Gumbel-max](https://arxiv.org/abs/1611.00712)), and the most likely id where the temperature is 0.
-    Ids tied with the k-th most likely are kept, as in Sesame's sampler; logits of minus infinity are never drawn.
-
-    Args:
-        logits: `[B, V]`, of any float type.
-        gumbel: Gumbel noise `[B, V]`.
-        temperature: float32 `[B]`.
-        top_k: int64 `[B]`; only so many of the most likely ids are drawn from.
-        most: the largest `top_k`; None where every row draws from all.
-    """
-    logits = logits.float()
-    if most is not None:
-        least = logits.topk(most, dim=-1).values.gather(-1, top_k[:, None] - 1)
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    return (logits + temperature[:, None] * gumbel).argmax(-1)
+        check_fields(self)

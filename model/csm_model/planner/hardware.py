@@ -7,6 +7,7 @@ half of what is said of NVLink and PCIe, which count both. The network is a GPU'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from csm_model.errors import InputError
@@ -34,8 +35,8 @@ class Gpu:
 
     def __post_init__(self) -> None:
         for name in ("tflops", "fp32_tflops", "memory_gb", "memory_gbs", "link_gbs", "network_gbs"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"gpu {self.name}: {name} {getattr(self, name)} must be more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"gpu {self.name}: {name} {getattr(self, name)} must be more than 0, and finite")
 
     @property
     def memory(self) -> float:

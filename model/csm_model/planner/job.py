@@ -5,6 +5,7 @@ Shapes: R rows of a micro-batch, K codebooks, F frames picked for the depth deco
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -32,8 +33,8 @@ class SpeechShape:
 
     def __post_init__(self) -> None:
         for name in ("ids_per_second", "turn_seconds", "document_turns"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} {getattr(self, name)}: must be more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} {getattr(self, name)}: must be more than 0, and finite")
         if not 0.0 <= self.padding < 1.0:
             raise InputError(f"padding {self.padding}: must be 0 or more, and less than 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -92,8 +93,8 @@ class Remedy:
 def plan(job: TrainingJob, gpu: Gpu, *, hours: float, epochs: float = 1.0, assumptions: Assumptions) -> Plan:
     """Plans a training."""
     for name, value in (("hours", hours), ("epochs", epochs)):
-        if not value > 0:
-            raise InputError(f"{name} {value}: must be more than 0")
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: must be more than 0, and finite")
     return Plan(
         job=job,
         gpu=gpu,

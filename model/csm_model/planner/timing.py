@@ -6,6 +6,7 @@ update. The shares of the peaks that are reached are assumptions (`Assumptions`)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from csm_model.errors import InputError
@@ -37,8 +38,8 @@ class Assumptions:
         for name in ("mfu", "link_share"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise InputError(f"{name} {getattr(self, name)}: must be more than 0, and at most 1")
-        if self.reserve_gb < 0:
-            raise InputError(f"reserve_gb {self.reserve_gb}: must be 0 or more")
+        if not 0 <= self.reserve_gb < math.inf:
+            raise InputError(f"reserve_gb {self.reserve_gb}: must be 0 or more, and finite")
         if self.gpus_per_node < 1:
             raise InputError(f"gpus_per_node {self.gpus_per_node}: must be at least 1")
 

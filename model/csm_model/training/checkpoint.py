@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from csm_model.errors import CheckpointError, CsmError, DigestError, shown
 from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.rules import finite
 from csm_model.training.parallel import World
 
 _log = logging.getLogger(__name__)
@@ -348,7 +349,7 @@ def _best_first(folders: list[Path]) -> list[int]:
     for folder in folders:
         try:
             facts = _stated(folder)
-            if facts["validation"] is not None:
+            if finite(facts["validation"]):
                 found.append((float(facts["validation"]), int(facts["step"])))
         except _DAMAGE:
             continue

@@ -16,8 +16,11 @@ _ENOUGH = 16
 _LEAST_LEAP = 1.0  # nats; below, nothing is a leap, however quiet the history
 
 
+CURE = "lower learning_rate or look at the data, and go on from the last checkpoint"
+
+
 class DivergedError(CsmError):
-    """Too many steps in a row could not be taken."""
+    """Too many steps in a row could not be taken, or what was learnt is no number."""
 
 
 class SpikeGuard:
@@ -30,13 +33,17 @@ class SpikeGuard:
         factor: how many deviations; 0 lets every finite loss pass.
         limit: so many steps in a row may be skipped.
         history: the losses that an earlier run took.
-        in_a_row: the steps that it had just skipped.
     """
 
-    def __init__(self, *, factor: float, limit: int, history: Sequence[float] | None = None, in_a_row: int = 0) -> None:
+    def __init__(self, *, factor: float, limit: int, history: Sequence[float] | None = None) -> None:
         self.factor, self.limit = factor, limit
         self.history = list(history or [])
-        self.in_a_row = in_a_row
+        self.in_a_row = 0
+        """Steps that were just refused, one after another."""
+        self.reason = ""
+        """Why the last of them was."""
+        self.lost = False
+        """Whether one of them had no finite loss or gradient."""
 
     def refuses(self, loss: float, norm: float) -> str | None:
         """Why a step must not be taken; None where it may.
@@ -46,16 +53,24 @@ class SpikeGuard:
         """
         reason = self._reason(loss, norm)
         if reason is None:
-            self.in_a_row = 0
+            self.in_a_row, self.reason, self.lost = 0, "", False
             self.history = [*self.history, loss][-_HISTORY:]
             return None
         self.in_a_row += 1
+        self.reason = reason
+        self.lost |= not (math.isfinite(loss) and math.isfinite(norm))
         if self.in_a_row > self.limit:
-            raise DivergedError(
-                f"{self.in_a_row} steps in a row could not be taken, the last because {reason}: "
-                "lower learning_rate or look at the data, and go on from the last checkpoint"
-            )
+            raise DivergedError(self._diverged())
         return reason
+
+    def check_end(self) -> None:
+        """Raises `DivergedError` where a training ends in steps that were not taken; one leap alone is a bad pack."""
+        if self.lost or self.in_a_row > 1:
+            raise DivergedError(self._diverged())
+
+    def _diverged(self) -> str:
+        steps = f"{self.in_a_row} steps in a row" if self.in_a_row > 1 else "the step"
+        return f"{steps} could not be taken, the last because {self.reason}: {CURE}"
 
     def _reason(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csm_model.errors import InputError
-
-TARGETS = ("*.q_proj", "*.k_proj", "*.v_proj", "*.output_proj", "*.w1", "*.w2", "*.w3")
-"""Every linear layer of the two transformers."""
+from csm_model.training.config import TARGETS
 
 
 class LoraLinear(nn.Linear):

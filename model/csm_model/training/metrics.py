@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from csm_model.files import write_bytes
+from csm_model.files import measured, write_bytes
 from csm_model.training.data import Batch
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class MetricsFile:
             return
         row = {"step": step, "steps": self._steps, "time": round(time.time(), 2), "learning_rate": learning_rate}
         with self._path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row | {name: round(value, 5) for name, value in values.items()}) + "\n")
+            log.write(json.dumps(measured(row | {name: round(value, 5) for name, value in values.items()})) + "\n")
 
     def note(self, step: int, text: str) -> None:
         """Says something that is no figure."""

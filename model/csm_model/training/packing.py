@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from csm_model.errors import InputError
+from csm_model.frames import seconds_of
 
 MOST_PADDING = 0.02
 """Above it, conversations are cut at turns, to fill the gaps of others."""
@@ -58,6 +59,21 @@ class Packing:
     """Shards whose turns are mixed with one another; a reader holds so many open."""
 
 
+def left_out(lengths: Lengths, row_length: int) -> str:
+    """What is left out of a split because it fits no row, in words; empty where all fits.
+
+    Its seconds are those of its rows, a row being a frame or a text id: at most so many of sound.
+    """
+    longer = lengths.rows[lengths.rows > row_length]
+    if not len(longer):
+        return ""
+    turns = "1 turn" if len(longer) == 1 else f"{len(longer)} turns"
+    return (
+        f"{turns} ({seconds_of(int(longer.sum())):,.0f} s) longer than row_length {row_length} "
+        f"{'is' if len(longer) == 1 else 'are'} left out; the longest fills {int(longer.max())} rows"
+    )
+
+
 class Packs:
     """The packs of all epochs, by their running number.
 
@@ -84,11 +100,6 @@ class Packs:
         """Groups of an epoch."""
         self._order = functools.lru_cache(2)(self._order_of)
         self._planned = functools.lru_cache(2)(self._plan)
-
-    @property
-    def turns_left_out(self) -> int:
-        """Turns that are longer than a row."""
-        return int((self.lengths.rows > self.packing.row_length).sum())
 
     def __getitem__(self, number: int) -> tuple[int, list[Document]]:
         """The pack of a running number: its epoch and its documents."""

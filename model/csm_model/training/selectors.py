@@ -13,12 +13,15 @@ Weights of several selectors that mean the same turn multiply. 0 keeps the turn 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csm_model.errors import InputError
-from csm_model.training.shards import TokenTurn
+
+if TYPE_CHECKING:
+    from csm_model.training.shards import TokenTurn
 
 _FILLER = re.compile(r"\b(?:u+m+|u+h+|e+r+m*|h+m+|mm+|you know|i mean)\b", re.IGNORECASE)
 
@@ -48,8 +51,8 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise InputError(f"selector {selector!r}: there are {known}")
         if name in ("speaker", "other-speakers"):
             _number(value, selector)
-        if not weight >= 0.0:
-            raise InputError(f"weight {weight} of {selector}: must be 0 or more")
+        if not 0.0 <= weight < math.inf:
+            raise InputError(f"weight {weight} of {selector}: must be 0 or more, and finite")
 
 
 def check_known(weights: Mapping[str, float], manifest: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ targets. So neither the number of processes, nor how the packs are spread over m
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,25 @@ from torch.distributed.tensor import DTensor
 from csm_model.errors import ArtifactError, CheckpointError, InputError, shown
 from csm_model.files import digest_of, write_json
 from csm_model.planner.flops import flops_of_step
+from csm_model.tensor_files import is_finite
+from csm_model.training import resuming
 from csm_model.training.build import build_model, distribute, finish
 from csm_model.training.cache import Fetch
 from csm_model.training.checkpoint import Checkpoints, Mirror
 from csm_model.training.config import TrainingConfig
 from csm_model.training.data import Batch, DropoutSettings, PackedTokens, ReplayedPacks, Totals
-from csm_model.training.guards import SpikeGuard, StopSignal
+from csm_model.training.guards import CURE, DivergedError, SpikeGuard, StopSignal
 from csm_model.training.loss import Losses, LossModule
 from csm_model.training.metrics import Meter, MetricsFile
 from csm_model.training.optimizer import learning_rate, make_optimizer
-from csm_model.training.packing import Packing, packs_of_process
+from csm_model.training.packing import Packing, left_out, packs_of_process
 from csm_model.training.parallel import World, synchronised, without_wrapper
 from csm_model.training.replay import check_replay, speakers_taken
 from csm_model.training.selectors import check_known
 from csm_model.training.stream import StreamedTurns, TokenFolder, open_tokens
 
 _log = logging.getLogger(__name__)
+R = TypeVar("R")
 
 
 class Trainer:
@@ -82,20 +86,30 @@ class Trainer:
             mirror=mirror,
             shared=config.disks == "shared",
         )
+        self._of = resuming.made_of(
+            config, self.manifest, self.replay.manifest if self.replay else None, self.base_manifest
+        )
         self.step, facts = self.checkpoints.newest()
+        if self.step:
+            resuming.check(self.step, facts.get("of"), self._of, config, self.checkpoints.root, tell=self.world.leads)
+        self._saved = self.step
         try:
             losses = [float(loss) for loss in facts.get("losses") or ()]
-            in_a_row, self.skipped, packs_read = (
-                int(facts.get(name, 0)) for name in ("skipped_in_a_row", "skipped", "packs_read")
-            )
+            self.skipped, packs_read = (int(facts.get(name, 0)) for name in ("skipped", "packs_read"))
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.out / 'checkpoints'}: step {self.step} does not say how far it had come ({shown(error)}); "
                 "remove its folder, and the one before it is used"
             ) from None
-        self.guard = SpikeGuard(factor=config.spike_factor, limit=config.skip_limit, history=losses, in_a_row=in_a_row)
+        self.guard = SpikeGuard(factor=config.spike_factor, limit=config.skip_limit, history=losses)
         self.packs_read = packs_read
         """Packs of the one order that all steps so far consumed."""
+        self._taken = self._facts()
+        """What a checkpoint says of the last step that was taken."""
+        self._due = False
+        """Whether there shall be a checkpoint of it."""
+        self._validation: float | None = None
+        """The validation loss at it, where it was validated."""
         if self.step:
             self._load(self.step)
 
@@ -150,7 +164,12 @@ class Trainer:
             reading = replace(reading, history_dropout=config.history_dropout, text_dropout=config.text_dropout)
             packing = replace(packing, max_turns=config.max_turns)
         source = StreamedTurns(tokens, split, open_shards=config.shuffle_shards)
-        return PackedTokens(source, sizes, packing=packing, reading=reading)
+        if self.world.leads and (words := left_out(source.lengths, config.row_length)):
+            _log.warning("%s, split %s: %s", tokens.local, split, words)
+        try:
+            return PackedTokens(source, sizes, packing=packing, reading=reading)
+        except InputError as error:
+            raise InputError(f"split {split}: {error}") from None
 
     def run(self, stop: StopSignal | None = None) -> dict[str, Any]:
         """Trains to the last step and writes `final/`; returns its manifest.
@@ -182,6 +201,8 @@ class Trainer:
         while self.step < config.steps:
             stopping = self._advance(meter, log, stop)
             last = self.step == config.steps
+            if last:
+                self._at_step(self.guard.check_end)
             if self.step % config.log_every == 0 or last:
                 log.write(self.step, learning_rate(config, self.step - 1), self._figures(meter))
                 meter = Meter()
@@ -190,12 +211,18 @@ class Trainer:
                 figures = self._validate()
                 validation = figures["validation_first"] + config.depth_weight * figures["validation_depth"]
                 log.write(self.step, learning_rate(config, self.step - 1), figures)
-            if self.step % config.checkpoint_every == 0 or last or stopping:
-                self._save(validation)
+                if not math.isfinite(validation):
+                    raise DivergedError(f"step {self.step}: the validation loss is {validation}: {CURE}")
+            if self.guard.in_a_row == 0:
+                self._validation = validation
+            self._due |= self.step % config.checkpoint_every == 0
+            if last or (stopping and not self.guard.lost):
+                self._due = True
+                self._save_due()
             if stopping and not last:
                 self.checkpoints.wait()
                 if self.world.leads:
-                    print(f"asked to stop: saved at step {self.step} of {config.steps}; the same command goes on")
+                    print(f"asked to stop: saved at step {self._saved} of {config.steps}; the same command goes on")
                 return {}
         return self._finish()
 
@@ -223,11 +250,13 @@ class Trainer:
         means, stopping = together[:-1], together[-1] > 0
         self.packs_read += config.batch_packs
         self.step += 1
-        if reason := self.guard.refuses(means[0], float(norm)):
+        if reason := self._at_step(lambda: self.guard.refuses(means[0], float(norm))):
             self.skipped += 1
             log.note(self.step, f"step skipped: {reason}")
         else:
+            self._save_due()  # the weights of the step before have a finite loss: something can be learnt from them
             self.optimizer.step()
+            self._taken, self._validation = self._facts(), None
             meter.add_losses(means, float(norm))
         meter.add_work(batches, self._flops(batches), seconds=time.monotonic() - began)
         return stopping
@@ -307,14 +336,39 @@ class Trainer:
         model, optimizer = states.get_state_dict(without_wrapper(self.module), self.optimizer, options=options)
         return {"model": model, "optimizer": optimizer}
 
-    def _save(self, validation: float | None) -> None:
-        facts = {
+    def _at_step(self, judge: Callable[[], R]) -> R:
+        """What a judgement says; a `DivergedError` names the step."""
+        try:
+            return judge()
+        except DivergedError as error:
+            raise DivergedError(f"step {self.step}: {error}") from None
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint of the weights as they are says, beside its tensors."""
+        return {
+            "step": self.step,
             "losses": self.guard.history,
-            "skipped_in_a_row": self.guard.in_a_row,
             "skipped": self.skipped,
             "packs_read": self.packs_read,
+            "of": self._of,
         }
-        self.checkpoints.save(self.step, self._tensors(), facts, validation=validation)
+
+    def _save_due(self) -> None:
+        """Saves the last step that was taken, where that is due: steps that were refused since changed no weight.
+
+        Raises:
+            DivergedError: a weight, or what the optimiser keeps of it, is no finite number.
+        """
+        step = self._taken["step"]
+        if not self._due or step == self._saved:
+            return
+        self._due = False
+        tensors = self._tensors()
+        wrong = not_finite(tensors)
+        if self.world.most(float(bool(wrong))):
+            raise DivergedError(f"step {step}: {wrong or 'what another process learnt'} is not finite: {CURE}")
+        self.checkpoints.save(step, tensors, self._taken, validation=self._validation)
+        self._saved = step
 
     def _load(self, step: int) -> None:
         tensors = self._tensors()
@@ -346,6 +400,20 @@ class Trainer:
         )
         write_json(self.out / "result.json", {"digest": written["digest"], "steps": best or self.step})
         return written
+
+
+def not_finite(tensors: Mapping[str, Any], of: str = "") -> str:
+    """The name of the first tensor of this process with a number that is not finite; empty for none."""
+    for name, value in tensors.items():
+        where = f"{of}.{name}" if of else str(name)
+        if isinstance(value, Mapping):
+            if found := not_finite(value, where):
+                return found
+        elif isinstance(value, Tensor):
+            local = value.to_local() if isinstance(value, DTensor) else value
+            if local.is_floating_point() and not is_finite(local.detach()):
+                return where
+    return ""
 
 
 def seed_of(*parts: int) -> int:

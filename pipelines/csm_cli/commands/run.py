@@ -35,13 +35,13 @@ def run(
 
       csm run --set gate.max_wer=0.2 --set release.say="Good morning, everyone."
     """
-    from csm_pipelines.dotted import with_settings
+    from csm_pipelines.checks import check_config
     from csm_pipelines.presets import preset as preset_named
 
     config = preset_named(preset)
     if corpus is not None:
         config = config.changed(data={"corpus": str(Path(corpus).absolute()), "conversations": None})
-    config = with_settings(config, settings or [])
+    config = check_config(config, settings or [])
     if show:
         import json
 

@@ -121,7 +121,7 @@ def scale_sim(
         timeline.write(out / "scaling.csv")
         draw(out / "scaling.png", timeline, pod_cost)
         Console().print(f"{out / 'scaling.png'}, {out / 'scaling.csv'}", soft_wrap=True)
-    if max_refused is not None and figures["refused_share"] > max_refused:
+    if max_refused is not None and not figures["refused_share"] <= max_refused:
         typer.echo(f"refused {figures['refused_share']:.4f} of the streams; at most {max_refused:g}", err=True)
         raise typer.Exit(1)
 
