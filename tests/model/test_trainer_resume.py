@@ -155,7 +155,7 @@ def test_sigterm_saves_and_ends_well(token_folder: Path, tmp_path: Path) -> None
 def test_the_best_checkpoint_outlives_newer_ones_and_can_become_the_bundle(token_folder: Path, tmp_path: Path) -> None:
     """With an absurd rate after the warm-up, the best validation is an early one."""
     config = settings(
-        token_folder, tmp_path / "out", steps=24, validate_every=4, learning_rate=30.0, warmup_steps=24, clip_norm=1e9,
+        token_folder, tmp_path / "out", steps=24, validate_every=4, learning_rate=3.0, warmup_steps=24, clip_norm=1e9,
         spike_factor=0.0, final_from="best", keep_checkpoints=1,
     )  # fmt: skip
     Trainer(config, ALONE).run()
