@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from csm_components.train.elsewhere import Elsewhere
 
 TRAINER = "csm_components.train.worker"
+INPUTS = "inputs.json"
+"""Beside checkpoints: what they were made of."""
 
 
 class StoppedError(CsmError):
@@ -125,6 +127,8 @@ def train(
     if (known := _known(out, inputs)) is not None:
         if tracker is not None and (out / UNRECORDED).exists():
             _record_late(tracker, out, say)
+        if known_json(out / INPUTS) is None:
+            write_json(out / INPUTS, {"inputs": inputs})
         return known
     _start_afresh_unless(out, inputs)
     config = {
@@ -137,7 +141,7 @@ def train(
     if mirror := recipe.get("mirror"):  # a place of its own for each, so that none goes on from another's
         config["mirror"] = f"{mirror.rstrip('/')}/{inputs[:16]}"
     write_json(out / "config.json", config)
-    write_json(out / "inputs.json", {"inputs": inputs})
+    write_json(out / INPUTS, {"inputs": inputs})
     job = _TrainingProcesses(
         out=out, settings=settings, trainer=trainer, tokens=source, base=begin, replay=again, say=say
     )
@@ -272,12 +276,12 @@ def _known(out: Path, inputs: str) -> TrainResult | None:
 def _start_afresh_unless(out: Path, inputs: str) -> None:
     """Removes what an earlier run with other inputs left in `out`; its checkpoints would be resumed from."""
     out.mkdir(parents=True, exist_ok=True)
-    if (mark := known_json(out / "inputs.json")) is not None and mark["inputs"] == inputs:
+    if (mark := known_json(out / INPUTS)) is not None and mark["inputs"] == inputs:
         return
     for name in ("checkpoints", "final"):
         shutil.rmtree(out / name, ignore_errors=True)
     made.forget(out)
-    for name in (METRICS, "result.json", "inputs.json"):
+    for name in (METRICS, "result.json", INPUTS):
         (out / name).unlink(missing_ok=True)
 
 
