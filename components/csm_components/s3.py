@@ -172,15 +172,14 @@ def open_s3(settings: Settings, url: str) -> S3Storage:
             f"storage {url!r}: the bucket {bucket!r} is no name (3 to 63 of letters, digits, dot, - and _); write "
             "s3://bucket/prefix"
         )
+    endpoint = _endpoint(settings, url)
     provider = _credentials(settings)
     attempts = Attempts(settings.s3_patience_s, renew=getattr(provider, "renew", None))
-    return S3Storage(_client(settings, url, provider), bucket, prefix, attempts=attempts)
+    return S3Storage(_client(settings, endpoint, provider), bucket, prefix, attempts=attempts)
 
 
-def _client(settings: Settings, url: str, provider: Provider) -> Minio:
-    import urllib3
-    from minio import Minio
-
+def _endpoint(settings: Settings, url: str) -> str:
+    """The address of the service, `http(s)://host:port`, where all is there that reaches it."""
     needed = ["s3_endpoint"] + ["s3_access_key", "s3_secret_key"] * (settings.s3_credentials == "keys")
     missing = [f"CSM_{name.upper()}" for name in needed if not getattr(settings, name)]
     if missing:
@@ -192,6 +191,14 @@ def _client(settings: Settings, url: str, provider: Provider) -> Minio:
     address = urlsplit(endpoint)
     if address.scheme not in ("http", "https") or not address.netloc or address.path.strip("/"):
         raise InputError(f"CSM_S3_ENDPOINT={settings.s3_endpoint!r}: must be http(s)://host:port")
+    return endpoint
+
+
+def _client(settings: Settings, endpoint: str, provider: Provider) -> Minio:
+    import urllib3
+    from minio import Minio
+
+    address = urlsplit(endpoint)
     return Minio(
         endpoint=address.netloc,
         credentials=provider,

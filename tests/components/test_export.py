@@ -77,7 +77,7 @@ def test_weights_that_a_precision_cannot_hold_are_refused(
         assert not (tmp_path / precision).exists()
     with torch.no_grad():
         bundle.model.projection.weight[0, 0] = float("nan")
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in ("fp32", "bf16"):
         with pytest.raises(ArtifactError, match="is not finite everywhere"):
             write_bundle(tmp_path / precision, model=bundle.model, precision=precision, **told)  # type: ignore[arg-type]
 

@@ -26,7 +26,7 @@ from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import joined_world
 from csm_model.training.trainer import Trainer
 
-MOST_STEPS = 6
+MOST_STEPS = 10
 HANG_S = 300.0
 """Seconds after which an attempt that tells nothing is taken to hang."""
 

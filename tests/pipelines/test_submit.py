@@ -17,6 +17,7 @@ from object_store import seaweedfs
 from csm_components.made import Record, enter
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
+from csm_model.bundle import load_bundle, write_bundle
 from csm_model.files import write_json
 from csm_pipelines.pipelines import PIPELINES
 from csm_pipelines.profile import PROFILES
@@ -247,8 +248,16 @@ def test_a_release_takes_a_kept_bundle(csm: Csm, cluster: Cluster, bundle: Path)
     assert "train_recipe" not in run.body["runtime_config"]["parameters"]
 
 
-def test_a_schedule_of_nightly_is_made_paused_and_deleted(csm: Csm, cluster: Cluster, bundle: Path) -> None:
-    options = cluster.options("--set", f"data.base={bundle}")
+def test_a_schedule_of_nightly_is_made_paused_and_deleted(
+    csm: Csm, cluster: Cluster, bundle: Path, tmp_path: Path
+) -> None:
+    rounded = csm("schedule", "create", "nights", *cluster.options("--set", f"data.base={bundle}"), "--every", "1h")
+    assert rounded.status == 2
+    assert "its weights are int8, which is for speaking only" in rounded.err
+    loaded = load_bundle(bundle, kernels=False)
+    told = {"tokenizer": loaded.tokenizer, "codec_folder": bundle / "codec", "info": {}}
+    write_bundle(tmp_path / "base", model=loaded.model, precision="fp32", **told)  # type: ignore[arg-type]
+    options = cluster.options("--set", f"data.base={tmp_path / 'base'}")
     made = csm("schedule", "create", "nights", *options, "--cron", "0 0 3 * * *")
     assert made.status == 0, made.err
     (row,) = cluster.api.schedules.values()
