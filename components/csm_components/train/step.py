@@ -131,6 +131,8 @@ def train(
             write_json(out / INPUTS, {"inputs": inputs})
         return known
     _start_afresh_unless(out, inputs)
+    if not (out / METRICS).exists() and (out / "final" / METRICS).exists():
+        copy_file(out / "final" / METRICS, out / METRICS)  # the trainer writes only what it does from now on
     config = {
         **recipe,
         "tokens": source,
