@@ -21,7 +21,7 @@ from csm_components.storage import Storage
 from csm_components.tree_list import MADE
 from csm_model.files import digest_of_file, known_json, write_json
 
-_UNSEALED = (MADE, "checkpoints", "logs", "inputs.json", "unrecorded")
+_UNSEALED = frozenset({"checkpoints", "logs", "inputs.json", "unrecorded", ".lock"})
 """What a folder's result does not rest on: checkpoints have digests of their own."""
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def commit(folder: Path, step: str, key: str, result: Any) -> None:
     seals = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and name.parts[0] not in _UNSEALED and not path.name.endswith((".partial", ".lock")):
+        if path.is_file() and name.parts[0] not in {MADE, *_UNSEALED} and not path.name.endswith((".partial", ".lock")):
             stat = path.stat()
             seals[name.as_posix()] = (stat.st_size, stat.st_mtime_ns, digest_of_file(path))
     note(folder / MADE, Record(step=step, key=key, result=asdict(result), seals=seals))
@@ -82,12 +82,11 @@ def committed(folder: Path, key: str) -> dict[str, Any] | None:
     Files that are not as they were sealed are removed, and the record with them, so that the step makes them again; all
     of them where the record itself is damaged.
     """
-    record = folder / MADE
-    if record.exists() and noted(record) is None:
+    found = noted(folder / MADE)
+    if found is None and (folder / MADE).exists():
         _log.warning("%s: its record cannot be read, so nothing of it is known to be whole; it is made again", folder)
         _clear(folder)
-    found = noted(record, key)
-    if found is None:
+    if found is None or found.key != key:
         return None
     if broken := [name for name, seal in found.seals.items() if not _as_sealed(folder / name, seal)]:
         named = ", ".join(broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
@@ -102,10 +101,8 @@ def committed(folder: Path, key: str) -> dict[str, Any] | None:
 def _clear(folder: Path) -> None:
     """Removes all that a record would have had a seal of."""
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in _UNSEALED:
-            shutil.rmtree(path)
-        elif path.is_file() and not path.name.endswith(".lock") and path.name not in _UNSEALED[1:]:
-            path.unlink()
+        if path.name not in _UNSEALED:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _as_sealed(path: Path, seal: Sequence[Any]) -> bool:

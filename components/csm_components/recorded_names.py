@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import posixpath
 import re
+
+from csm_model.files import digest_of
 
 LONGEST = 250
 """Characters of a key in MLflow."""
@@ -22,7 +23,7 @@ def recorded_name(name: str) -> str:
     if posixpath.normpath(quoted) != quoted or quoted.startswith(("/", "..")) or quoted == ".":
         quoted = re.sub(r"[/.]", _quoted, quoted)
     if len(quoted) > LONGEST:
-        quoted = f"{quoted[: LONGEST - 17]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        quoted = f"{quoted[: LONGEST - 17]}-{digest_of(name)[:16]}"
         if posixpath.normpath(quoted) != quoted:
             quoted = quoted.replace("/", "_")
     return quoted

@@ -39,21 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         open_channel(asked.events)
     try:
         _run(asked)
-    except CsmError as error:
-        return _refused(error)
     except Exception as error:
-        if (machine := machine_error(error, asked.work)) is not None:
-            return _refused(machine)
-        emit("error", **describe(error))
-        traceback.print_exc()
-        return 1
+        said = error if isinstance(error, CsmError) else machine_error(error, asked.work)
+        emit("error", **describe(said or error))
+        if said is None:
+            traceback.print_exc()
+            return 1
+        sys.stderr.write(f"error: {' '.join(str(said).split())}\n")
+        return 2
     return 0
-
-
-def _refused(error: CsmError) -> int:
-    emit("error", **describe(error))
-    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -87,10 +87,10 @@ def problems(error: ValidationError, *, at: str = "", known: Iterable[str] = ())
     return lines
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest of the names that there are, as a question; empty where none is near."""
+def nearest(name: str, known: Iterable[str], *, before: str = "") -> str:
+    """The nearest of the names that there are, after what stands `before` it, as a question; empty where none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {before}{near[0]}?" if near else ""
 
 
 def refuse(lines: Iterable[str]) -> None:

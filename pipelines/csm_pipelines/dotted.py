@@ -100,7 +100,7 @@ def _knob(config: RunConfig, path: Sequence[str]) -> Knob:
 def _unknown(setting: str, name: str, known: Iterable[str], before: str = "") -> InputError:
     known = list(known)
     key = setting.partition("=")[0]
-    near = nearest(name, known).replace("did you mean ", f"did you mean {before}")
+    near = nearest(name, known, before=before)
     return InputError(f"setting {key}: there is no {name!r}; there are {', '.join(known)}{near}")
 
 

@@ -25,17 +25,15 @@ from rich.table import Table
 
 from csm_components.evaluate.figures import Figures, Interval, JudgedSentence, figures_of, wer_difference
 from csm_components.evaluate.judges import Size
-from csm_components.evaluate.outcome import row_of
-from csm_components.evaluate.sentences import choose_sentences
+from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.sources import FromBundle
-from csm_components.evaluate.work import Take, judge_all, progress_bar, speak_all, voice_references
-from csm_components.ingest.conversations import read_conversations, read_manifest
+from csm_components.evaluate.step import held_out_of, matching_manifests
+from csm_components.evaluate.work import Take, progress_bar, speak_all
 from csm_components.settings import worker_count
 from csm_model.bundle import read_manifest as read_bundle_manifest
-from csm_model.errors import ArtifactError, CsmError, InputError
-from csm_model.files import read_json, write_json
+from csm_model.errors import CsmError, InputError
+from csm_model.files import write_json
 from csm_model.inference.sampling import Sampling
-from csm_model.training.shards import load_tokens
 from csm_serving.wire.protocol import SamplingOptions
 
 FIGURES = "sampling.json"
@@ -111,31 +109,21 @@ def compare_samplings(
     """
     if draws < 1:
         raise InputError(f"draws {draws}: must be 1 or more")
-    encoded, dataset = read_json(tokens / "manifest.json"), read_manifest(conversations)
-    if encoded["dataset_digest"] != dataset["digest"]:
-        raise ArtifactError(f"{tokens} was made from other conversations than {conversations}: run tokenise again")
-    if encoded["codec_digest"] != read_bundle_manifest(bundle)["codec_digest"]:
-        raise ArtifactError(f"{tokens} holds codes of another codec than that of {bundle}: tokenise with its codec")
-    turns = {turn.id: turn for turn in load_tokens(tokens, split)}
-    held_out = list(read_conversations(conversations, split))
-    sentences = choose_sentences(
-        held_out,
-        encoded=turns,
-        training_texts=(turn.text for item in read_conversations(conversations, "train") for turn in item.turns),
-        per_voice=per_voice,
-    ).sentences
     source = FromBundle(folder=bundle, codec_folder=codec or tokens / "codec")
+    manifest, dataset, encoded = matching_manifests(bundle, conversations, tokens, source)
+    corpus = held_out_of(conversations, tokens, manifest, split=split, per_voice=per_voice)
+    sentences = corpus.choice.sentences
     count = worker_count(workers)
     takes: dict[str, list[Take]] = {}
     with progress_bar(console=console or Console(stderr=True)) as progress:
         for setting, draw in itertools.product(settings, range(draws)):
-            series = f"{name_of(setting)}-{draw}"
+            series = series_of(setting, draw)
             takes[series] = speak_all(
                 sentences,
                 source,
                 series=series,
                 out=out,
-                tokens=turns,
+                tokens=corpus.tokens,
                 tokens_digest=encoded["digest"],
                 seeds={each.id: seed + draw * len(sentences) + n for n, each in enumerate(sentences)},
                 max_frames=max_frames,
@@ -143,30 +131,26 @@ def compare_samplings(
                 workers=count,
                 sampling=setting,
             )
-        verdicts = judge_all(
+        judged = judged_rows(
             takes,
-            voice_references(
-                read_conversations(conversations, "train"), sorted({each.speaker for each in sentences}), held_out
-            ),
+            conversations,
+            corpus.held_out.values(),
             out=out,
+            dataset_digest=dataset["digest"],
             recogniser=recogniser,
-            references_key=dataset["digest"],
             mos=mos,
             progress=progress,
             workers=count,
         )
-    rows: dict[SamplingOptions, list[JudgedSentence]] = {}
-    for setting, draw in itertools.product(settings, range(draws)):
-        series = f"{name_of(setting)}-{draw}"
-        rows.setdefault(setting, []).extend(map(row_of, takes[series], verdicts[series]))
+    rows = {setting: [row for draw in range(draws) for row in judged[series_of(setting, draw)]] for setting in settings}
     tried = [_tried(setting, kept, rows[settings[0]]) for setting, kept in rows.items()]
     write_json(out / FIGURES, [asdict(each) for each in tried])
     return tried
 
 
-def name_of(setting: SamplingOptions) -> str:
-    """What its clips' folder is called."""
-    values = (setting.temperature, setting.depth_temperature, setting.top_k, setting.guidance)
+def series_of(setting: SamplingOptions, draw: int) -> str:
+    """What the folder of its clips is called."""
+    values = (setting.temperature, setting.depth_temperature, setting.top_k, setting.guidance, draw)
     return "-".join(f"{value:g}" for value in values if value is not None)
 
 

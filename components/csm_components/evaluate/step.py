@@ -26,9 +26,10 @@ from rich.console import Console
 
 from csm_components import made
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wer_difference
+from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.knobs import EvaluateSettings
 from csm_components.evaluate.learned import what_was_learned
-from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of, row_of
+from csm_components.evaluate.outcome import REPORT, RESULT, EvaluateResult, details_of, result_of
 from csm_components.evaluate.report import ReportInputs, write_report
 from csm_components.evaluate.sentences import Choice, Sentence, choose_sentences, subset, voice_names
 from csm_components.evaluate.sources import FromBundle, FromTriton, SpeechSource
@@ -37,10 +38,8 @@ from csm_components.evaluate.verdicts import JUDGES_VERSION
 from csm_components.evaluate.work import (
     Take,
     baseline_takes,
-    judge_all,
     progress_bar,
     speak_all,
-    voice_references,
 )
 from csm_components.ingest.conversations import Conversation, read_conversations
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
@@ -56,7 +55,7 @@ FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Corpus:
+class HeldOut:
     """What is held out, and how it was encoded."""
 
     held_out: dict[str, Conversation]
@@ -109,7 +108,7 @@ def evaluate(
         for name, folder in (("parent", parent), ("base", base))
         if folder is not None
     }
-    manifest, dataset, encoded = _matching_manifests(bundle, conversations, tokens, source)
+    manifest, dataset, encoded = matching_manifests(bundle, conversations, tokens, source)
     inputs = digest_of(
         {
             "format": FORMAT,
@@ -128,27 +127,29 @@ def evaluate(
     made.forget(out)
     (out / RESULT).unlink(missing_ok=True)
 
-    corpus = _corpus(conversations, tokens, settings, manifest)
+    corpus = held_out_of(
+        conversations,
+        tokens,
+        manifest,
+        split=settings.split,
+        per_voice=settings.sentences_per_voice,
+        speakers=settings.speakers,
+    )
     count = worker_count(workers)
     with progress_bar(console=console) as progress:
         with source.started() if isinstance(source, FromTriton) else nullcontext(source) as heard:
             takes = _speak(corpus, heard, others, settings, out, encoded, dataset, own_codec, progress, count)
-        asked = sorted({take.sentence.speaker for row in takes.values() for take in row})
-        references = voice_references(read_conversations(conversations, "train"), asked, corpus.held_out.values())
-        verdicts = judge_all(
+        rows = judged_rows(
             takes,
-            references,
+            conversations,
+            corpus.held_out.values(),
             out=out,
+            dataset_digest=dataset["digest"],
             recogniser=settings.recogniser,
-            references_key=dataset["digest"],
             mos=settings.mos,
             progress=progress,
             workers=count,
         )
-    rows = {
-        series: [row_of(take, path) for take, path in zip(kept, verdicts[series], strict=True)]
-        for series, kept in takes.items()
-    }
     figures = {series: figures_of(kept) for series, kept in rows.items()}
     same = {name: figures_of(_matching(rows["generated"], rows[name])) for name in others}
     after, learned = what_was_learned(rows, corpus.names)
@@ -183,10 +184,10 @@ def evaluate(
     return result
 
 
-def _matching_manifests(
+def matching_manifests(
     bundle: Path, conversations: Path, tokens: Path, source: SpeechSource
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The three manifests, after checking that they belong together."""
+    """The manifests of bundle, conversations and tokens; raises `ArtifactError` where they do not belong together."""
     manifest = read_bundle_manifest(bundle)
     dataset, encoded = read_conversations_manifest(conversations), read_json(tokens / "manifest.json")
     if source.digest != manifest["digest"]:
@@ -204,18 +205,27 @@ def _matching_manifests(
     return manifest, dataset, encoded
 
 
-def _corpus(conversations: Path, tokens: Path, settings: EvaluateSettings, manifest: Mapping[str, Any]) -> _Corpus:
-    held_out = {item.id: item for item in read_conversations(conversations, settings.split)}
-    encoded = {turn.id: turn for turn in load_tokens(tokens, settings.split)}
+def held_out_of(
+    conversations: Path,
+    tokens: Path,
+    manifest: Mapping[str, Any],
+    *,
+    split: str,
+    per_voice: int,
+    speakers: Sequence[int] = (),
+) -> HeldOut:
+    """What of a split is spoken by the bundle of a manifest; raises `InputError` where that is nothing."""
+    encoded = {turn.id: turn for turn in load_tokens(tokens, split)}
+    held_out = {item.id: item for item in read_conversations(conversations, split)}
     choice = choose_sentences(
         held_out.values(),
         encoded=encoded,
         training_texts=(turn.text for item in read_conversations(conversations, "train") for turn in item.turns),
-        per_voice=settings.sentences_per_voice,
-        speakers=settings.speakers,
+        per_voice=per_voice,
+        speakers=speakers,
     )
     known = {int(number): str(name) for number, name in manifest.get("speakers", {}).items()}
-    return _Corpus(
+    return HeldOut(
         held_out=held_out,
         tokens=encoded,
         choice=choice,
@@ -224,7 +234,7 @@ def _corpus(conversations: Path, tokens: Path, settings: EvaluateSettings, manif
 
 
 def _speak(
-    corpus: _Corpus,
+    corpus: HeldOut,
     source: SpeechSource,
     others: Mapping[str, SpeechSource],
     settings: EvaluateSettings,

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from csm_components.evaluate.figures import Figures, JudgedSentence, figures_of
 from csm_components.evaluate.judges import Size
-from csm_components.evaluate.outcome import row_of
+from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.sentences import Sentence
 from csm_components.evaluate.sources import FromBundle
 from csm_components.evaluate.table import figures_table
-from csm_components.evaluate.work import judge_all, progress_bar, speak_all, voice_references
-from csm_components.ingest.conversations import read_conversations, read_manifest
+from csm_components.evaluate.work import progress_bar, speak_all
+from csm_components.ingest.conversations import read_manifest
 from csm_components.settings import worker_count
 from csm_model.errors import CsmError, InputError
 from csm_model.files import digest_of_file, write_json
@@ -116,17 +116,17 @@ def speak_suite(
             progress=progress,
             workers=count,
         )
-        verdicts = judge_all(
+        rows = judged_rows(
             {"suite": takes},
-            voice_references(read_conversations(conversations, "train"), sorted(speakers), ()),
+            conversations,
             out=out,
+            dataset_digest=dataset["digest"],
             recogniser=recogniser,
-            references_key=dataset["digest"],
             mos=mos,
             progress=progress,
             workers=count,
         )
-    return [row_of(take, path) for take, path in zip(takes, verdicts["suite"], strict=True)]
+    return rows["suite"]
 
 
 def figures_by(rows: Sequence[JudgedSentence], part: Callable[[JudgedSentence], str]) -> dict[str, Figures]:

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from csm_components.evaluate.clips import commit_clip, read_clip
 from csm_components.evaluate.figures import Figures, JudgedSentence, figures_of
+from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.knobs import EvaluateSettings
-from csm_components.evaluate.outcome import row_of
 from csm_components.evaluate.report_dialogue import dialogue_section
 from csm_components.evaluate.sentences import Sentence
-from csm_components.evaluate.work import Take, judge_all, place_of, progress_bar, voice_references
+from csm_components.evaluate.work import Take, place_of, progress_bar
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.conversations import read_manifest as read_conversations_manifest
 from csm_components.settings import worker_count
@@ -148,21 +148,18 @@ def judge_dialogue(
     """What the judges hear in the turns, and the part of the report that shows it."""
     asked = sorted({take.sentence.speaker for take in takes})
     dataset = read_conversations_manifest(conversations)
-    references = voice_references(
-        read_conversations(conversations, "train"), asked, read_conversations(conversations, judging.split)
-    )
     with progress_bar(console=Console(stderr=True)) as progress:
-        verdicts = judge_all(
+        rows = judged_rows(
             {SERIES: takes},
-            references,
+            conversations,
+            read_conversations(conversations, judging.split),
             out=out,
+            dataset_digest=dataset["digest"],
             recogniser=judging.recogniser,
-            references_key=dataset["digest"],
             mos=judging.mos,
             progress=progress,
             workers=worker_count(workers),
-        )
-    rows = [row_of(take, path) for take, path in zip(takes, verdicts[SERIES], strict=True)]
+        )[SERIES]
     figures = figures_of(rows)
     of_voices = {voice: figures_of([row for row in rows if row.sentence.speaker == voice]) for voice in asked}
     sound = read_clip(out / SOUND)

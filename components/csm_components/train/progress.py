@@ -121,23 +121,24 @@ class Recorder:
 
     def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sends what MLflow does not have yet, unless it is being asked or has just failed."""
-        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._again:
+        if self._idle(time.monotonic()) and time.monotonic() >= self._again:
             self._thread = threading.Thread(target=self._try, args=(list(rows),), daemon=True)
             self._thread.start()
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Sends all that is left, in `_PATIENCE_S` at most; whether MLflow has it."""
         deadline = time.monotonic() + _PATIENCE_S
-        for _ in range(2):  # what is on its way, then what has come since
-            if self._thread is not None:
-                self._thread.join(max(0.0, deadline - time.monotonic()))
-                if self._thread.is_alive():
-                    return False
-            self._again = -math.inf
-            self.take(rows)
-        assert self._thread is not None
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive() and not self._failed
+        if not self._idle(deadline):
+            return False
+        self._again = -math.inf
+        self.take(rows)
+        return self._idle(deadline) and not self._failed
+
+    def _idle(self, deadline: float) -> bool:
+        """Waits for what is on its way; whether MLflow has answered by then."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        return self._thread is None or not self._thread.is_alive()
 
     def _try(self, rows: Sequence[Mapping[str, Any]]) -> None:
         try:

@@ -12,7 +12,6 @@ an older one, fetches the newest that is whole there.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 import warnings
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from csm_model.errors import CheckpointError, CsmError, DigestError, shown
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import digest_of, digest_of_file, read_json, sync, write_json
 from csm_model.rules import finite
 from csm_model.training.parallel import World
 
@@ -197,7 +196,7 @@ class Checkpoints:
         if folder.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(folder)
         partial.rename(folder)
-        _sync(self.root)
+        sync(self.root)
         self._prune()
         if self.copies is not None:
             self.copies.begin(self._kept())
@@ -396,15 +395,6 @@ def _check_metadata(path: Path) -> None:
     """Raises what is wrong with the pickle that torch will read without looking: it may come from a mirror."""
     with path.open("rb") as file:
         _Metadata(file).load()
-
-
-def _sync(folder: Path) -> None:
-    """Makes renames in a folder outlive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def quiet_torch() -> None:
