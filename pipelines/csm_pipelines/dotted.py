@@ -12,7 +12,7 @@ from csm_model.errors import InputError, quoted
 from csm_model.rules import broken_rules, nearest, refuse
 from csm_pipelines.config import RunConfig
 
-Dataclass = TypeVar("Dataclass")
+D = TypeVar("D")
 
 
 def with_settings(config: RunConfig, settings: Iterable[str]) -> RunConfig:
@@ -48,7 +48,7 @@ def applied(config: RunConfig, settings: Iterable[str]) -> tuple[RunConfig, list
     return config.changed(**changes), problems  # type: ignore[arg-type]  # sections, never the preset
 
 
-def with_fields(settings: Dataclass, given: Iterable[str]) -> Dataclass:
+def with_fields(settings: D, given: Iterable[str]) -> D:
     """Applies `FIELD=VALUE` settings to a frozen dataclass of settings; raises `InputError` as `with_settings` does."""
     names = [each.name for each in fields(settings)]  # type: ignore[arg-type]
     values: dict[str, Any] = {}
