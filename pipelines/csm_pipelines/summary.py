@@ -191,20 +191,20 @@ def _minutes(folder: Path, notes: Mapping[str, Mapping[str, Any]], seconds: floa
 
 
 def record(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Writes the run as a whole to MLflow, once for the same results."""
-    mark = folder / "recorded.json"
-    if known_json(mark) == summary["digests"]:
-        return
+    """Writes the run as a whole to MLflow, once for the same results, and what MLflow did not take from its steps."""
     from csm_components.tracking import Tracker
 
-    tracker = Tracker(folder=folder)
+    tracker, mark = Tracker(folder=folder), folder / "recorded.json"
+    if known_json(mark) == summary["digests"]:
+        tracker.flush()
+        return
     with tracker.pipeline() as log:
         log.params(config)
         log.metrics({key: value for key, value in summary.items() if isinstance(value, int | float)})
         log.tags({f"{name}_digest": digest for name, digest in summary["digests"].items()})
         log.artifact(folder / SUMMARY)
         log.artifact(folder / REPORT)
-    tracker.end_pipeline(failed=False)
+        log.end("FINISHED")
     write_json(mark, summary["digests"])
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ports import free_port
-from waiting import HANG_S, eventually
+from mlflow_server import mlflow_server
+from waiting import HANG_S
 
 from csm_components.finish.step import end_run
 from csm_components.job import StepJob
@@ -37,10 +34,9 @@ def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     home = tmp_path_factory.mktemp("mlflow")
     (home / "probe").write_text("")
     open_storage(f"s3://{BUCKET}", s3).put_file(home / "probe", "probe")  # makes the bucket
-    port = free_port()
     assert s3.s3_access_key is not None
     assert s3.s3_secret_key is not None
-    environment = os.environ | {
+    environment = {
         "MLFLOW_S3_ENDPOINT_URL": f"http://{s3.s3_endpoint}",
         "AWS_ACCESS_KEY_ID": s3.s3_access_key,
         "AWS_SECRET_ACCESS_KEY": s3.s3_secret_key.get_secret_value(),
@@ -48,32 +44,8 @@ def server(s3: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
-        f"--backend-store-uri=sqlite:///{home / 'mlflow.db'}",
-        f"--artifacts-destination=s3://{BUCKET}/kept",
-    ]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _await(f"{address}/health", process, home / "log")
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    def answers() -> bool:
-        assert process.poll() is None, f"the MLflow server ended:\n{log.read_text(errors='replace')[-2000:]}"
-        try:
-            with urllib.request.urlopen(url, timeout=60):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    eventually(answers, "the MLflow server did not come up", every_s=0.2)
+    with mlflow_server(home, artefacts=f"s3://{BUCKET}/kept", environment=environment) as started:
+        yield started.address
 
 
 @pytest.fixture
