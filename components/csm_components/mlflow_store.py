@@ -62,6 +62,10 @@ _RUN_TAG = "csm.run"
 _STEP_TAG = "csm.step"
 _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's page of the experiment then shows trainings; without it, it guesses, and shows prompts and judges."""
+_BUSY_S = 60
+"""How long sqlite waits for another process that writes."""
 
 
 @dataclass(kw_only=True)
@@ -99,9 +103,11 @@ class MlflowStore:
     @cached_property
     def client(self) -> MlflowClient:
         """The MLflow client, quiet; a server is not asked yet."""
-        if self.uri.startswith(SQLITE):
-            Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        client: MlflowClient = quiet_mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        uri = self.uri
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            uri += f"?timeout={_BUSY_S}"
+        client: MlflowClient = quiet_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
         return client
 
     @cached_property
@@ -115,13 +121,16 @@ class MlflowStore:
             path = self.uri.removeprefix(SQLITE)  # a server keeps artefacts itself, a file keeps them beside it
             location = (Path(path).absolute().parent / "mlruns").as_uri() if path != self.uri else None
             try:
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=dict(_EXPERIMENT_TAGS)))
             except MlflowException as error:
                 found = self.client.get_experiment_by_name(name)  # another step was faster
                 if found is None:
                     raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
         if found.lifecycle_stage == "deleted":
             raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
+        for key, value in _EXPERIMENT_TAGS.items():
+            if key not in found.tags:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def pipeline_run_id(self) -> str:
@@ -172,7 +181,7 @@ class MlflowStore:
                     self._send([entry], mended=True)
             else:
                 self._put_aside(entries, error)
-        except (LookupError, TypeError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             self._put_aside(entries, error)
 
     def run_of(self, target: Entry) -> _Run:
@@ -376,7 +385,7 @@ def quiet_mlflow() -> Any:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # of 7, which are four minutes of silence; the courier asks again
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # of 7, which are four minutes; who asks again, looks first
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     }.items():
         os.environ.setdefault(name, value)

@@ -5,7 +5,7 @@ are:
 
 | `MLFLOW_TRACKING_URI` | `MLFLOW_RUN_ID` | the record |
 | --- | --- | --- |
-| not set | not set | sqlite `mlflow.db` in the run's folder, artefacts in `mlruns/` beside it |
+| not set | not set | sqlite `mlflow.db` beside the run's folder, one for all runs there; files in `mlruns/` |
 | set | not set | that server |
 | set | set (by Kubeflow Pipelines) | that run of that server, which the one that made it will also end |
 
@@ -71,8 +71,10 @@ class RunLog:
     Names are brought into MLflow's alphabet, and long values cut, when they are sent.
     """
 
-    def __init__(self, tracker: Tracker, step: str, run_id: str = "") -> None:
-        self._tracker = tracker
+    def __init__(
+        self, tracker: Tracker, step: str, run_id: str = "", *, put: Callable[..., None] | None = None
+    ) -> None:
+        self._tracker, self._put_entries = tracker, put or tracker.put
         self._target = {"step": step, "run_id": run_id}
 
     @property
@@ -100,7 +102,7 @@ class RunLog:
         """Logs figures over steps: step, time since 1970 (s), values. Of each, only steps after the last that MLflow
         has are recorded.
         """
-        self._tracker.put(
+        self._put_entries(
             *(
                 self._entry("metrics", at=round(at * 1000), values=_finite(values), metric_step=step, newer=True)
                 for step, at, values in rows
@@ -116,19 +118,19 @@ class RunLog:
         self._put("tags", values=_texts(values))
 
     def dataset(self, name: str, *, digest: str, source: str, profile: Mapping[str, Any], context: str) -> None:
-        """Names the data that the run is made from: as an MLflow dataset, and its full digest as a tag.
+        """Names the data that the run, and the whole that it is part of, are made from: as an MLflow dataset, and its
+        full digest as a tag.
 
         MLflow keeps 36 characters of a digest; the tag `CONTEXT_digest` has all of them.
         """
-        self._put(
-            "dataset",
-            name=name,
-            digest=digest,
-            source=source,
-            profile=dict(profile),
-            context=context,
-        )
-        self.tags({f"{context}_digest": digest})
+        whole = self._target["step"] == PIPELINE or self._target["run_id"]
+        for log in (self,) if whole else (self, RunLog(self._tracker, PIPELINE)):
+            log._put("dataset", name=name, digest=digest, source=source, profile=dict(profile), context=context)
+            log.tags({f"{context}_digest": digest})
+
+    def describe(self, text: str) -> None:
+        """Says in Markdown what the run is; MLflow shows it first."""
+        self.tags({"mlflow.note.content": text})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keeps a file, or a folder with all it holds, beside the run, as it is when it is sent."""
@@ -136,7 +138,7 @@ class RunLog:
         self._put("artifact", path=str(path.relative_to(here) if path.is_relative_to(here) else path), folder=folder)
 
     def _put(self, do: str, **more: Any) -> None:
-        self._tracker.put(self._entry(do, at=round(time.time() * 1000), **more))
+        self._put_entries(self._entry(do, at=round(time.time() * 1000), **more))
 
     def _entry(self, do: str, *, at: int, **more: Any) -> Entry:
         return {"do": do, "at": at, **self._target, **more}
@@ -174,10 +176,15 @@ class Tracker:
     def _here(self) -> Path:
         return (self.folder or Path()).absolute()
 
+    @property
+    def _home(self) -> Path:
+        """Where all runs of this machine are recorded that are beside this one."""
+        return self._here if self.folder is None else self._here.parent
+
     @cached_property
     def uri(self) -> str:
         """Address of the MLflow store."""
-        return load_settings().mlflow_tracking_uri or f"{SQLITE}{self._here / 'mlflow.db'}"
+        return load_settings().mlflow_tracking_uri or f"{SQLITE}{self._home / 'mlflow.db'}"
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -243,6 +250,10 @@ class Tracker:
     def pipeline_run_id(self) -> str:
         """The MLflow run of the whole pipeline run, made when it is not there."""
         return self._store.pipeline_run_id()
+
+    def announcement(self) -> RunLog:
+        """Writes to the run of the whole pipeline run; it goes to MLflow with what is recorded next."""
+        return RunLog(self, PIPELINE, put=self.outbox.put)
 
     @contextmanager
     def pipeline(self) -> Iterator[RunLog]:
