@@ -29,10 +29,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from csm_components.lifeline import sole_user
 from csm_components.outbox import Delivery, Entry, Outbox, first_line
 from csm_components.recorded_names import LONGEST, recorded_name, recorded_text
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
+from csm_model.files import atomic_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +49,7 @@ REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
 )
 """What MLflow answers to a request that will not be taken when it is made again."""
+_FAULTS = (LookupError, TypeError, AttributeError)
 _MAX_PARAM = 6000
 _MAX_BATCH = 100
 """Parameters or tags that MLflow takes in one request."""
@@ -64,6 +67,8 @@ _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's page of the experiment then shows trainings; without it, it guesses, and shows prompts and judges."""
+_MAKING_S = 300.0
+"""How long who needs a store waits for another who makes it."""
 _BUSY_S = 60
 """How long sqlite waits for another process that writes."""
 
@@ -105,7 +110,7 @@ class MlflowStore:
         """The MLflow client, quiet; a server is not asked yet."""
         uri = self.uri
         if uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            _make_sqlite(Path(uri.removeprefix(SQLITE)).absolute())
             uri += f"?timeout={_BUSY_S}"
         client: MlflowClient = quiet_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
         return client
@@ -165,13 +170,13 @@ class MlflowStore:
             if entries[0].get("existing") and not self._find(self._whole):
                 return
             run = self.run_of(entries[0])
-        except (LookupError, TypeError) as error:  # a line that this program did not write
+        except _FAULTS as error:  # a line that this program did not write
             self._put_aside(entries, error)
             return
         try:
             self._write(run, entries)
         except MlflowException as error:
-            if error.error_code not in REFUSALS:
+            if error.error_code not in REFUSALS | ({"INTERNAL_ERROR"} if self.uri.startswith(SQLITE) else set()):
                 raise
             if not mended:
                 self._mend(run)
@@ -181,7 +186,7 @@ class MlflowStore:
                     self._send([entry], mended=True)
             else:
                 self._put_aside(entries, error)
-        except (LookupError, TypeError, ValueError) as error:
+        except (*_FAULTS, ValueError) as error:
             self._put_aside(entries, error)
 
     def run_of(self, target: Entry) -> _Run:
@@ -377,6 +382,16 @@ def _batches(pairs: Sequence[P]) -> Iterator[list[P]]:
         batch.append(pair)
     if batch:
         yield batch
+
+
+def _make_sqlite(path: Path) -> None:
+    """Makes a store that is not there: whole, by one of those who need it; half of one would never be mended."""
+    if path.exists():
+        return
+    with sole_user(path.parent, name=".mlflow.lock", wait_seconds=_MAKING_S):
+        if not path.exists():
+            with atomic_path(path) as partial:
+                quiet_mlflow().MlflowClient(tracking_uri=f"{SQLITE}{partial}")
 
 
 def quiet_mlflow() -> Any:

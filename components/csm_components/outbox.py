@@ -25,6 +25,8 @@ Entry = Mapping[str, Any]
 """Anything that JSON holds."""
 AGAIN_S = 10.0
 """Before a service that failed is asked again."""
+_MOST_BYTES = 2**20
+"""Of what waits, read at once."""
 
 
 @dataclass(kw_only=True)
@@ -61,27 +63,16 @@ class Outbox:
                 sync(self.path.parent)
 
     def read(self) -> tuple[list[Entry], list[bytes]]:
-        """What waits: the entries, and what of the file each takes; lines that are no entries belong to the next."""
-        if not self.path.exists():
-            return [], []
-        with self._held() as file:
-            file.seek(0)
-            data = file.read()
-        entries, parts, skipped = [], [], b""
-        for line in data.splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if isinstance(entry, dict):
-                entries.append(entry)
-                parts.append(skipped + line)
-                skipped = b""
-            else:
-                skipped += line
-        if not entries:
+        """What waits longest: entries, and what of the file each takes, with the lines before it that are none."""
+        while self.path.exists():
+            with self._held() as file:
+                file.seek(0)
+                data = file.read(_MOST_BYTES) + file.readline()
+            entries, parts, skipped = _parsed(data)
+            if entries:
+                return entries, parts
             self.take(skipped)
-        return entries, parts
+        return [], []
 
     def take(self, head: bytes, *, later: Sequence[Entry] = ()) -> None:
         """Takes what the file begins with away, and adds `later` at its end; nothing where another has taken it."""
@@ -233,3 +224,20 @@ def first_line(error: BaseException) -> str:
 
 def _lines(entries: Sequence[Entry]) -> bytes:
     return b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+
+
+def _parsed(data: bytes) -> tuple[list[Entry], list[bytes], bytes]:
+    """Entries, the bytes of each with those of the lines before it that are none, and what comes after the last."""
+    entries, parts, skipped = [], [], b""
+    for line in data.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            entries.append(entry)
+            parts.append(skipped + line)
+            skipped = b""
+        else:
+            skipped += line
+    return entries, parts, skipped

@@ -41,6 +41,18 @@ def test_entries_come_back_in_order_and_an_empty_file_is_none(tmp_path: Path) ->
     assert not box.path.exists()
 
 
+def test_what_is_long_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_MOST_BYTES", 50)
+    box, service = Outbox(tmp_path / "waits"), Service()
+    box.put(*ENTRIES)
+    box.path.write_bytes(bytes(200) + b"\n" + box.path.read_bytes())
+    box.put(*ENTRIES)
+    assert len(box.read()[0]) < 4
+    courier = Courier(box, service.deliver, warn=lambda reason: None)
+    assert courier.flush(HANG_S)
+    assert service.got == [*ENTRIES, *ENTRIES]
+
+
 def test_what_a_power_cut_leaves_costs_the_entry_that_it_hit(tmp_path: Path) -> None:
     box = Outbox(tmp_path / "waits.jsonl")
     box.put(*ENTRIES)

@@ -203,6 +203,7 @@ def test_two_runs_at_once_share_a_store(tmp_path: Path) -> None:
         run.stdin.write("go\n")
         run.stdin.flush()
     versions = {run.communicate(timeout=HANG_S)[0].strip() for run in runs}
+    assert not list((tmp_path / "runs").glob(".*.partial*")), "the store was made whole, by one of them"
     assert versions == {"1", "2"}, "one registry: champions compete"
     client = Tracker(folder=folders[0]).client
     for folder in folders:

@@ -27,6 +27,10 @@ from csm_components.spec import Kind, Output, StepSettings, StepSpec
 from csm_components.steps import perform
 from csm_components.storage import open_storage
 from csm_components.tracking import Tracker, tracker_of
+from csm_components.train import progress
+from csm_components.train.knobs import TrainSettings
+from csm_components.train.progress import read_rows
+from csm_components.train.step import train
 from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import write_json
 
@@ -403,6 +407,41 @@ def test_what_is_said_of_a_deleted_experiment_waits_until_it_is_restored(
     assert later.flush()
     is_recorded(later, tracking.RunLog(later, "ingest"))
     assert tracker.client.get_run(log.run_id).data.metrics["loss"] == 2.0
+
+
+def test_a_training_goes_on_while_its_server_is_away_and_no_point_is_lost(
+    trouble: Trouble, tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes after the first line of progress, and comes back after the end."""
+    monkeypatch.setattr(progress, "_LOOK_EVERY_SECONDS", 0.0)
+    run, said = tmp_path / "runs" / "outage", []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("step "):
+            trouble.fault = "no answer"
+
+    recipe = {
+        "model": "debug", "steps": 12, "row_length": 256, "batch_packs": 2, "warmup_steps": 1, "log_every": 1,
+        "validate_every": 6, "checkpoint_every": 6,
+    }  # fmt: skip
+    tracker = Tracker(folder=run, say=said.append)
+    settings = TrainSettings(recipe=recipe, nodes="1x1")
+    assert train(tokens, run / "train", settings=settings, tracker=tracker, say=say).steps == 12
+    assert len([line for line in said if "takes no record now" in line]) == 1
+    assert tracker.outbox.path.exists()
+    trouble.fault = None
+    later = Tracker(folder=run)
+    assert later.flush()
+    log = tracking.RunLog(later, "train")
+    rows = read_rows(run / "train" / "metrics.jsonl")
+    for name in {name for row in rows for name in row} - {"step", "steps", "time"}:
+        points = later.client.get_metric_history(log.run_id, name)
+        assert [(point.step, point.value) for point in points] == [
+            (row["step"], row[name]) for row in rows if name in row
+        ]
+    assert later.client.get_run(log.run_id).info.status == "FINISHED"
+    assert {entry.path for entry in later.client.list_artifacts(log.run_id)} == {"loss.png", "config.json"}
 
 
 ALPHABET = "ab1_-. :/\\x0028F,()#?%&'\"`;=+@~ä日\t\n\0\U0001f600\ud800"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from pushgateway import Pushgateway
 
 from csm_components import outbox
@@ -164,10 +165,10 @@ def test_an_mlflow_in_trouble_neither_stops_a_training_nor_loses_figures(
 
     def log_batch(*words: Any, **more: Any) -> None:
         if rng.random() < share:
-            raise MlflowException("the server is away\nand has more to say")
+            raise MlflowException("the server is away\nand has more to say", TEMPORARILY_UNAVAILABLE)
         take(*words, **more)
         if rng.random() < share:
-            raise MlflowException("the answer is lost")
+            raise MlflowException("the answer is lost", TEMPORARILY_UNAVAILABLE)
 
     monkeypatch.setattr(tracker.client, "log_batch", log_batch)
     with tracker.step("train") as log, TrainingMetrics() as metrics:

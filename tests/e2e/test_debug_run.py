@@ -232,6 +232,11 @@ def test_mlflow_has_the_run_its_steps_and_the_model(story: Story) -> None:
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
     whole = tracker.client.get_run(parent)
+    assert Path(tracker.uri.removeprefix("sqlite:///")) == story.folder.parent / "mlflow.db"
+    assert "| figure | measured | target |" in whole.data.tags["mlflow.note.content"]
+    assert whole.info.status == "FINISHED"
+    assert len(whole.inputs.dataset_inputs) == 1
+    assert not list(story.folder.glob("*.jsonl")), "nothing waits for MLflow, and nothing was refused"
     assert whole.data.params["preset"] == "debug"
     assert whole.data.metrics["wer_generated"] == story.summary["wer_generated"]
     assert {entry.path for entry in tracker.client.list_artifacts(parent)} == {"report.html", "summary.json"}
