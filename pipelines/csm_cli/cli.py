@@ -40,6 +40,7 @@ from csm_cli.commands import (
     voice,
 )
 from csm_cli.help import use_plain_help
+from csm_cli.missing import missing
 from csm_model.errors import CsmError, InputError, shown
 from csm_model.machine_errors import machine_error
 
@@ -170,6 +171,11 @@ def main() -> None:
         app()
     except CsmError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (needs := missing(error)) is None:
+            raise
+        sys.stderr.write(f"error: {needs}\n")
         sys.exit(2)
     except OSError as error:
         if (machine := machine_error(error)) is not None:

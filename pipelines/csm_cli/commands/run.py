@@ -50,6 +50,9 @@ def run(
 
     import sys
 
+    from csm_cli.missing import look_for
+
+    look_for()
     from csm_pipelines.progress import console_for
     from csm_pipelines.runner import run_pipeline
     from csm_pipelines.summary import show as show_summary

@@ -219,8 +219,8 @@ def _service(
     elif own is not None:
         from csm_components.speak.service import service
 
-        note = f"no server at {settings.url}: "
-        with service(own, say=lambda line: typer.echo(note + line, err=True)) as (started, _):
+        typer.echo(f"no server at {settings.url}; csm serve keeps one running, here one is started each time", err=True)
+        with service(own, say=lambda line: typer.echo(line, err=True)) as (started, _):
             yield started
     else:
         from csm_serving.client import SpeechClient
