@@ -284,7 +284,8 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
         mark = "[green]reached" if target.reached(value, bound) else "[red]missed"
         table.add_row(target.title, shown, f"{sign} {target.show(bound)}", mark)
     low, high = summary["wer_interval"]
-    table.add_row("  95 % interval of that word error rate", f"{percent(low)} to {percent(high)}", "", "")
+    spoken = f"  of {summary['sentences']} sentences, 95 % interval of that word error rate"
+    table.add_row(spoken, f"{percent(low)} to {percent(high)}", "", "")
     table.add_row("  the codec's reconstruction", percent(summary["wer_reconstruction"]), "", "")
     table.add_row("  the original recordings", percent(summary["wer_original"]), "", "")
     if summary["mos"] is not None:
