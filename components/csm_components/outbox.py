@@ -228,7 +228,9 @@ def _lines(entries: Sequence[Entry]) -> bytes:
 
 def _parsed(data: bytes) -> tuple[list[Entry], list[bytes], bytes]:
     """Entries, the bytes of each with those of the lines before it that are none, and what comes after the last."""
-    entries, parts, skipped = [], [], b""
+    entries: list[Entry] = []
+    parts: list[bytes] = []
+    skipped = b""
     for line in data.splitlines(keepends=True):
         try:
             entry = json.loads(line)
