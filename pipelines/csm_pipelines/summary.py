@@ -25,6 +25,8 @@ from csm_pipelines.pipelines import HERE, STEPS
 
 SUMMARY = "summary.json"
 REPORT = "report.html"
+RECORDED = "recorded.json"
+"""What of the run is in MLflow as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ def _minutes(folder: Path, notes: Mapping[str, Mapping[str, Any]], seconds: floa
 
 def record(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Writes the run as a whole to MLflow, once for the same results."""
-    mark = folder / "recorded.json"
+    mark = folder / RECORDED
     if known_json(mark) == summary["digests"]:
         return
     from csm_components.tracking import Tracker

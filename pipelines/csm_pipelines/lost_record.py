@@ -1,0 +1,58 @@
+"""A run's own record in MLflow, `mlflow.db`, that is damaged or gone: a new one takes its place.
+
+What the run needs of it is recorded again: the version of the model, and the run as a whole. The figures of steps that
+are not done again are lost to MLflow; they stand in the run's folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from csm_components.tree_list import MADE
+from csm_pipelines.pipelines import HERE
+from csm_pipelines.summary import RECORDED
+
+STORE = "mlflow.db"
+_REGISTERED = tuple(step.outputs[0].folder for step in HERE.steps if step.effects)
+"""Folders of steps that have done something in MLflow."""
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite keeps beside a database while it writes."""
+
+
+def mend(folder: Path) -> str | None:
+    """Sees to the record of the run in `folder`; a line on what was wrong with it, None where nothing was."""
+    store, marks = folder / STORE, [folder / RECORDED, *(folder / name / MADE for name in _REGISTERED)]
+    aside = put_aside(store)
+    if aside is None and (holds_something(store) or not any(mark.exists() for mark in marks)):
+        return None
+    for mark in marks:
+        mark.unlink(missing_ok=True)
+    kept = f"is damaged, and is kept as {aside.name}" if aside else "is gone"
+    return f"{store}: {kept}; the model's version is registered again in a new one"
+
+
+def holds_something(store: Path) -> bool:
+    """Whether anything was ever written to a database."""
+    return store.exists() and store.stat().st_size > 0
+
+
+def put_aside(store: Path) -> Path | None:
+    """Gives a database that SQLite cannot read any more another name, which is returned; None where it can be read."""
+    if not store.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(store, timeout=0)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in _DAMAGED:  # it is in use, or not ours to read
+            return None
+        names = (store.with_name(f"{store.name}.damaged-{number}") for number in itertools.count(1))
+        aside = store.replace(next(name for name in names if not name.exists()))
+        for end in _BESIDE:
+            store.with_name(store.name + end).unlink(missing_ok=True)
+        return aside
+    return None
