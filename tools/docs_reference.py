@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+from csm_cli.help import help_of
+
 COMMANDS = "reference/command-line.md"
 API = "reference/api"
 PARTS = {
@@ -66,7 +68,7 @@ def _parameter(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
     if parameter.param_type_name == "argument":
         names = f"`{parameter.name.upper()}`"
-    about = (parameter.help or "").replace("\\[", "[").replace("|", "\\|")
+    about = help_of(parameter).replace("\\[", "[").replace("|", "\\|")
     default = parameter.default
     shown = parameter.show_default and default is not None and not callable(default) and default not in ("", (), [])
     if isinstance(parameter.show_default, str):

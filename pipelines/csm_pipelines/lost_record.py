@@ -1,7 +1,7 @@
-"""A run's own record in MLflow, `mlflow.db`, that is damaged or gone: a new one takes its place.
+"""The record of runs in MLflow, `mlflow.db` beside their folders, that is damaged or gone: a new one takes its place.
 
-What the run needs of it is recorded again: the version of the model, and the run as a whole. The figures of steps that
-are not done again are lost to MLflow; they stand in the run's folder.
+What runs need of it is recorded again by each of them, when it is asked for again: the version of the model, and the
+run as a whole. The figures of steps that are not done again are lost to MLflow; they stand in the run's folder.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from csm_components.lifeline import sole_user
 from csm_components.tree_list import MADE
 from csm_pipelines.pipelines import HERE
 from csm_pipelines.summary import RECORDED
 
 STORE = "mlflow.db"
-_REGISTERED = tuple(step.outputs[0].folder for step in HERE.steps if step.effects)
-"""Folders of steps that have done something in MLflow."""
+_MARKS = (RECORDED, *(f"{step.outputs[0].folder}/{MADE}" for step in HERE.steps if step.effects))
+"""In a run's folder: what says that MLflow has something of it."""
+_WAIT_S = 30.0
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BESIDE = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a database while it writes."""
 
 
-def mend(folder: Path) -> str | None:
-    """Sees to the record of the run in `folder`; a line on what was wrong with it, None where nothing was."""
-    store, marks = folder / STORE, [folder / RECORDED, *(folder / name / MADE for name in _REGISTERED)]
-    aside = put_aside(store)
-    if aside is None and (holds_something(store) or not any(mark.exists() for mark in marks)):
-        return None
-    for mark in marks:
-        mark.unlink(missing_ok=True)
+def mend(runs: Path) -> str | None:
+    """Sees to the record of the runs in a folder; a line on what was wrong with it, None where nothing was."""
+    store = runs / STORE
+    with sole_user(runs, name=".mlflow.lock", wait_seconds=_WAIT_S):
+        marks = [path for name in _MARKS for path in runs.glob(f"*/{name}")]
+        aside = put_aside(store)
+        if aside is None and (holds_something(store) or not marks):
+            return None
+        for mark in marks:
+            mark.unlink(missing_ok=True)
     kept = f"is damaged, and is kept as {aside.name}" if aside else "is gone"
-    return f"{store}: {kept}; the model's version is registered again in a new one"
+    return f"{store}: {kept}; versions of the model are registered again in a new one"
 
 
 def holds_something(store: Path) -> bool:
