@@ -80,7 +80,7 @@ STEPS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("bundle", "export"), 4),
     "evaluate": 5,
     "register": 6,
-    **dict.fromkeys(("speak", "dialogue", "speech.wav"), 7),
+    **dict.fromkeys(("speak", "speech"), 7),
     **dict.fromkeys(("report.html", "summary.json", "recorded.json"), 8),
 }
 """Which step makes what: by the first part of a path in the run's folder, or a step's name."""

@@ -97,8 +97,8 @@ class Place:
                 command, env=env, stdout=log, stderr=log, check=False, start_new_session=True
             ).returncode
 
-    def prepare(self) -> Path:
-        """Makes a run that nothing happens to, if there is none, and keeps a copy of it; its folder."""
+    def prepare(self) -> None:
+        """Makes a run that nothing happens to, if there is none, and keeps a copy of it and of what MLflow has."""
         if not self.whole.exists():
             print("a run that nothing happens to", flush=True)
             shutil.rmtree(self.runs, ignore_errors=True)
@@ -108,19 +108,18 @@ class Place:
                 raise SystemExit(f"it ends with {status}: see {self.folder / 'log'}")
             partial = self.folder / "whole.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree((self.runs / "latest").resolve(), partial, symlinks=True)
+            shutil.copytree(self.runs, partial, symlinks=True)
             partial.rename(self.whole)
-        return (self.runs / "latest").resolve()
 
-    def restore(self, run: Path) -> None:
-        """Puts the run back as it was, in its own place."""
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(self.whole, run, symlinks=True)
+    def restore(self) -> None:
+        """Puts the runs back as they were, in their own place."""
+        shutil.rmtree(self.runs, ignore_errors=True)
+        shutil.copytree(self.whole, self.runs, symlinks=True)
 
     @property
     def digests(self) -> dict[str, str]:
         """Of what the run made that nothing happened to."""
-        found: dict[str, str] = read_json(self.whole / "summary.json")["digests"]
+        found: dict[str, str] = read_json(self.whole / "latest" / "summary.json")["digests"]
         return found
 
 
@@ -151,16 +150,21 @@ def kills(place: Place, *, randomly: int, seed: int) -> int:
 
 
 def cases(whole: Path, only: str) -> Iterator[tuple[str, str]]:
-    """Every file of the run, with everything that may be done to it."""
+    """Every file of the run and of its record, with everything that may be done to it."""
     for path in sorted(whole.rglob("*")):
         name = path.relative_to(whole).as_posix()
-        if path.is_file() and not path.name.endswith(".lock") and fnmatch.fnmatch(name, f"{only}*"):
+        if (
+            "latest" not in path.parts
+            and path.is_file()
+            and not path.name.endswith(".lock")
+            and fnmatch.fnmatch(name, f"*{only}*")
+        ):
             yield from ((name, way) for way in (DAMAGES if path.stat().st_size else ("gone",)))
 
 
 def damages(place: Place, *, only: str) -> int:
     """Damages every file in every way; the number of cases that were not made good."""
-    run = place.prepare()
+    place.prepare()
     noted = place.folder / "damage.json"
     done: dict[str, str] = known_json(noted) or {}
     todo = list(cases(place.whole, only))
@@ -168,9 +172,9 @@ def damages(place: Place, *, only: str) -> int:
     for number, (name, way) in enumerate(todo, 1):
         case = f"{name} {way}"
         if case not in done:
-            place.restore(run)
-            damage(run / name, way)
-            done[case] = outcome(place, run, name)
+            place.restore()
+            damage(place.runs / name, way)
+            done[case] = outcome(place, name)
             write_json(noted, done)
             print(f"{number} of {len(todo)}: {case}: {done[case]}", flush=True)
     wrong = [case for case in (f"{name} {way}" for name, way in todo) if not done[case].startswith("made good")]
@@ -178,7 +182,7 @@ def damages(place: Place, *, only: str) -> int:
     return len(wrong)
 
 
-def outcome(place: Place, run: Path, name: str) -> str:
+def outcome(place: Place, name: str) -> str:
     """What the same command makes of the damaged run."""
     before = (place.whole / name).read_bytes()
     told = place.folder / "told"
@@ -187,7 +191,7 @@ def outcome(place: Place, run: Path, name: str) -> str:
         try:
             runner.run_task = _in_a_fork
             runner.run_pipeline(preset("debug"), runs=place.runs, console=Console(quiet=True))
-            told.write_text("; ".join(faults(run, place.digests)) or "made good")
+            told.write_text("; ".join(faults((place.runs / "latest").resolve(), place.digests)) or "made good")
         except BaseException as error:  # whatever it is, it is the outcome
             told.write_text(f"{type(error).__name__}: {error}")
         finally:
@@ -196,7 +200,7 @@ def outcome(place: Place, run: Path, name: str) -> str:
     said = told.read_text() if told.exists() else "it died"
     if said != "made good":
         return said
-    now = (run / name).read_bytes() if (run / name).exists() else None
+    now = (place.runs / name).read_bytes() if (place.runs / name).exists() else None
     return said if now == before else f"{said}, {'without it' if now is None else 'in other bytes'}"
 
 
@@ -238,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--place", type=Path, default=Path("build/survival"), help="folder for all of it")
     parser.add_argument("--random", type=int, default=20, help="moments that are drawn, beside those with names")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--only", default="", help="files whose path in the run's folder begins so")
+    parser.add_argument("--only", default="", help="files with this in their path")
     asked = parser.parse_args(arguments)
     place = Place(asked.place)
     wrong = (
