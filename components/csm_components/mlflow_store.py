@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -133,9 +134,10 @@ class MlflowStore:
                     raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
         if found.lifecycle_stage == "deleted":
             raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
-        for key, value in _EXPERIMENT_TAGS.items():
-            if key not in found.tags:
-                self.client.set_experiment_tag(found.experiment_id, key, value)
+        with suppress(MlflowException):  # of an experiment that this user may not change
+            for key, value in _EXPERIMENT_TAGS.items():
+                if key not in found.tags:
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def pipeline_run_id(self) -> str:
