@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from csm_components.lifeline import sole_user
 from csm_components.outbox import Delivery, Entry, Outbox, first_line
-from csm_components.recorded_names import LONGEST, recorded_name, recorded_text
+from csm_components.recorded_names import LONGEST, recorded_file, recorded_name, recorded_text
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import atomic_path
@@ -133,9 +134,10 @@ class MlflowStore:
                     raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
         if found.lifecycle_stage == "deleted":
             raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
-        for key, value in _EXPERIMENT_TAGS.items():
-            if key not in found.tags:
-                self.client.set_experiment_tag(found.experiment_id, key, value)
+        with suppress(MlflowException):  # of an experiment that this user may not change
+            for key, value in _EXPERIMENT_TAGS.items():
+                if key not in found.tags:
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def pipeline_run_id(self) -> str:
@@ -296,17 +298,17 @@ class MlflowStore:
 
     def _write_artifact(self, run: _Run, path: Path, folder: str | None) -> None:
         """A file under a legal name; what has gone since is left out."""
-        place = recorded_name(folder) if folder else None
+        place = "/".join(map(recorded_file, filter(None, folder.split("/")))) if folder else None
         if path.is_dir():
             for each in sorted(path.rglob("*")):
                 if each.is_file():
                     inner = each.parent.relative_to(path).as_posix()
                     self._write_artifact(run, each, "/".join(filter(None, (folder, inner if inner != "." else ""))))
-        elif path.is_file() and recorded_name(path.name) == path.name:
+        elif path.is_file() and recorded_file(path.name) == path.name:
             self.client.log_artifact(run.run_id, str(path), place)
         elif path.is_file():
             with tempfile.TemporaryDirectory(prefix="csm-artifact-") as scratch:
-                named = Path(scratch) / recorded_name(path.name)
+                named = Path(scratch) / recorded_file(path.name)
                 named.symlink_to(path)
                 self.client.log_artifact(run.run_id, str(named), place)
 
