@@ -5,9 +5,17 @@ A profile (`csm_pipelines.profile`) holds these; a step reads them from its envi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from csm_model.planner.hardware import GPUS
+
+
+def _known(gpu: str) -> str:
+    if gpu and gpu not in GPUS:
+        raise ValueError(f"gpu {gpu!r} is unknown; there are {', '.join(GPUS)}, or leave it out")
+    return gpu
 
 
 class TrainTarget(BaseModel):
@@ -39,6 +47,9 @@ class TrainTarget(BaseModel):
     """Size of /dev/shm, MiB."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of an agent's pod."""
+    gpu: Annotated[str, AfterValidator(_known)] = ""
+    """Model of those GPUs, as `csm plan --gpu` names it; a recipe that it has not the memory for is refused before a
+    run. Empty checks nothing."""
     gpu_resource: str = "nvidia.com/gpu"
     """Name of that resource."""
     node_selector: dict[str, str] = {}

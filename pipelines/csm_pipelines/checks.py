@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from csm_components.targets import TrainTarget
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import CsmError, InputError
 from csm_model.files import read_json
@@ -14,7 +15,7 @@ from csm_model.manifest import read_manifest
 from csm_model.training.replay import check_replay
 from csm_pipelines.config import RunConfig
 from csm_pipelines.dotted import applied
-from csm_pipelines.fit import misfits
+from csm_pipelines.fit import misfits, pod_of, this_machine
 from csm_pipelines.presets import resolve
 from csm_serving.client.dialogue import read_dialogue
 
@@ -23,7 +24,7 @@ _FILES = (("corpus", None), ("codec", "codec.json"), ("base", "manifest.json"), 
 """The folders that a configuration names, each with the file that makes it what it should be."""
 
 
-def check_config(config: RunConfig, settings: Iterable[str] = (), *, here: bool = True) -> RunConfig:
+def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: TrainTarget | None = None) -> RunConfig:
     """The configuration with some settings and absolute paths, after checking all that can be known before a run.
 
     Addresses of the storage stay as they are: whoever reads them says whether they are there.
@@ -31,7 +32,7 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, here: bool 
     Args:
         config: a preset's.
         settings: `SECTION.FIELD=VALUE`.
-        here: whether it runs on this machine, whose memory must then hold the training.
+        target: the cluster that trains, whose pods must hold the training; this machine where None.
 
     Raises:
         InputError: a setting that there is none of or that breaks its rule; no such corpus, codec, base, replay or
@@ -59,7 +60,8 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, here: bool 
         dialogue = _dialogue(config)
     if not any(line.startswith("train.") for line in problems):
         with findings.of("train.recipe"):
-            findings.errors += misfits(config, _here(found, "base"), _here(found, "codec"), here=here)
+            room = this_machine() if target is None else pod_of(target)
+            findings.errors += misfits(config, _here(found, "base"), _here(found, "codec"), room=room)
         with findings.of("train.recipe"):
             _check_places(config)
     findings.raise_them()

@@ -1,18 +1,24 @@
-"""Whether a recipe fits what it is trained from and by: base, codec, processes, and the memory of this machine."""
+"""Whether a recipe fits what it is trained from and by: base, codec, processes, and memory, here or on a cluster."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from csm_components.targets import TrainTarget
 from csm_components.train.nodes import parse_nodes
 from csm_model.config import CONFIGS, ModelConfig
 from csm_model.errors import ArtifactError, CsmError, InputError
 from csm_model.files import read_json
 from csm_model.manifest import precision_of, read_manifest
 from csm_model.planner.flops import parameter_count
+from csm_model.planner.hardware import GPUS, Gpu
+from csm_model.planner.job import SpeechShape, TrainingJob
+from csm_model.planner.plan import Plan, plan, until_it_fits, why
+from csm_model.planner.timing import Assumptions
 from csm_model.training.config import TrainingConfig, linear_layers
 from csm_pipelines.config import RunConfig
 
@@ -21,14 +27,47 @@ _FLOATS_A_WEIGHT = 4
 """What a training keeps in float32 of each weight: itself, its gradient, and AdamW's two moments."""
 
 
-def misfits(config: RunConfig, base: Path | None, codec: Path | None, *, here: bool) -> Iterator[CsmError]:
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the processes of a training have: all of them where they share this machine, else those of one agent."""
+
+    of: str
+    """Whose it is: this machine's, or an agent's pod's, with the setting that says so."""
+    memory: float | None = None
+    """Bytes; None where GPUs hold the model."""
+    all_agents: bool = False
+    """Whether the agents of a job share it."""
+    gpus: int | None = None
+    """GPUs; None where processors compute."""
+    gpu: Gpu | None = None
+    """Their model, where it is known."""
+
+
+def this_machine() -> Room:
+    """This machine, whose processors compute: all agents of a run share it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Room(of="this machine", memory=memory, all_agents=True)
+
+
+def pod_of(target: TrainTarget) -> Room | None:
+    """A pod of a cluster's agents; None where the step train trains beside itself."""
+    if target.backend == "local":
+        return None
+    if target.gpus:
+        gpu = GPUS[target.gpu] if target.gpu else None
+        return Room(of="an agent's pod (train.gpus of the profile)", gpus=target.gpus, gpu=gpu)
+    memory = target.memory_mb * 2**20
+    return Room(of="an agent's pod (train.memory_mb of the profile)", memory=memory)
+
+
+def misfits(config: RunConfig, base: Path | None, codec: Path | None, *, room: Room | None) -> Iterator[CsmError]:
     """What is wrong with a recipe beside what it is trained from.
 
     Args:
         config: the run; its recipe's fields keep their rules.
         base: folder of the base; None where there is none, or it is in the storage.
         codec: folder of the codec, likewise.
-        here: whether the training runs on this machine.
+        room: what an agent has; None where nothing is known of it.
     """
     recipe = TrainingConfig(tokens="", out="", **config.train.recipe)
     agents, each = parse_nodes(config.train.nodes)
@@ -36,6 +75,8 @@ def misfits(config: RunConfig, base: Path | None, codec: Path | None, *, here: b
         recipe.check_processes(agents * each)
     except InputError as error:
         yield InputError(f"train.recipe.{error}; processes are train.nodes {config.train.nodes}")
+    if room is not None and room.gpus is not None and each > room.gpus:
+        yield InputError(f"train.nodes {config.train.nodes}: {each} processes an agent, {room.of} has {room.gpus} GPUs")
     if recipe.checkpoint and config.data.base:
         yield InputError(
             f"train.recipe.checkpoint {recipe.checkpoint} and data.base {config.data.base}: begin from one of them"
@@ -54,8 +95,8 @@ def misfits(config: RunConfig, base: Path | None, codec: Path | None, *, here: b
         yield InputError(f"train.recipe.row_length {recipe.row_length}: the model holds {sizes.max_rows} rows")
     if recipe.trainable == "lora":
         yield from _targets_misfits(recipe, sizes)
-    if here and recipe.trainable == "all":
-        yield from _memory_misfits(recipe, sizes, agents * each)
+    if room is not None and recipe.trainable == "all":
+        yield from _memory_misfits(recipe, sizes, room, config.train.nodes)
 
 
 def _base_misfits(base: Path, codec: Path | None) -> Iterator[CsmError]:
@@ -96,14 +137,33 @@ def _targets_misfits(recipe: TrainingConfig, sizes: ModelConfig) -> Iterator[Csm
         )
 
 
-def _memory_misfits(recipe: TrainingConfig, sizes: ModelConfig, processes: int) -> Iterator[CsmError]:
-    """Weights, gradients and moments alone are a lower bound; `csm plan` knows the rest."""
-    copies = 1 if recipe.strategy == "fsdp" else processes
-    needed = 4 * _FLOATS_A_WEIGHT * parameter_count(sizes) * copies
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        yield InputError(
-            f"train.recipe.model {recipe.model}: weights, gradients and AdamW of {processes} processes take "
-            f"{needed / 1e9:,.0f} GB, this machine has {there / 1e9:,.0f} GB; take smaller sizes, or fewer processes "
-            "by train.nodes"
-        )
+def _memory_misfits(recipe: TrainingConfig, sizes: ModelConfig, room: Room, nodes: str) -> Iterator[CsmError]:
+    agents, each = parse_nodes(nodes)
+    if room.gpu is not None:
+        job = TrainingJob.of(recipe, sizes, gpus=agents * each, speech=SpeechShape())
+        found = plan(job, room.gpu, hours=1.0, assumptions=Assumptions())
+        if not found.fits:
+            yield InputError(f"train.recipe on {agents * each} x {room.gpu.name}: {why(found)}; {_cure(found)}")
+    if room.memory is not None:
+        here = agents * each if room.all_agents else each
+        needed = _least_bytes(recipe, sizes, here, agents * each)
+        if needed > room.memory:
+            yield InputError(
+                f"train.recipe.model {recipe.model}: weights, gradients and AdamW of {here} processes take "
+                f"{needed / 1e9:,.0f} GB, {room.of} has {room.memory / 1e9:,.0f} GB; take smaller sizes, or fewer "
+                "processes by train.nodes"
+            )
+
+
+def _least_bytes(recipe: TrainingConfig, sizes: ModelConfig, here: int, processes: int) -> float:
+    """Weights, gradients and moments of those processes that share a memory alone; activations come on top."""
+    copies = here / processes if recipe.strategy == "fsdp" else here
+    return 4.0 * _FLOATS_A_WEIGHT * parameter_count(sizes) * copies
+
+
+def _cure(found: Plan) -> str:
+    """What would make a plan fit; whatever the recipe says may change."""
+    tried, cured = until_it_fits(found)
+    if not cured:
+        return "nothing that was tried fits: take smaller sizes (train.recipe.model), or a GPU with more memory"
+    return "take " + " and ".join(remedy.change for remedy in tried)

@@ -24,7 +24,7 @@ from csm_pipelines.config import RunConfig
 from csm_pipelines.local import run_task
 from csm_pipelines.pipelines import HERE, STEPS, Feed, WiredStep
 from csm_pipelines.progress import StepBoard, console_for
-from csm_pipelines.summary import describe_step, record, record_failure, summarise
+from csm_pipelines.summary import announce, describe_step, record, record_failure, summarise
 
 RUNS = Path("runs")
 
@@ -50,6 +50,7 @@ def run_pipeline(config: RunConfig, *, runs: Path = RUNS, console: Console | Non
     with sole_user(folder):
         write_json(folder / "config.json", config.to_json())
         _point_latest(runs, folder)
+        announce(folder, config.to_json())
         began = time.monotonic()
         try:
             _execute(_prepared(config, folder), folder, console)

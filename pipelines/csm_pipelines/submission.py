@@ -88,7 +88,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
     """
     pipeline = pipeline_named(request.pipeline)
     profile = load_profile(request.profile, request.images)
-    config = check_config(preset(request.preset), request.settings, here=False)
+    config = check_config(preset(request.preset), request.settings, target=profile.train)
     shards = profile.run.shards if request.shards is None else request.shards
     if shards < 1:
         raise InputError(f"shards {shards}: must be at least 1")

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from csm_components.evaluate import html
 from csm_components.evaluate.clips import ClipPlace, SpeakTask
+from csm_components.evaluate.codec import main as codec_main
 from csm_components.evaluate.context import ContextFigures, context_table, judge_context
 from csm_components.evaluate.context import main as context_main
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
@@ -582,3 +583,12 @@ def test_a_comparison_of_nothing_is_refused_in_one_line(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("main", [codec_main, context_main, sampling_main])
+def test_a_split_that_there_is_none_of_is_refused_with_those_that_there_are(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--split", "tset"])
+    assert "'tset' (choose from 'train', 'validation', 'test')" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ from csm_components.evaluate.suite import speak_suite
 from csm_components.export.spec import ExportSettings
 from csm_components.export.step import export
 from csm_components.spec import Knob
+from csm_components.targets import TrainTarget
 from csm_components.train.app import LaunchSpec
 from csm_components.train.knobs import TrainSettings
 from csm_model.errors import ArtifactError, InputError
@@ -249,3 +251,38 @@ def test_a_default_that_stands_in_several_places_is_the_same() -> None:
     for name in ("grpc_port", "http_port", "metrics_port", "slots", "queue"):
         assert get_args(shown[name])[1].show_default == str(getattr(served, name)), name
     assert parameters(PIPELINES["training"])["shards"][1] == RunLimits().shards
+
+
+@pytest.mark.parametrize(
+    ("pod", "settings", "said"),
+    [
+        (
+            {"gpus": 4},
+            ["train.nodes=2x8"],
+            "an agent's pod (train.gpus of the profile) has 4 GPUs",
+        ),
+        ({"gpus": 8, "gpu": "l4"}, ["train.nodes=1x8", "train.recipe.model=csm-8b"], "8 x l4"),
+        ({"memory_mb": 4096}, ["train.nodes=4x1", "train.recipe.model=csm-1b"], "train.memory_mb of the profile"),
+        ({"memory_mb": 16384}, ["train.nodes=1x2", "train.recipe.model=csm-1b"], "of 2 processes"),
+    ],
+)
+def test_a_training_that_a_cluster_cannot_hold_is_refused_before_it_is_sent(
+    pod: dict[str, Any], settings: list[str], said: str
+) -> None:
+    target = TrainTarget(backend="volcano", image="train@sha256:" + "0" * 64, **pod)
+    base = ["data.base=null", "data.replay=null", "train.recipe.batch_packs=32"]
+    with pytest.raises(InputError, match=re.escape(said)):
+        check_config(preset("demo"), [*base, *settings], target=target)
+
+
+@pytest.mark.parametrize(
+    ("pod", "settings"),
+    [
+        ({"gpus": 8, "gpu": "h100"}, ["train.nodes=1x8", "train.recipe.model=csm-1b", "train.recipe.strategy=fsdp"]),
+        ({"memory_mb": 32768}, ["train.nodes=4x1", "train.recipe.model=csm-1b"]),
+        ({"memory_mb": 16384}, ["train.nodes=2x1", "train.recipe.model=csm-1b", "train.recipe.strategy=fsdp"]),
+    ],
+)
+def test_a_training_that_a_cluster_can_hold_is_sent(pod: dict[str, Any], settings: list[str]) -> None:
+    base = ["data.base=null", "data.replay=null", "train.recipe.batch_packs=32", "train.recipe.bf16=true"]
+    check_config(preset("demo"), [*base, *settings], target=TrainTarget(backend="volcano", **pod))

@@ -49,7 +49,7 @@ def test_the_ir_is_the_golden_one(name: str) -> None:
 
 
 def test_a_pipeline_is_compiled_with_the_settings_of_a_run() -> None:
-    config = check_config(preset("lora"), ["gate.max_wer=0.1"], here=False)
+    config = check_config(preset("lora"), ["gate.max_wer=0.1"], target=load_profile("kind").train)
     spec = yaml.load(compile_pipeline("nightly", load_profile("kind"), config=config).split("---")[0], yaml.CSafeLoader)
     told = spec["root"]["inputDefinitions"]["parameters"]
     assert json.loads(told["gate_max_wer"]["defaultValue"]) == 0.1

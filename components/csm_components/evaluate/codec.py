@@ -25,6 +25,7 @@ from csm_components.evaluate.wer import Errors, corpus_wer, tokens, wer_interval
 from csm_components.ingest.audio import read_mono, read_sound, to_model_rate
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds, is_described, read_corpus
+from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_components.workers import run_parallel
 from csm_model.codec import AudioCodec, load_codec
@@ -364,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="folder that ingest wrote, a corpus as ingest reads it, or VOICE/*.flac without texts",
     )
-    parser.add_argument("--split", default="test", help="train, validation or test (default)")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="whose turns (default test)")
     parser.add_argument("--limit", type=int, default=48, help="clips of a voice, spread evenly; 0 for all (default 48)")
     parser.add_argument("--recognisers", nargs="+", default=["tiny", "base"], choices=["tiny", "base"])
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")

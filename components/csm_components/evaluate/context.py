@@ -40,6 +40,7 @@ from csm_components.evaluate.sources import FromBundle
 from csm_components.evaluate.wer import bootstrap_interval
 from csm_components.evaluate.work import progress_bar, speak_all
 from csm_components.ingest.conversations import read_conversations
+from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_model.bundle import load_bundle
 from csm_model.codec.pitch import HOP, in_range, track_pitch
@@ -399,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--conversations", type=Path, required=True, help="folder that ingest wrote, of which they are")
     parser.add_argument("--corpus", type=Path, help="corpus of which only the answers that follow are taken")
     parser.add_argument("--out", type=Path, required=True, help="folder for clips, context.json and context.png")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="whose turns (default test)")
     parser.add_argument("--most", type=int, help="answers, at most")
     parser.add_argument("--spoken", type=int, default=120, help="answers that are spoken (default 120)")
     parser.add_argument("--seed", type=int, default=0)

@@ -45,14 +45,14 @@ def compile_(
     from csm_pipelines.compiling import Format, compile_pipeline, write_pipeline
     from csm_pipelines.profile import load_profile
 
+    cluster = load_profile(profile, images_of(image))
     config = None
     if preset is not None or settings:
         from csm_pipelines.checks import check_config
         from csm_pipelines.presets import preset as preset_named
 
-        config = check_config(preset_named(preset or "demo"), settings or (), here=False)
-    target = load_profile(profile, images_of(image))
-    text = compile_pipeline(pipeline, target, format=cast("Format", format_), config=config)
+        config = check_config(preset_named(preset or "demo"), settings or (), target=cluster.train)
+    text = compile_pipeline(pipeline, cluster, format=cast("Format", format_), config=config)
     if out is None:
         typer.echo(text, nl=False)
     else:

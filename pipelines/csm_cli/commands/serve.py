@@ -52,8 +52,8 @@ def serve(
 ) -> None:
     """Serve a bundle on this machine until Ctrl-C; live streams then end.
 
-    Without a bundle it is the champion of the last run, or the candidate where none passed the gate. All other settings
-    are environment variables, CSM_SERVING_*: docs/serving.md.
+    Without a bundle it is the champion of all runs in RUNS, or the last run's candidate where none passed the gate. All
+    other settings are environment variables, CSM_SERVING_*: docs/serving.md.
 
     [bold]Examples[/bold]
 
