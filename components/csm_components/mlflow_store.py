@@ -68,6 +68,8 @@ _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's page of the experiment then shows trainings; without it, it guesses, and shows prompts and judges."""
+STORE_LOCK = ".mlflow.lock"
+"""Beside an sqlite store: held by who makes it, or puts a damaged one aside."""
 _MAKING_S = 300.0
 """How long who needs a store waits for another who makes it."""
 _BUSY_S = 60
@@ -388,10 +390,14 @@ def _batches(pairs: Sequence[P]) -> Iterator[list[P]]:
 
 def _make_sqlite(path: Path) -> None:
     """Makes a store that is not there: whole, by one of those who need it; half of one would never be mended."""
-    if path.exists():
+
+    def there() -> bool:
+        return path.exists() and path.stat().st_size > 0
+
+    if there():
         return
-    with sole_user(path.parent, name=".mlflow.lock", wait_seconds=_MAKING_S):
-        if not path.exists():
+    with sole_user(path.parent, name=STORE_LOCK, wait_seconds=_MAKING_S):
+        if not there():
             with atomic_path(path) as partial:
                 quiet_mlflow().MlflowClient(tracking_uri=f"{SQLITE}{partial}")
 
