@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from csm_components.lifeline import sole_user
-from csm_components.outbox import Delivery, Entry, Outbox, first_line
+from csm_components.outbox import Delivered, Entry, Outbox, first_line
 from csm_components.recorded_names import LONGEST, recorded_file, recorded_name, recorded_text
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
@@ -151,9 +151,9 @@ class MlflowStore:
         """The tags of the run of the whole."""
         return {_RUN_TAG: recorded_name(self.name), _STEP_TAG: PIPELINE}
 
-    def deliver(self, entries: Sequence[Entry]) -> Delivery:
+    def deliver(self, entries: Sequence[Entry]) -> Delivered:
         """Sends entries; a file that does not go keeps nothing else back."""
-        done = Delivery()
+        done = Delivered()
         for _, group in groupby(entries, key=lambda entry: [entry.get(name) for name in ("do", "step", "run_id")]):
             for each in _in_requests(list(group)):
                 try:

@@ -30,7 +30,7 @@ _MOST_BYTES = 2**20
 
 
 @dataclass(kw_only=True)
-class Delivery:
+class Delivered:
     """What became of some entries."""
 
     taken: int = 0
@@ -118,7 +118,7 @@ class Courier:
     def __init__(
         self,
         outbox: Outbox,
-        deliver: Callable[[Sequence[Entry]], Delivery],
+        deliver: Callable[[Sequence[Entry]], Delivered],
         *,
         warn: Callable[[str], None],
         stubborn: bool = False,

@@ -13,7 +13,7 @@ import pytest
 from waiting import HANG_S, eventually
 
 from csm_components import outbox
-from csm_components.outbox import Courier, Delivery, Entry, Outbox
+from csm_components.outbox import Courier, Delivered, Entry, Outbox
 
 ENTRIES = [{"number": number, "text": "ä\n\ud800" * number} for number in range(4)]
 
@@ -80,9 +80,9 @@ class Service:
         self.gate = threading.Event()
         self.gate.set()
 
-    def deliver(self, entries: Sequence[Entry]) -> Delivery:
+    def deliver(self, entries: Sequence[Entry]) -> Delivered:
         self.gate.wait(HANG_S)
-        done = Delivery()
+        done = Delivered()
         for entry in entries:
             if self.away or (self.rng and self.rng.random() < 0.3):
                 done.error = OSError("away\nand more")
