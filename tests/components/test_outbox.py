@@ -129,6 +129,23 @@ def test_nobody_waits_for_a_service_that_is_away_or_hangs(tmp_path: Path) -> Non
     assert [entry["number"] for entry in service.got] == [1, 2]
 
 
+def test_of_two_couriers_one_sends_at_a_time(tmp_path: Path) -> None:
+    service, inside = Service(), []
+
+    def deliver(entries: Sequence[Entry]) -> Delivered:
+        inside.append(1)
+        assert len(inside) == 1
+        done = service.deliver(entries[:3])
+        inside.pop()
+        return done
+
+    box = Outbox(tmp_path / "waits")
+    box.put(*({"number": number} for number in range(60)))
+    couriers = [Courier(box, deliver, warn=lambda reason: None) for _ in range(4)]
+    assert all(courier.flush(HANG_S) for courier in couriers)
+    assert [entry["number"] for entry in service.got] == list(range(60))
+
+
 def test_what_one_process_leaves_another_sends(tmp_path: Path) -> None:
     path = tmp_path / "waits"
     program = "import sys; from pathlib import Path; from csm_components.outbox import Outbox"
