@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,8 @@ def test_of_two_couriers_one_sends_at_a_time(tmp_path: Path) -> None:
     box = Outbox(tmp_path / "waits")
     box.put(*({"number": number} for number in range(60)))
     couriers = [Courier(box, deliver, warn=lambda reason: None) for _ in range(4)]
-    assert all(courier.flush(HANG_S) for courier in couriers)
+    with ThreadPoolExecutor(len(couriers)) as pool:
+        assert all(pool.map(lambda courier: courier.flush(HANG_S), couriers))
     assert [entry["number"] for entry in service.got] == list(range(60))
 
 
