@@ -7,7 +7,10 @@ members in the order in which they lie.
 
 from __future__ import annotations
 
+import atexit
+import gzip
 import io
+import os
 import re
 import tarfile
 import zlib
@@ -17,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from csm_model.errors import AudioError
 
 MARK = "::"
+_NO_SOUND = (".json", ".txt", ".nodata", ".nometa")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ADDRESS = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz))::(.+)", re.IGNORECASE | re.DOTALL)
 
@@ -43,19 +47,48 @@ def member_of(audio: str) -> str | None:
     return found.group(2) if found else None
 
 
-@lru_cache(maxsize=4)
-def _opened(archive: Path, _size: int, _changed: int) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
-    """An archive that stays open, and its members by name, and by name without suffix."""
-    tar = tarfile.open(archive)  # noqa: SIM115
-    members: dict[str, tarfile.TarInfo] = {}
-    for info in tar:
-        if info.isfile():
-            name = info.name.removeprefix("./")
-            members[name] = info
-            if PurePosixPath(name).suffix not in (".json", ".txt"):
-                members.setdefault(str(PurePosixPath(name).with_suffix("")), info)
-                members.setdefault(PurePosixPath(name).stem, info)
-    return tar, members
+_State = tuple[int, int]
+"""Size and time of change of a file."""
+
+
+@lru_cache(maxsize=8)
+def _members(archive: Path, _state: _State) -> dict[str, tuple[int, int]]:
+    """Place and length of each member by its name, and of each sound by its name without suffix or folder too."""
+    members: dict[str, tuple[int, int]] = {}
+    with tarfile.open(archive) as tar:
+        for info in tar:
+            if not info.isfile():
+                continue
+            name, place = PurePosixPath(info.name.removeprefix("./")), (info.offset_data, info.size)
+            members[str(name)] = place
+            if name.suffix not in _NO_SOUND:
+                members.setdefault(str(name.with_suffix("")), place)
+                members.setdefault(name.stem, place)
+    return members
+
+
+_unpacking: dict[tuple[Path, _State, int], gzip.GzipFile] = {}
+"""The one packed archive that stays open in a process, so that members in their order cost one pass."""
+
+
+@atexit.register
+def _close() -> None:
+    for key in list(_unpacking):
+        _unpacking.pop(key).close()
+
+
+def _read(archive: Path, state: _State, offset: int, size: int) -> bytes:
+    if archive.suffix == ".tar":
+        with archive.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    key = (archive, state, os.getpid())  # a forked worker would move the place in its parent's file
+    if key not in _unpacking:
+        _close()
+        _unpacking[key] = gzip.open(archive)  # noqa: SIM115
+    packed = _unpacking[key]
+    packed.seek(offset)
+    return packed.read(size)
 
 
 def open_member(path: str) -> io.BytesIO:
@@ -66,13 +99,12 @@ def open_member(path: str) -> io.BytesIO:
     """
     archive, member = Path(file_of(path)), str(member_of(path)).removeprefix("./")
     try:
-        state = archive.stat()
-        tar, members = _opened(archive, state.st_size, state.st_mtime_ns)
-        info = members.get(member)
-        data = tar.extractfile(info) if info is not None else None
-        if data is None:
+        found = archive.stat()
+        state = (found.st_size, found.st_mtime_ns)
+        place = _members(archive, state).get(member)
+        if place is None:
             raise AudioError(f"{archive}: holds no {member}")
-        return io.BytesIO(data.read())
+        return io.BytesIO(_read(archive, state, *place))
     except FileNotFoundError:
         raise AudioError(f"{archive}: no such file") from None
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:

@@ -11,30 +11,38 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from csm_components.ingest.archives import ARCHIVE_SUFFIXES, in_archive
 from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, relative
-from csm_components.ingest.readers.texts import first_line, read_lines
+from csm_components.ingest.readers.texts import read_lines
 
 _FIELDS = {"id", "wav", "text", "speaker"}
+_LINES_LOOKED_AT = 20
+"""Of a file, to know it: its first line may be the broken one."""
 
 
 def _tables(folder: Path) -> list[Path]:
     found = []
     for pattern in ("*.jsonl", "*/*.jsonl", "*/*/*.jsonl"):
         for path in folder.glob(pattern):
-            try:
-                row = json.loads(first_line(path))
-            except ValueError:
-                continue
-            if isinstance(row, dict) and row.keys() >= _FIELDS:
-                found.append(path)
+            known = any(_is_clip(line.text) for line in islice(read_lines(path), _LINES_LOOKED_AT))
+            found += [path] if known else []
     return sorted(found)
 
 
+def _is_clip(text: str) -> bool:
+    """Whether a line has Emilia's fields."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and row.keys() >= _FIELDS
+
+
 def detect(folder: Path, sounds: Sequence[str]) -> bool:
-    """Whether there is a `.jsonl` whose first line has Emilia's fields."""
+    """Whether there is a `.jsonl` whose lines have Emilia's fields."""
     return bool(_tables(folder))
 
 

@@ -69,10 +69,11 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         count = 0
         for line in read_lines(path):
             source = relative(path, folder, line.number)
+            if not line.problem and (not line.text.strip() or line.text.startswith("#")):
+                continue
+            count += 1
             if line.problem:
                 yield BadRecord(source=source, reason="wrong encoding", detail=line.problem, conversation=name)
-                continue
-            if not line.text.strip() or line.text.startswith("#"):
                 continue
             cells = _LINE.fullmatch(line.text.strip())
             if cells is None:
@@ -83,7 +84,6 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                     conversation=name,
                 )
                 continue
-            count += 1
             start, end, side, said = cells.groups()
             if (call, start, end) == ("11487", "31.09", "234.06"):
                 start = "231.09"
