@@ -25,6 +25,7 @@ for name, value in {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "300",
     "DO_NOT_TRACK": "1",
     "NO_PROXY": "127.0.0.1,localhost",
 }.items():

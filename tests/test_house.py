@@ -83,6 +83,18 @@ def test_a_wheel_holds_every_package(tmp_path: Path) -> None:
     for package in ("csm_model", "csm_serving", "csm_scaling", "csm_components", "csm_pipelines", "csm_cli"):
         assert f"{package}/__init__.py" in names
         assert f"{package}/py.typed" in names
+    (licence,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+    text = zipfile.ZipFile(wheel).read(licence).decode()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"])
+def test_the_readme_leads_to_what_a_newcomer_looks_for(name: str) -> None:
+    assert f"]({name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    missing = [target for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if not (ROOT / target).exists()]
+    assert missing == []
 
 
 def test_a_client_carries_no_torch() -> None:

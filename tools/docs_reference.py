@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+from csm_cli.help import help_of
+
 COMMANDS = "reference/command-line.md"
 API = "reference/api"
 PARTS = {
@@ -36,7 +38,8 @@ def command_page() -> str:
     group = typer.main.get_command(sys.modules[entry.load().__module__].app)
     head = (
         "# Command line\n\nEvery command of `csm`, as `csm COMMAND --help` shows it. "
-        "An error that you can put right is one line on standard error, with exit status 2.\n"
+        "An error that you can put right is one line on standard error, with exit status 2; "
+        "`--json` prints figures or a list as JSON on standard output, and nothing else there.\n"
     )
     return head + "".join(_command(name, command) for name, command in commands_of("csm", group))
 
@@ -66,7 +69,7 @@ def _parameter(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
     if parameter.param_type_name == "argument":
         names = f"`{parameter.name.upper()}`"
-    about = (parameter.help or "").replace("\\[", "[").replace("|", "\\|")
+    about = help_of(parameter).replace("\\[", "[").replace("|", "\\|")
     default = parameter.default
     shown = parameter.show_default and default is not None and not callable(default) and default not in ("", (), [])
     if isinstance(parameter.show_default, str):

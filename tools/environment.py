@@ -137,17 +137,18 @@ def install_packages() -> None:
     """Everything in the lock, by uv where it works, else by pip. Both check every hash."""
     pip = [VENV / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
     hashed = ["--no-deps", "--require-hashes"]
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]  # a log has no use for a line a package
     config = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False).stdout
     env = {"UV_HTTP_TIMEOUT": "180", **index_settings(config), **os.environ, "VIRTUAL_ENV": str(VENV)}
     with tempfile.TemporaryDirectory() as folder:
         uv_alone = Path(folder) / "uv.txt"
         uv_alone.write_text(requirement("uv"), encoding="utf-8")
         by_uv = run(*pip, "install", "-q", *hashed, "-r", uv_alone) and run(
-            VENV / "bin" / "uv", "pip", "sync", "--require-hashes", LOCK, env=env
+            VENV / "bin" / "uv", "pip", "sync", *quiet, "--require-hashes", LOCK, env=env
         )
     if not by_uv:
         print("uv could not install the packages; pip goes on, more slowly", flush=True)
-        if not run(*pip, "install", *hashed, "-r", LOCK):
+        if not run(*pip, "install", *quiet, *hashed, "-r", LOCK):
             raise SetupError(
                 "the packages could not be installed (the lines above say why); run the same command again"
             )

@@ -7,14 +7,18 @@
 | `result` | `result`: as the step returned it |
 | `error` | `type`, `message`, `code`: what ended it, and its exit status |
 
-The channel is a file descriptor that the step inherits; `open_channel` says which. Without one nothing is told.
+The channel is a file descriptor that the step inherits; `open_channel` says which. Without one nothing is told; in a
+pod, `use_log` has the log say from time to time where the step is.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from csm_model import errors
@@ -36,6 +40,7 @@ ERRORS: dict[str, type[CsmError]] = {
 """Errors that come out of another process as what they were; a `CsmError` of another type comes as its base."""
 _lock = threading.Lock()
 _channel: list[int] = []
+_log: list[Callable[[str], None]] = []
 
 
 def open_channel(descriptor: int) -> None:
@@ -57,9 +62,25 @@ def emit(event: str, **fields: Any) -> None:
             _channel.clear()
 
 
+def use_log(clock: Callable[[], float] = time.monotonic, *, every_s: float = 30.0) -> None:
+    """From now on the log, standard error, says where the step is: a line at most every `every_s` seconds."""
+    spoke = clock()
+
+    def say(words: str) -> None:
+        nonlocal spoke
+        if clock() - spoke >= every_s:
+            spoke = clock()
+            sys.stderr.write(f"{words}\n")
+            sys.stderr.flush()
+
+    _log[:] = [say]
+
+
 def progress(words: str) -> None:
     """Tells where the step is."""
     emit("progress", words=words)
+    if _log and not _channel:
+        _log[0](words)
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class StepJob:
         """Where the step records; None where there is nowhere."""
         from csm_components.tracking import tracker_of
 
-        return tracker_of(str(self.work or ""), self.run)
+        return tracker_of(str(self.work or ""), self.run, self.say)
 
     def say(self, line: str) -> None:
         """Tells whoever looks on, and the log."""

@@ -21,7 +21,7 @@ from csm_components.storage import Storage
 from csm_components.tree_list import MADE
 from csm_model.files import digest_of_file, known_json, write_json
 
-_UNSEALED = frozenset({"checkpoints", "logs", "inputs.json", "unrecorded", ".lock"})
+_UNSEALED = frozenset({"checkpoints", "logs", "inputs.json", ".lock"})
 """What a folder's result does not rest on: checkpoints have digests of their own."""
 
 _log = logging.getLogger(__name__)

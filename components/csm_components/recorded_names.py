@@ -1,4 +1,4 @@
-"""Names in MLflow's alphabet, there and back: what comes from data (a tag, a file, a person) may be any text."""
+"""Names and values as MLflow takes them, there and back: what comes from data (a tag, a file, a person) is any text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from csm_model.files import digest_of
 LONGEST = 250
 """Characters of a key in MLflow."""
 _FOREIGN = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What no database holds: NUL, and halves of a character."""
+_AWKWARD = re.compile(r"[ :]|^\.|\.$")
 _LOOKS_QUOTED = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 _QUOTED = re.compile(r"_x([0-9A-F]{4,6})_")
 
@@ -29,8 +32,23 @@ def recorded_name(name: str) -> str:
     return quoted
 
 
+def recorded_file(name: str) -> str:
+    """A name for a file that MLflow, an address and any storage take as it is."""
+    quoted = _AWKWARD.sub(_quoted, recorded_name(name))
+    return quoted if len(quoted) <= LONGEST else f"{quoted[: LONGEST - 17]}-{digest_of(name)[:16]}"
+
+
+def recorded_text(text: str, most: int) -> str:
+    """A value as MLflow holds it, of at most so many characters: the same, but for what no database holds.
+
+    One that is too long is cut, and ends in a digest of the whole, so that two such values stay apart.
+    """
+    quoted = _UNSTORABLE.sub(_quoted, _LOOKS_QUOTED.sub("_x005F_", text))
+    return quoted if len(quoted) <= most else f"{quoted[: most - 17]}-{digest_of(text)[:16]}"
+
+
 def name_recorded(key: str) -> str:
-    """The name that a key stands for."""
+    """The name, or the value, that a recorded one stands for."""
     return _QUOTED.sub(lambda match: chr(int(match[1], 16)), key)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from csm_components import kubeflow
 from csm_components.artefacts import Artefact
-from csm_components.events import describe, emit, open_channel
+from csm_components.events import describe, emit, open_channel, use_log
 from csm_components.job import StepJob
 from csm_components.lifeline import follow
 from csm_components.spec import Knob, StepSettings, StepSpec
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         follow(asked.parent)
     if asked.events is not None:
         open_channel(asked.events)
+    elif not sys.stderr.isatty():
+        use_log()
     try:
         _run(asked)
     except Exception as error:

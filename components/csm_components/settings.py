@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """Number of a training process among all."""
 
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
-    """Where runs are recorded; without it, sqlite in the run's folder."""
+    """Where runs are recorded; without it, `mlflow.db` (sqlite) beside the folders of the runs, one for all."""
 
     mlflow_run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
     """The run to write to, given by whoever made it, as Kubeflow Pipelines does."""

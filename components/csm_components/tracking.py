@@ -1,134 +1,147 @@
-"""The record of every run in MLflow: the only module that imports it.
+"""The record of every run in MLflow.
 
-A pipeline run is one MLflow run; each of its steps is a run nested in it. Both are found again by their tags, so a step
-that was killed and started again goes on in the same record. Where the record is:
+A pipeline run is one MLflow run; each of its steps is a run nested in it (`csm_components.mlflow_store`). Where they
+are:
 
 | `MLFLOW_TRACKING_URI` | `MLFLOW_RUN_ID` | the record |
 | --- | --- | --- |
-| not set | not set | sqlite `mlflow.db` in the run's folder, artefacts in `mlruns/` beside it |
+| not set | not set | sqlite `mlflow.db` beside the run's folder, one for all runs there; files in `mlruns/` |
 | set | not set | that server |
 | set | set (by Kubeflow Pipelines) | that run of that server, which the one that made it will also end |
 
-On a cluster the steps of a run are pods that share nothing but its name. Whichever comes first makes the run of the
-whole. MLflow has nothing that only one of two can make, so two that come at once each make one: both then wait until
-neither can still be hidden from the other, choose the same one, mark it as settled, and the other is deleted.
+Whatever a run has to say is put into an outbox (`csm_components.outbox`), `unrecorded.jsonl` in the run's folder, and
+goes to MLflow from there: beside the work, in order, and again where MLflow did not take it. So MLflow may be away,
+slow or restarted at any time. No step fails by it or waits longer for it than `PATIENCE_S`; what is left is sent by
+the next step, or by the next call of the same command. What is sent twice is recorded once: points carry the time at
+which they were put, and all else is set, not added.
 
-Parameters can be written once (an MLflow rule). A retry that brings another value keeps the first as the parameter and
-writes the new one as a tag, `retry.NAME`.
+The registry of models is no record but what the step register is for: it is waited for, and a step that cannot have it
+fails.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import sys
+import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from csm_components.recorded_names import recorded_name
+from csm_components.mlflow_store import PIPELINE, REFUSALS, SQLITE, MlflowStore, quiet_mlflow
+from csm_components.outbox import Courier, Entry, Outbox, first_line
 from csm_components.settings import load_settings
-from csm_model.errors import InputError, MissingDependencyError
+from csm_model.errors import CsmError, MissingDependencyError
+from csm_model.files import digest_of
 from csm_model.rules import finite
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-_MAX_PARAM = 6000
-_MAX_BATCH = 100
-"""Parameters that MLflow takes in one request."""
-_MAX_TAG = 5000
-_MAX_DATASET_DIGEST = 36
-_PARENT_TAG = "mlflow.parentRunId"
-_RUN_TAG = "csm.run"
-_STEP_TAG = "csm.step"
-_SETTLED_TAG = "csm.settled"
-_SETTLE_SECONDS = 1.0
-_SQLITE = "sqlite:///"
-_PIPELINE = "pipeline"
+R = TypeVar("R")
+
+UNRECORDED = "unrecorded.jsonl"
+"""In a run's folder: what MLflow does not have yet."""
+REFUSED = "refused.jsonl"
+"""Beside it: what MLflow will not take."""
+PATIENCE_S = 10.0
+"""What a step waits for MLflow at its end: for a server, where what is left is sent later."""
+_LAST_PATIENCE_S = 30.0
+"""The same in a pod, whose outbox goes with it."""
+_FILE_PATIENCE_S = 120.0
+"""The same for a file of this machine, which is only busy when it does not answer."""
+REGISTRY_PATIENCE_S = 30.0
+"""How long the registry of models is asked again while it does not answer."""
+_ASK_REGISTRY_EVERY_S = 2.0
+_SAMPLE_EVERY_S = 5
 
 _log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes to one MLflow run; safe to repeat. Names are brought into MLflow's alphabet."""
+    """Has what is said of one MLflow run recorded; safe to repeat. It neither waits nor fails.
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
-        self.run_id = run_id
+    Names are brought into MLflow's alphabet, and long values cut, when they are sent.
+    """
+
+    def __init__(
+        self, tracker: Tracker, step: str, run_id: str = "", *, put: Callable[..., None] | None = None
+    ) -> None:
+        self._tracker, self._put_entries = tracker, put or tracker.put
+        self._target = {"step": step, "run_id": run_id}
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run, once all that was said is sent; empty where MLflow does not take it now."""
+        return self._tracker.run_id_of(self._target) if self._tracker.flush() else ""
+
+    def begin(self) -> None:
+        """The run is at work."""
+        self._put("begin")
+
+    def end(self, status: str, tags: Mapping[str, Any] | None = None, *, existing: bool = False) -> None:
+        """The run has ended; where it is `existing`, nothing is recorded of a run that MLflow does not have."""
+        self._put("end", status=status, values=_texts(tags or {}), existing=existing)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Logs parameters, many in one request; nested mappings become `outer.inner`."""
-        from mlflow.entities import Param
-
-        known = self._client.get_run(self.run_id).data.params
-        texts = {recorded_name(key): str(value)[:_MAX_PARAM] for key, value in flat(values).items()}
-        new = [Param(key, text) for key, text in texts.items() if key not in known]
-        for start in range(0, len(new), _MAX_BATCH):
-            self._client.log_batch(self.run_id, params=new[start : start + _MAX_BATCH], synchronous=True)
-        self.tags({f"retry.{key}": text for key, text in texts.items() if known.get(key, text) != text})
+        """Logs parameters; nested mappings become `outer.inner`."""
+        self._put("params", values={key: str(value) for key, value in flat(values).items()})
 
     def metrics(self, values: Mapping[str, float | int | None], *, step: int = 0) -> None:
-        """Logs the values that are finite numbers, in one request."""
-        from mlflow.entities import Metric
+        """Logs the values that are finite numbers."""
+        self._put("metrics", values=_finite(values), metric_step=step)
 
-        now = int(time.time() * 1000)
-        numbers = {key: float(value) for key, value in flat(values).items() if finite(value)}
-        self._client.log_batch(
-            self.run_id,
-            metrics=[Metric(recorded_name(key), value, now, step) for key, value in numbers.items()],
-            synchronous=True,
+    def rows(self, rows: Sequence[tuple[int, float, Mapping[str, float | int | None]]]) -> None:
+        """Logs figures over steps: step, time since 1970 (s), values. Of each, only steps after the last that MLflow
+        has are recorded.
+        """
+        self._put_entries(
+            *(
+                self._entry("metrics", at=round(at * 1000), values=_finite(values), metric_step=step, newer=True)
+                for step, at, values in rows
+            )
         )
 
-    def last_step(self, metric: str) -> int:
-        """The latest step at which a metric was logged; -1 where it never was."""
-        return max(
-            (point.step for point in self._client.get_metric_history(self.run_id, recorded_name(metric))), default=-1
-        )
+    def sample(self, values: Mapping[str, float]) -> None:
+        """Logs figures over the time since the run began."""
+        self._put("metrics", values=_finite(values), every_ms=_SAMPLE_EVERY_S * 1000)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Sets tags; an empty value is left out."""
-        for key, value in values.items():
-            if value not in (None, ""):
-                self._client.set_tag(self.run_id, recorded_name(key), str(value)[:_MAX_TAG])
+        self._put("tags", values=_texts(values))
 
     def dataset(self, name: str, *, digest: str, source: str, profile: Mapping[str, Any], context: str) -> None:
-        """Names the data that the run is made from: as an MLflow dataset, and its full digest as a tag.
+        """Names the data that the run, and the whole that it is part of, are made from: as an MLflow dataset, and its
+        full digest as a tag.
 
         MLflow keeps 36 characters of a digest; the tag `CONTEXT_digest` has all of them.
         """
-        import json
+        whole = self._target["step"] == PIPELINE or self._target["run_id"]
+        for log in (self,) if whole else (self, RunLog(self._tracker, PIPELINE)):
+            log._put("dataset", name=name, digest=digest, source=source, profile=dict(profile), context=context)
+            log.tags({f"{context}_digest": digest})
 
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        entity = Dataset(
-            name=name,
-            digest=digest[:_MAX_DATASET_DIGEST],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps(dict(profile)),
-        )
-        self._client.log_inputs(
-            self.run_id, datasets=[DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])]
-        )
-        self.tags({f"{context}_digest": digest})
+    def describe(self, text: str) -> None:
+        """Says in Markdown what the run is; MLflow shows it first."""
+        self.tags({"mlflow.note.content": text})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keeps a file, or a folder with all it holds, beside the run."""
-        if path.is_dir():
-            self._client.log_artifacts(self.run_id, str(path), folder)
-        else:
-            self._client.log_artifact(self.run_id, str(path), folder)
+        """Keeps a file, or a folder with all it holds, beside the run, as it is when it is sent."""
+        here, path = (self._tracker.folder or Path()).absolute(), path.absolute()
+        self._put("artifact", path=str(path.relative_to(here) if path.is_relative_to(here) else path), folder=folder)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Keeps a picture beside the run."""
-        self._client.log_figure(self.run_id, figure, name)
+    def _put(self, do: str, **more: Any) -> None:
+        self._put_entries(self._entry(do, at=round(time.time() * 1000), **more))
+
+    def _entry(self, do: str, *, at: int, **more: Any) -> Entry:
+        return {"do": do, "at": at, **self._target, **more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,74 +154,121 @@ class ModelVersion:
     tags: dict[str, str]
 
 
+def _warn(line: str) -> None:
+    _log.warning("%s", line)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
     """The record of one pipeline run: of the one whose folder is `folder`, or on a cluster of the one called `run`."""
 
-    folder: Path = Path()
+    folder: Path | None = None
     run: str = ""
+    say: Callable[[str], None] = _warn
+    """Called once, with a line, when something is not recorded now."""
 
     @cached_property
     def name(self) -> str:
         """Name of the pipeline run."""
-        return self.run or self.folder.resolve().name
+        return self.run or self._here.resolve().name
+
+    @property
+    def _here(self) -> Path:
+        return (self.folder or Path()).absolute()
+
+    @property
+    def _home(self) -> Path:
+        """Where all runs of this machine are recorded that are beside this one."""
+        return self._here if self.folder is None else self._here.parent
 
     @cached_property
     def uri(self) -> str:
         """Address of the MLflow store."""
-        return load_settings().mlflow_tracking_uri or f"{_SQLITE}{self.folder.absolute() / 'mlflow.db'}"
+        return load_settings().mlflow_tracking_uri or f"{SQLITE}{self._home / 'mlflow.db'}"
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What waits for MLflow: in the run's folder, or in a folder of this machine for a run that has none."""
+        if self.folder is not None:
+            return Outbox(self._here / UNRECORDED)
+        mark = digest_of([self.uri, self.run, load_settings().mlflow_run_id, os.getuid()])[:16]
+        return Outbox(Path(tempfile.gettempdir()) / f"csm-run-{mark}" / UNRECORDED)
+
+    @cached_property
+    def _store(self) -> MlflowStore:
+        return MlflowStore(
+            uri=self.uri,
+            name=self.name,
+            shared=bool(self.run),
+            folder=self._here,
+            refused=Outbox(self.outbox.path.with_name(REFUSED)),
+            say=self.say,
+        )
+
+    @cached_property
+    def _courier(self) -> Courier:
+        quiet_mlflow()  # here: what the work imports meanwhile must not meet half of it
+        if self.uri.startswith(SQLITE):
+            with suppress(MissingDependencyError):  # the courier meets it again, and says so
+                _ = self.client
+        return Courier(self.outbox, self._store.deliver, warn=self._unrecorded, stubborn=self.folder is None)
+
+    def put(self, *entries: Entry) -> None:
+        """Has entries recorded, soon or later."""
+        if entries:
+            self._courier.put(*entries)
+
+    def flush(self) -> bool:
+        """Waits, for a while at most, until all that waits is recorded; whether it is."""
+        if "_courier" not in self.__dict__ and not self.outbox.path.exists():
+            return True
+        if self.uri.startswith(SQLITE):
+            return self._courier.flush(_FILE_PATIENCE_S)
+        return self._courier.flush(_LAST_PATIENCE_S if self.folder is None else PATIENCE_S)
+
+    def _unrecorded(self, reason: str) -> None:
+        later = "it is sent until this step ends" if self.folder is None else f"{self.outbox.path} is sent later"
+        self.say(f"warning: MLflow at {self.uri} takes no record now ({reason}); the work goes on, and {later}")
 
     @cached_property
     def client(self) -> MlflowClient:
-        """The MLflow client, quiet."""
-        if self.uri.startswith(_SQLITE):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
-            mlflow = _quiet_mlflow()
-            client: MlflowClient = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            try:
+        """The MLflow client; raises `MissingDependencyError` where MLflow does not answer."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
+                client = self._store.client
                 client.search_experiments(max_results=1)  # opens the store, and makes its tables when it is new
-            except mlflow.exceptions.MlflowException as error:
-                raise self._away(error) from None
+        except Exception as error:  # mlflow raises whatever its transport does
+            raise self._away(error) from None
         return client
 
-    @cached_property
+    @property
     def experiment_id(self) -> str:
-        """The experiment, made when it is not there."""
-        from mlflow.exceptions import MlflowException
-
-        name = load_settings().experiment
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            path = self.uri.removeprefix(_SQLITE)  # a server keeps artefacts itself, a file keeps them beside it
-            location = (Path(path).absolute().parent / "mlruns").as_uri() if path != self.uri else None
-            try:
-                return str(self.client.create_experiment(name, artifact_location=location))
-            except MlflowException as error:
-                found = self.client.get_experiment_by_name(name)  # another step was faster
-                if found is None:
-                    raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
-        if found.lifecycle_stage == "deleted":
-            raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
-        return str(found.experiment_id)
+        """The experiment, made when it is not there; raises `InputError` where it was deleted."""
+        return self._store.experiment_id
 
     def pipeline_run_id(self) -> str:
         """The MLflow run of the whole pipeline run, made when it is not there."""
-        tags = {_RUN_TAG: self.name, _STEP_TAG: _PIPELINE}
-        return self._settled(tags) if self.run else self._find_or_create(self.name, tags)
+        return self._store.pipeline_run_id()
+
+    def announcement(self) -> RunLog:
+        """Writes to the run of the whole pipeline run; it goes to MLflow with what is recorded next."""
+        return RunLog(self, PIPELINE, put=self.outbox.put)
 
     @contextmanager
     def pipeline(self) -> Iterator[RunLog]:
         """Writes to the run of the whole pipeline run; it stays open for the steps that follow."""
-        yield RunLog(self.client, self.pipeline_run_id())
+        yield RunLog(self, PIPELINE)
+        self.flush()
 
-    def end_pipeline(self, *, failed: bool, tags: Mapping[str, str] | None = None) -> None:
-        """Marks the whole run as finished, well or not; nothing happens where no step has recorded anything."""
-        found = self._find({_RUN_TAG: self.name, _STEP_TAG: _PIPELINE})
-        if found:
-            RunLog(self.client, found[0]).tags(tags or {})
-            self.client.set_terminated(found[0], "FAILED" if failed else "FINISHED")
+    def end_pipeline(self, *, failed: bool, tags: Mapping[str, str] | None = None) -> bool:
+        """Marks the whole run as finished, well or not; nothing happens where no step has recorded anything.
+
+        Returns:
+            Whether MLflow has been told.
+        """
+        RunLog(self, PIPELINE).end("FAILED" if failed else "FINISHED", tags, existing=True)
+        return self.flush()
 
     @contextmanager
     def step(self, step: str, *, system_metrics: bool = False) -> Iterator[RunLog]:
@@ -218,66 +278,30 @@ class Tracker:
             step: name of the step.
             system_metrics: also sample processor, memory, disk and network every few seconds.
         """
-        injected = load_settings().mlflow_run_id
-        run_id = injected or self._step_run_id(step)
+        injected = load_settings().mlflow_run_id or ""
+        log = RunLog(self, step, injected)
         if not injected:
-            self.client.update_run(run_id, status="RUNNING")
-        monitor = _monitor(run_id, self.uri) if system_metrics else None
+            log.begin()
         status = "FAILED"
         try:
-            yield RunLog(self.client, run_id)
+            with _sampled(log) if system_metrics else nullcontext():
+                yield log
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             raise
         finally:
-            with forgiving("how the step ended"):
-                if monitor is not None:
-                    monitor.finish()
-                if not injected:
-                    self.client.set_terminated(run_id, status)
+            if not injected:
+                log.end(status)
+            self.flush()
 
-    def _step_run_id(self, step: str) -> str:
-        parent = self.pipeline_run_id()
-        return self._find_or_create(step, {_RUN_TAG: self.name, _STEP_TAG: step, _PARENT_TAG: parent})
-
-    def _find(self, tags: Mapping[str, str]) -> list[str]:
-        """Runs with all these tags, in one order for everyone who sees the same runs."""
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], filter_string=query)
-        return [str(run.info.run_id) for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))]
-
-    def _find_or_create(self, name: str, tags: Mapping[str, str]) -> str:
-        found = self._find(tags)
-        if found:
-            return found[0]
-        return str(self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name).info.run_id)
-
-    def _settled(self, tags: Mapping[str, str]) -> str:
-        """The run that all who ask for it at once agree on."""
-        settled = {**tags, _SETTLED_TAG: "true"}
-        if known := self._find(settled):
-            return known[0]
-        began = time.monotonic()
-        self._find_or_create(self.name, tags)
-        # Whoever looked before this one was stored has stored its own by the end of the wait.
-        time.sleep(max(_SETTLE_SECONDS, 3 * (time.monotonic() - began)))
-        chosen = (self._find(settled) or self._find(tags))[0]
-        self._mark_settled(chosen)
-        for other in self._find(tags):
-            if other != chosen and not self._find({_PARENT_TAG: other}):
-                self.client.delete_run(other)
-        return chosen
-
-    def _mark_settled(self, run_id: str) -> None:
-        """Marks a run; MLflow's database may refuse one of two that do so at the same moment."""
-        from mlflow.exceptions import MlflowException
-
+    def run_id_of(self, target: Entry) -> str:
+        """The MLflow run that entries of a target go to; empty where MLflow does not say."""
         try:
-            self.client.set_tag(run_id, _SETTLED_TAG, "true")
-        except MlflowException:
-            if self.client.get_run(run_id).data.tags.get(_SETTLED_TAG) != "true":
-                raise
+            return self._store.run_of(target).run_id
+        except Exception as error:  # mlflow raises whatever its transport does
+            self._unrecorded(first_line(error))
+            return ""
 
     def register(
         self, name: str, *, source: str, run_id: str | None, tags: Mapping[str, Any], description: str
@@ -291,6 +315,11 @@ class Tracker:
             tags: of the version.
             description: of the version.
         """
+        return self._registry(lambda: self._register(name, source, run_id, _texts(tags), description))
+
+    def _register(
+        self, name: str, source: str, run_id: str | None, texts: Mapping[str, str], description: str
+    ) -> ModelVersion:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -298,23 +327,24 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        texts = {key: str(value) for key, value in tags.items() if value not in (None, "")}
         for version in self.client.search_model_versions(f"name = '{name}'"):
             if version.tags.get("bundle_digest") == texts.get("bundle_digest"):
                 for key, text in texts.items():
                     self.client.set_model_version_tag(name, version.version, key, text)
                 return _version(self.client.get_model_version(name, version.version))
-        made = self.client.create_model_version(name, source=source, run_id=run_id, tags=texts, description=description)
+        made = self.client.create_model_version(
+            name, source=source, run_id=run_id, tags=dict(texts), description=description
+        )
         return _version(made)
 
     def tag_version(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Sets tags of a version of the model `name`."""
         for key, text in tags.items():
-            self.client.set_model_version_tag(name, str(version), key, text)
+            self._registry(functools.partial(self.client.set_model_version_tag, name, str(version), key, text))
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Moves an alias to a version."""
-        self.client.set_registered_model_alias(name, alias, str(version))
+        self._registry(lambda: self.client.set_registered_model_alias(name, alias, str(version)))
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """The version that an alias names; None where there is no such model, or no such alias of it.
@@ -322,6 +352,9 @@ class Tracker:
         Raises:
             MissingDependencyError: MLflow did not answer, or not as it should.
         """
+        return self._registry(lambda: self._by_alias(name, alias))
+
+    def _by_alias(self, name: str, alias: str) -> ModelVersion | None:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -332,61 +365,53 @@ class Tracker:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
-            raise self._away(error) from None
+            raise
+
+    def _registry(self, ask: Callable[[], R]) -> R:
+        """Asks the registry, again for a while where it does not answer: without it there is no version.
+
+        Raises:
+            MissingDependencyError: it did not answer, or refused.
+        """
+        deadline = time.monotonic() + REGISTRY_PATIENCE_S
+        while True:
+            try:
+                return ask()
+            except Exception as error:  # mlflow raises whatever its transport does
+                if getattr(error, "error_code", "") in REFUSALS or time.monotonic() >= deadline:
+                    raise (error if isinstance(error, CsmError) else self._away(error)) from None
+            time.sleep(_ASK_REGISTRY_EVERY_S)
 
     def _away(self, error: Exception) -> MissingDependencyError:
         """What MLflow's own error means for whoever called."""
         return MissingDependencyError(f"MLflow at {self.uri}: {first_line(error)}; check MLFLOW_TRACKING_URI")
 
 
-def tracker_of(work: str, run: str = "") -> Tracker | None:
+def tracker_of(work: str, run: str = "", say: Callable[[str], None] = _warn) -> Tracker | None:
     """Where a step records: with the run's folder, or at the server of a cluster; None where there is neither.
 
     Args:
         work: the run's folder; may be empty.
         run: name of the pipeline run on a cluster.
+        say: called once, with a line, when something is not recorded now.
     """
     settings = load_settings()
     if work:
-        return Tracker(folder=Path(work))
+        return Tracker(folder=Path(work), say=say)
     if settings.mlflow_tracking_uri and (run or settings.mlflow_run_id):
-        return Tracker(run=run)
+        return Tracker(run=run, say=say)
     return None
-
-
-@contextmanager
-def forgiving(what: str) -> Iterator[None]:
-    """Whatever MLflow raises in the block costs a warning: the work is done, and must not be lost with its record."""
-    try:
-        yield
-    except Exception as error:  # mlflow raises whatever its transport does
-        _log.warning("MLflow: %s is not recorded (%s)", what, first_line(error))
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def machine_metrics() -> Iterator[None]:
     """Records the use of this machine in the run that the environment names; does nothing where it names none.
 
-    Whoever has the run writes all else to it. An MLflow that cannot be reached costs a line on standard error.
+    Whoever has the run writes all else to it.
     """
-    settings = load_settings()
-    monitor = None
-    if settings.mlflow_run_id and settings.mlflow_tracking_uri:
-        try:
-            _quiet_mlflow()
-            monitor = _monitor(settings.mlflow_run_id, settings.mlflow_tracking_uri)
-        except Exception as error:  # mlflow raises whatever its transport does
-            sys.stderr.write(f"warning: the use of this machine is not recorded ({error})\n")
-    try:
+    tracker = tracker_of("") if load_settings().mlflow_run_id else None
+    with tracker.step("machine", system_metrics=True) if tracker else nullcontext():
         yield
-    finally:
-        if monitor is not None:
-            monitor.finish()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -400,30 +425,61 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _quiet_mlflow() -> Any:
-    """Imports mlflow with its telemetry, progress bars, banners and migration log turned off."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # of 7, which are four minutes of silence
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    }.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return mlflow
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in flat(values).items() if finite(value)}
 
 
-def _monitor(run_id: str, uri: str) -> Any:
-    from mlflow.system_metrics import system_metrics_monitor
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as texts; those that are empty are left out."""
+    return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
-    make: Any = system_metrics_monitor.SystemMetricsMonitor
-    monitor = make(run_id, sampling_interval=5, resume_logging=True, tracking_uri=uri)
-    monitor.start()
-    return monitor
+
+@contextmanager
+def _sampled(log: RunLog) -> Iterator[None]:
+    """Records the use of this machine every few seconds, and once more at the end."""
+    monitors, ended = _monitors(), threading.Event()
+
+    def publish() -> None:
+        values: dict[str, float] = {}
+        for monitor in monitors:
+            monitor.collect_metrics()
+            values |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        log.sample(values)
+
+    def work() -> None:
+        try:
+            over = False
+            while not over:
+                over = ended.wait(_SAMPLE_EVERY_S)
+                publish()
+        except Exception:  # of a counter that this machine does not have
+            _log.debug("the use of this machine is not recorded", exc_info=True)
+
+    thread = threading.Thread(target=work, name="machine", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_SAMPLE_EVERY_S)
+
+
+def _monitors() -> list[Any]:
+    """What measures this machine; what it does not have is left out."""
+    quiet_mlflow()
+    from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+
+    kinds: Any = (
+        cpu_monitor.CPUMonitor, disk_monitor.DiskMonitor, network_monitor.NetworkMonitor, gpu_monitor.GPUMonitor
+    )  # fmt: skip
+    found = []
+    for kind in kinds:
+        try:
+            found.append(kind())
+        except Exception:  # no driver of a GPU, or no library for it
+            _log.debug("%s is not recorded", kind.__name__, exc_info=True)
+    return found
 
 
 def _version(entity: Any) -> ModelVersion:

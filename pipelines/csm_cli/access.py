@@ -17,7 +17,7 @@ PANEL = "Access"
 
 Tls = Annotated[
     bool,
-    typer.Option("--tls", help="Encrypt; so do --ca and --client-cert.", rich_help_panel=PANEL),
+    typer.Option("--tls", help="Encrypt the connection; so do --ca and --client-cert.", rich_help_panel=PANEL),
 ]
 Ca = Annotated[
     Path | None,
@@ -35,7 +35,11 @@ ClientCert = Annotated[
 ]
 ClientKey = Annotated[
     Path | None,
-    typer.Option(help="PEM file of its key.", show_default="CSM_SERVING_CLIENT_KEY, or none", rich_help_panel=PANEL),
+    typer.Option(
+        help="PEM file of that certificate's key.",
+        show_default="CSM_SERVING_CLIENT_KEY, or none",
+        rich_help_panel=PANEL,
+    ),
 ]
 Token = Annotated[
     str | None,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from csm_cli.spoken import end_of, tell_left_out
+from csm_cli.as_json import print_json
+from csm_cli.spoken import as_values, end_of, tell_left_out
 from csm_serving.client.dialogue import (
     PAUSE_S,
     DialogueLine,
+    SpokenDialogue,
     SpokenLine,
     check_dialogue,
     check_pause,
@@ -45,7 +47,15 @@ class AskedDialogue:
         """Has refused what `service` refuses, before any speech."""
         check_dialogue(service, self.lines, **asked)
 
-    def say(self, service: SpeechService, path: Path | None, listener: Listener | None, asked: SpeechOptions) -> None:
+    def say(
+        self,
+        service: SpeechService,
+        path: Path | None,
+        listener: Listener | None,
+        asked: SpeechOptions,
+        *,
+        as_json: bool = False,
+    ) -> None:
         """Speaks it, and tells of each turn and of the whole."""
         done = 0
 
@@ -65,6 +75,9 @@ class AskedDialogue:
             tell=tell,
             **asked,
         )
+        if as_json:
+            print_json(_as_values(spoken))
+            return
         stopped = sum(not line.spoken.ended for line in spoken.lines)
         typer.echo(
             f"{spoken.seconds:.2f} s of dialogue, {len(spoken.lines)} turns"
@@ -72,6 +85,21 @@ class AskedDialogue:
             + f"; first audio {spoken.lines[0].spoken.first_audio_ms:.0f} ms, "
             f"real-time factor {spoken.real_time_factor:.2f}" + (f"; {path}" if path else "")
         )
+
+
+def _as_values(spoken: SpokenDialogue) -> dict[str, Any]:
+    return {
+        "path": None if spoken.path is None else str(spoken.path),
+        "seconds": spoken.seconds,
+        "first_audio_ms": spoken.lines[0].spoken.first_audio_ms,
+        "real_time_factor": spoken.real_time_factor,
+        "turns": [
+            as_values(said.spoken)
+            | {"who": said.line.who, "text": said.line.text, "begin_s": said.begin_s}
+            | {"heard": said.heard, "dropped": said.dropped}
+            for said in spoken.lines
+        ],
+    }
 
 
 def _words(said: SpokenLine) -> str:

@@ -40,6 +40,8 @@ from csm_cli.commands import (
     verify_audio,
     voice,
 )
+from csm_cli.help import use_plain_help
+from csm_cli.missing import missing
 from csm_model.errors import CsmError, InputError, shown
 from csm_model.machine_errors import machine_error
 
@@ -54,7 +56,6 @@ app = typer.Typer(
     epilog="Start with: csm run. Then: csm say 'Good morning.' --local",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
 )
 codec_app = typer.Typer(help="Train the audio codec, and adapt a base to it.", no_args_is_help=True)
@@ -166,6 +167,7 @@ def _of_finite_numbers(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 refuse_no_numbers(app)
+use_plain_help(app)
 
 
 def main() -> None:
@@ -174,6 +176,11 @@ def main() -> None:
         app()
     except CsmError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (needs := missing(error)) is None:
+            raise
+        sys.stderr.write(f"error: {needs}\n")
         sys.exit(2)
     except OSError as error:
         if (machine := machine_error(error)) is not None:

@@ -14,9 +14,9 @@ from csm_model.errors import InputError
 if TYPE_CHECKING:
     from csm_pipelines.kfp_client import Trigger
 
-Pipeline = Annotated[str, typer.Argument(help="training, finetune, release or nightly.")]
+Pipeline = Annotated[str, typer.Argument(help="The pipeline: {pipelines}.")]
 Profile = Annotated[str, typer.Option(help="The cluster: a profile of deploy/profiles, or a file.")]
-Preset = Annotated[str, typer.Option(help="What to run, as for csm run.")]
+Preset = Annotated[str, typer.Option(help="What to run, as for csm run: {presets}.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset; may be repeated."),

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def find_bundle(given: Path | None, runs: Path) -> Path:
-    """The bundle `given`, else what the last run released: the champion, or its candidate where none passed the gate.
+    """The bundle `given`, else what the last run left: the champion of all runs there, or its own candidate where none
+    of them passed the gate.
 
     Raises:
         InputError: there is no bundle, or no run yet.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,6 +21,11 @@ def figures_of(spoken: Spoken) -> str:
         f"{spoken.seconds:.2f} s of speech{end_of(spoken)}; first audio {spoken.first_audio_ms:.0f} ms, "
         f"real-time factor {spoken.real_time_factor:.2f}{again}" + (f"; {spoken.path}" if spoken.path else "")
     )
+
+
+def as_values(spoken: Spoken) -> dict[str, Any]:
+    """Its figures as JSON values."""
+    return asdict(spoken) | {"path": None if spoken.path is None else str(spoken.path)}
 
 
 def end_of(spoken: Spoken) -> str:

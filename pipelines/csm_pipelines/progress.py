@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ _STATES = {
     "failed": "bold red",
 }
 _QUIET_SECONDS = 30.0
+"""A step that says where it is does so in a log this often at most."""
+_SILENT_SECONDS = 60.0
+"""A log says at least this often which step is running."""
 
 
 @dataclass
@@ -43,15 +47,20 @@ class Row:
 class StepBoard:
     """The steps of a run, shown while they run.
 
-    `note` tells how a finished step ended: whether it was reused, and a few words.
+    `note` tells how a finished step ended: whether it was reused, and a few words. Where there is no terminal, and no
+    step has said anything for `silent_s` seconds, the line of the running one is printed again, with the time so far.
     """
 
     console: Console
     steps: Sequence[str]
     note: Callable[[str], tuple[bool, str]]
+    silent_s: float = _SILENT_SECONDS
     rows: dict[str, Row] = field(init=False)
     _live: Live | None = field(init=False, default=None)
     _spoke: float = field(init=False, default=0.0)
+    _over: threading.Event = field(init=False, default_factory=threading.Event)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _beating: threading.Thread | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.rows = {step: Row(name=step) for step in self.steps}
@@ -64,11 +73,28 @@ class StepBoard:
         if self.console.is_terminal:
             self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=4, transient=False)
             self._live.start()
+        else:
+            self._over.clear()
+            self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._beating.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
+        if self._beating is not None:
+            self._over.set()
+            self._beating.join()
+
+    def _beat(self) -> None:
+        """Says which step is running, where it has been silent for long."""
+        while not self._over.wait(min(1.0, self.silent_s)):
+            if time.monotonic() - self._spoke < self.silent_s:
+                continue
+            with self._lock:
+                for row in list(self.rows.values()):
+                    if row.state == "running":
+                        self._say(row, "running")  # should it end now, its last line comes after this one
 
     def table(self) -> RenderableType:
         """The rows as they stand."""
@@ -112,10 +138,14 @@ class StepBoard:
             self._event(row)
 
     def _event(self, row: Row) -> None:
-        self._spoke = time.monotonic()
         if self._live is None:
-            text = f"{row.name:<{self._width}} {row.state:<8} {row.clock:>6}  {row.note}"
-            self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+            with self._lock:
+                self._say(row, row.state)
+
+    def _say(self, row: Row, state: str) -> None:
+        self._spoke = time.monotonic()
+        text = f"{row.name:<{self._width}} {state:<8} {row.clock:>6}  {row.note}"
+        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def console_for(stream: TextIO) -> Console:

@@ -17,14 +17,16 @@ from typing import Any
 from rich.console import Console
 
 from csm_components.lifeline import sole_user
+from csm_components.settings import load_settings
 from csm_model.errors import CsmError
 from csm_model.files import digest_of, write_json
 from csm_pipelines.checks import RANDOM_CODEC, check_config
 from csm_pipelines.config import RunConfig
 from csm_pipelines.local import run_task
+from csm_pipelines.lost_record import mend
 from csm_pipelines.pipelines import HERE, STEPS, Feed, WiredStep
 from csm_pipelines.progress import StepBoard, console_for
-from csm_pipelines.summary import describe_step, record, record_failure, summarise
+from csm_pipelines.summary import announce, describe_step, record, record_failure, summarise
 
 RUNS = Path("runs")
 
@@ -50,6 +52,9 @@ def run_pipeline(config: RunConfig, *, runs: Path = RUNS, console: Console | Non
     with sole_user(folder):
         write_json(folder / "config.json", config.to_json())
         _point_latest(runs, folder)
+        if not load_settings().mlflow_tracking_uri and (lost := mend(runs)):
+            console.print(f"warning: {lost}", markup=False)
+        announce(folder, config.to_json())
         began = time.monotonic()
         try:
             _execute(_prepared(config, folder), folder, console)

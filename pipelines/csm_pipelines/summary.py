@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from csm_components.evaluate.html import Markup, element, join, put_in
 from csm_components.evaluate.learned import Learned
 from csm_components.register.gate import Gate
 from csm_components.steps import note_path
+from csm_components.tracking import Tracker
 from csm_model.files import known_json, read_json, write_bytes, write_json
 from csm_pipelines.pipelines import HERE, STEPS
 
 SUMMARY = "summary.json"
 REPORT = "report.html"
+RECORDED = "recorded.json"
+"""Digests of the results that MLflow has been told of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +157,7 @@ def summarise(folder: Path, *, seconds: float) -> dict[str, Any]:
             "report": str(folder / REPORT),
             "speech": spoken["speech"],
             "bundle": registered["bundle"],
-            "mlflow": str(folder / "mlflow.db"),
+            "mlflow": Tracker(folder=folder).uri,
             "summary": str(folder / SUMMARY),
         },
     }
@@ -191,28 +195,50 @@ def _minutes(folder: Path, notes: Mapping[str, Mapping[str, Any]], seconds: floa
 
 
 def record(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Writes the run as a whole to MLflow, once for the same results."""
-    mark = folder / "recorded.json"
+    """Writes the run as a whole to MLflow, once for the same results, and what MLflow did not take from its steps."""
+    tracker, mark = Tracker(folder=folder), folder / RECORDED
     if known_json(mark) == summary["digests"]:
+        tracker.flush()
         return
-    from csm_components.tracking import Tracker
-
-    tracker = Tracker(folder=folder)
     with tracker.pipeline() as log:
         log.params(config)
         log.metrics({key: value for key, value in summary.items() if isinstance(value, int | float)})
         log.tags({f"{name}_digest": digest for name, digest in summary["digests"].items()})
         log.artifact(folder / SUMMARY)
+        log.describe(note_of(summary))
         log.artifact(folder / REPORT)
-    tracker.end_pipeline(failed=False)
+        log.end("FINISHED")
     write_json(mark, summary["digests"])
+
+
+def announce(folder: Path, config: Mapping[str, Any]) -> None:
+    """Has MLflow know what the run is while it works, unless its results are recorded already."""
+    if known_json(folder / RECORDED) is not None:
+        return
+    with suppress(OSError):  # of a disk that is full: the first step says it
+        log = Tracker(folder=folder).announcement()
+        log.begin()
+        log.params(config)
+        log.describe(f"A run of `csm run --preset {config['preset']}` in `{folder}`. Its report comes at the end.")
+
+
+def note_of(summary: Mapping[str, Any]) -> str:
+    """What came of a run, in Markdown."""
+    rows = []
+    for target in TARGETS:
+        value, bound = summary.get(target.key), target.bound(summary.get("gate", {}))
+        if value is not None or target.always:
+            asked = "" if bound is None else f"{'at most' if target.most else 'at least'} {target.show(bound)}"
+            rows.append(f"| {target.title} | {'not measured' if value is None else target.show(value)} | {asked} |")
+    paths = [f"- {name}: `{summary['paths'][name]}`" for name in ("report", "bundle") if name in summary["paths"]]
+    return "\n".join(
+        [verdict_of(summary), "", "| figure | measured | target |", "| --- | --- | --- |", *rows, "", *paths]
+    )
 
 
 def record_failure(folder: Path) -> None:
     """Marks the run as failed in MLflow, where it has been recorded at all."""
     if note_path(folder, STEPS[0]).exists():
-        from csm_components.tracking import Tracker
-
         Tracker(folder=folder).end_pipeline(failed=True)
 
 
@@ -258,7 +284,8 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
         mark = "[green]reached" if target.reached(value, bound) else "[red]missed"
         table.add_row(target.title, shown, f"{sign} {target.show(bound)}", mark)
     low, high = summary["wer_interval"]
-    table.add_row("  95 % interval of that word error rate", f"{percent(low)} to {percent(high)}", "", "")
+    spoken = f"  of {summary['sentences']} sentences, 95 % interval of that word error rate"
+    table.add_row(spoken, f"{percent(low)} to {percent(high)}", "", "")
     table.add_row("  the codec's reconstruction", percent(summary["wer_reconstruction"]), "", "")
     table.add_row("  the original recordings", percent(summary["wer_original"]), "", "")
     if summary["mos"] is not None:
@@ -312,8 +339,6 @@ def _show_verdict(console: Console, summary: Mapping[str, Any]) -> None:
     console.print("\nListen and read:")
     for name in (name for name in ("dialogue", "report", "speech", "summary", "bundle") if name in summary["paths"]):
         console.print(f"  {name:<8} {summary['paths'][name]}", highlight=False, soft_wrap=True)
-    console.print(
-        f"  {'mlflow':<8} mlflow ui --backend-store-uri sqlite:///{summary['paths']['mlflow']}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    store = summary["paths"]["mlflow"]
+    shown = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
+    console.print(f"  {'mlflow':<8} {shown}", highlight=False, soft_wrap=True)

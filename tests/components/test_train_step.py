@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
-import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from pushgateway import Pushgateway
 
+from csm_components import outbox
 from csm_components.artefacts import Artefact
 from csm_components.job import StepJob
 from csm_components.made import Record
 from csm_components.metrics import TrainingMetrics
 from csm_components.steps import perform
 from csm_components.storage import LocalStorage, open_storage
-from csm_components.tracking import RunLog, Tracker
+from csm_components.tracking import Tracker
 from csm_components.train import progress
 from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import MetricsFollower, _seconds_left, loss_figure, read_rows, training_seconds
@@ -141,6 +142,7 @@ def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:
         write({**row, "step": 1, "loss": 3.0}, {**row, "step": 2, "loss": 2.0}, {**row, "step": 3, "loss": 1.0})
         again = MetricsFollower(path, log=log, metrics=metrics, say=said.append)
         again.tick(last=True)
+        assert log.run_id, "all is sent"
         history = tracker.client.get_metric_history(log.run_id, "loss")
         validation = tracker.client.get_metric_history(log.run_id, "validation_first")
     assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
@@ -148,68 +150,45 @@ def test_rows_are_sent_once_though_the_file_is_cut_back(tmp_path: Path) -> None:
     assert said[0].startswith("step 2/9  loss 2.000  validation first 2.500")
 
 
-class Fickle(RunLog):
-    """An MLflow that fails as often as it is told to."""
-
-    def __init__(self, log: RunLog) -> None:
-        super().__init__(log._client, log.run_id)
-        self.failures = 0
-
-    def metrics(self, values: Mapping[str, float | int | None], *, step: int = 0) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise MlflowException("the server is away\nand has more to say")
-        super().metrics(values, step=step)
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_an_mlflow_in_trouble_neither_stops_a_training_nor_loses_figures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_AGAIN_S", 0.0)
+    """It fails at random: before it has stored what it is sent, and after."""
+    monkeypatch.setattr(outbox, "AGAIN_S", 0.0)
     monkeypatch.setattr(progress, "_LOOK_EVERY_SECONDS", 0.0)
     rng, said = random.Random(seed), []
     path = tmp_path / "metrics.jsonl"
-    tracker = Tracker(folder=tmp_path / "runs" / "debug-1")
-    with tracker.step("train") as real, TrainingMetrics() as metrics:
-        log = Fickle(real)
+    tracker = Tracker(folder=tmp_path / "runs" / "debug-1", say=said.append)
+    take = tracker.client.log_batch
+    share = 0.5
+
+    def log_batch(*words: Any, **more: Any) -> None:
+        if rng.random() < share:
+            raise MlflowException("the server is away\nand has more to say", TEMPORARILY_UNAVAILABLE)
+        take(*words, **more)
+        if rng.random() < share:
+            raise MlflowException("the answer is lost", TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(tracker.client, "log_batch", log_batch)
+    with tracker.step("train") as log, TrainingMetrics() as metrics:
         follower = MetricsFollower(path, log=log, metrics=metrics, say=said.append)
-        for step in range(1, 30):
+        for step in range(1, 31):
             with path.open("a") as file:
-                file.write(json.dumps({"step": step, "steps": 30, "time": 0.0, "loss": 1 / step}) + "\n")
-            if rng.random() < 0.3:
-                log.failures = rng.randint(1, 3)
-            follower.tick()
-        log.failures = 10**6
-        with path.open("a") as file:
-            file.write(json.dumps({"step": 30, "steps": 30, "time": 0.0, "loss": 1 / 30}) + "\n")
-        follower.tick(last=True)
-        assert path.with_name("unrecorded").exists()
-        assert any("warning: MLflow does not take figures (the server is away)" in line for line in said)
-        assert "the same command sends them" in said[-1]
-        log.failures = 0
-        follower.tick(last=True)
-        assert not path.with_name("unrecorded").exists()
-        history = tracker.client.get_metric_history(log.run_id, "loss")
+                file.write(json.dumps({"step": step, "steps": 30, "time": step / 10, "loss": 1 / step}) + "\n")
+            follower.tick(last=step == 30)
+        share = 1.0
+        log.metrics({"last": 1.0})
+    assert tracker.outbox.path.exists()
+    assert len([line for line in said if line.startswith("warning: ")]) == 1, "it is said once"
+    again = MetricsFollower(path, log=log, metrics=metrics, say=said.append)  # as the next attempt does
+    again.tick(last=True)
+    share = 0.0
+    assert tracker.flush()
+    assert not tracker.outbox.path.exists()
+    history = tracker.client.get_metric_history(log.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(step, 1 / step) for step in range(1, 31)]
-
-
-def test_an_mlflow_that_does_not_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PATIENCE_S", 0.05)
-    released = threading.Event()
-
-    class Silent(Fickle):
-        def last_step(self, metric: str) -> int:
-            released.wait()
-            return super().last_step(metric)
-
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"step": 1, "steps": 2, "time": 0.0, "loss": 1.0}) + "\n")
-    with Tracker(folder=tmp_path / "runs" / "debug-1").step("train") as real, TrainingMetrics() as metrics:
-        follower = MetricsFollower(path, log=Silent(real), metrics=metrics, say=lambda line: None)
-        follower.tick(last=True)
-        assert path.with_name("unrecorded").exists()
-        released.set()
+    assert tracker.client.get_run(log.run_id).info.status == "FINISHED"
 
 
 def test_figures_are_pushed_with_the_time_of_the_newest_checkpoint(

@@ -232,6 +232,10 @@ def test_mlflow_has_the_run_its_steps_and_the_model(story: Story) -> None:
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
     whole = tracker.client.get_run(parent)
+    assert Path(tracker.uri.removeprefix("sqlite:///")) == story.folder.parent / "mlflow.db"
+    assert "| figure | measured | target |" in whole.data.tags["mlflow.note.content"]
+    assert whole.info.status == "FINISHED"
+    assert not list(story.folder.glob("*.jsonl")), "nothing waits for MLflow, and nothing was refused"
     assert whole.data.params["preset"] == "debug"
     assert whole.data.metrics["wer_generated"] == story.summary["wer_generated"]
     assert {entry.path for entry in tracker.client.list_artifacts(parent)} == {"report.html", "summary.json"}
@@ -240,5 +244,6 @@ def test_mlflow_has_the_run_its_steps_and_the_model(story: Story) -> None:
     digests = story.summary["digests"]
     assert isinstance(digests, dict)
     assert candidate.tags["bundle_digest"] == digests["bundle"]
+    assert digests["dataset"][:36] in {entry.dataset.digest for entry in whole.inputs.dataset_inputs}
     assert candidate.tags["parent_digest"] == digests["float_bundle"]
     assert tracker.by_alias("csm-debug", "champion") is None

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
+from waiting import eventually
 
+from csm_components import events
 from csm_components.events import describe, restored
 from csm_components.ingest.spec import INGEST
 from csm_model.errors import AudioError, CsmError, DigestError, InputError
@@ -68,6 +70,33 @@ def test_steps_their_logs_and_their_ends(tmp_path: Path, corpus: Path) -> None:
     assert board.rows["export"].state == "waiting"
     lines = [line.split()[:2] for line in screen.getvalue().splitlines()]
     assert lines == [["ingest", "running"], ["ingest", "reused"], ["train", "running"], ["train", "failed"]]
+
+
+def test_a_log_is_not_silent_while_a_step_is(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    board = StepBoard(
+        console=Console(file=screen, width=120), steps=("ingest", "evaluate"), note=lambda _: (False, ""), silent_s=0.01
+    )
+    with board:
+        board.started("evaluate")
+        board.printed("evaluate", "judge, 12 of 96")
+        eventually(lambda: screen.getvalue().count("judge, 12 of 96") > 2, "the log stays silent")
+        board.ended("evaluate", well=True)
+    said = screen.getvalue()
+    assert all(line.startswith("evaluate") for line in said.splitlines())
+    assert said.splitlines()[-1].split()[1] == "done"
+
+
+def test_a_step_without_a_channel_says_in_its_log_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(events, "_log", [])
+    events.progress("1 of 3")
+    events.use_log(lambda: now)
+    for now in (10.0, 30.0, 31.0, 59.0, 60.0):
+        events.progress(f"at {now:.0f}")
+    assert capsys.readouterr().err == "at 30\nat 60\n"
 
 
 def test_an_error_of_a_step_comes_back_as_what_it_was(tmp_path: Path, corpus: Path) -> None:

@@ -126,6 +126,8 @@ def test_a_voice_comes_is_listed_and_goes(csm: Csm, monkeypatch: pytest.MonkeyPa
     assert read_json(Path("voices/anna/voice.json"))["consent"]["expires"] == "2999-12-31"
     line = "anna: Anna Example, speaker 0, segment, 3.0 s, for assistant, reading until 2999-12-31"
     assert csm("voice", "list").out == line + "\n"
+    (row,) = json.loads(csm("voice", "list", "--json").out)
+    assert (row["name"], row["uses"], row["expires"]) == ("anna", ["assistant", "reading"], "2999-12-31")
     monkeypatch.setenv("CSM_SERVING_VOICES", "voices")
     assert csm("voice", "list").out == csm("voice", "list", "--folder", "voices").out
     assert csm("voice", "revoke", "anna").status == 0

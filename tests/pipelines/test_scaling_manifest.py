@@ -182,7 +182,7 @@ def command(*arguments: str, stdin: str | None = None) -> Any:
 def test_the_command_reads_a_pipe_draws_and_tells(tmp_path: Path) -> None:
     found = command(
         *("--manifest", "-", "--trace", "burst", "--peak", "20", "--pod-cost", "2"),
-        *("--metrics-outage", "700:900", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json")),
+        *("--metrics-outage", "700:900", "--out", str(tmp_path / "out")),
         stdin=manifest(),
     )
     assert found.exit_code == 0, found.output
@@ -191,7 +191,7 @@ def test_the_command_reads_a_pipe_draws_and_tells(tmp_path: Path) -> None:
     rows = (tmp_path / "out/scaling.csv").read_text().splitlines()
     assert rows[0].startswith("seconds,offered,live,queued,capacity")
     assert len(rows) == 1 + 4200 / 15 + 1
-    figures = json.loads((tmp_path / "figures.json").read_text())
+    figures = json.loads((tmp_path / "out/scaling.json").read_text())
     assert figures["cost"] == pytest.approx(2 * figures["replica_hours"])
 
 
@@ -201,7 +201,9 @@ def test_the_command_fails_where_too_many_are_refused(tmp_path: Path) -> None:
     given = ("--manifest", str(tmp_path / "chart.yaml"), "--trace", str(tmp_path / "load.csv"))
     assert command(*given).exit_code == 0
     assert command(*given, "--max-refused", "0.01").exit_code == 1
-    assert command(*given, "--max-refused", "1").exit_code == 0
+    told = command(*given, "--max-refused", "1", "--json")
+    assert told.exit_code == 0
+    assert 0.01 < json.loads(told.stdout)["refused_share"] < 1
 
 
 @pytest.mark.parametrize(

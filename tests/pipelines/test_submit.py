@@ -148,6 +148,11 @@ def test_runs_are_listed_shown_and_ended(csm: Csm, cluster: Cluster) -> None:
     assert csm("submit", "training", *cluster.options("--no-follow", "--name", "one")).status == 0
     (run,) = cluster.api.runs
     options = ["--profile", str(cluster.profile)]
+    (row,) = json.loads(csm("runs", "list", *options, "--json").out)
+    assert (row["run"], row["name"]) == (run, "one")
+    whole = json.loads(csm("runs", "show", run, *options, "--json").out)
+    assert (whole["run"], whole["name"]) == (run, "one")
+    assert {"step", "state", "seconds", "note"} == set(whole["steps"][0])
     listed = csm("runs", "list", *options)
     assert run in listed.out
     assert "one" in listed.out
@@ -267,6 +272,8 @@ def test_a_schedule_of_nightly_is_made_paused_and_deleted(
     assert "cacheKey" not in json.dumps(version["pipeline_spec"]), "the data of a night are not known before it"
     known = ["--profile", str(cluster.profile)]
     assert "nights" in csm("schedule", "list", *known).out
+    (listed,) = json.loads(csm("schedule", "list", *known, "--json").out)
+    assert (listed["schedule"], listed["when"]) == ("nights", "0 0 3 * * *")
     assert csm("schedule", "pause", "nights", *known).status == 0
     assert row["status"] == "DISABLED" or "disabled" in csm("schedule", "list", *known).out
     assert csm("schedule", "resume", "nights", *known).status == 0

@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 from csm_components.evaluate.html import PLACE
+from csm_components.outbox import Outbox
 from csm_components.steps import note_path
+from csm_components.tracking import UNRECORDED
 from csm_model.files import read_json, write_json
 from csm_model.training.shards import TokenTurn, write_shard
-from csm_pipelines.summary import TARGETS, describe_step, show, summarise
+from csm_pipelines.summary import RECORDED, TARGETS, announce, describe_step, note_of, show, summarise
 
 ASKED = (
     "wer_generated", "wer_interval", "wer_reconstruction", "wer_original", "speaker_accuracy", "mos",
@@ -95,6 +97,26 @@ def test_every_figure_is_there_and_reused_steps_are_named(folder: Path) -> None:
     line = "<p>m version 2 is candidate: wer_int8_delta 0.030 misses.</p>"
     assert (folder / "report.html").read_text() == f"<h1>report</h1>{line}<p>a dialogue</p><p>figures</p>"
     assert summary["status"] == "candidate: wer_int8_delta 0.030 misses"
+
+
+def test_mlflow_is_told_what_the_run_is_and_what_came_of_it(folder: Path) -> None:
+    announce(folder, {"preset": "debug", "data": {"license": "CC-BY-4.0"}})
+    entries, _ = Outbox(folder / UNRECORDED).read()
+    assert [entry["do"] for entry in entries] == ["begin", "params", "tags"]
+    assert entries[1]["values"] == {"preset": "debug", "data.license": "CC-BY-4.0"}
+    assert "csm run --preset debug" in entries[2]["values"]["mlflow.note.content"]
+    (folder / UNRECORDED).unlink()
+    write_json(folder / RECORDED, {})
+    announce(folder, {"preset": "debug"})
+    assert not (folder / UNRECORDED).exists(), "what is recorded already is not said again"
+    note = note_of(summarise(folder, seconds=600.0))
+    assert note.startswith("m version 2 is candidate: wer_int8_delta 0.030 misses.\n\n| figure | measured | target |")
+    assert "| sentences in the right voice | 99.0% | at least 95.0% |" in note
+    assert f"- report: `{folder / 'report.html'}`" in note
+
+
+def test_the_runs_of_a_folder_have_one_store(folder: Path) -> None:
+    assert summarise(folder, seconds=600.0)["paths"]["mlflow"] == f"sqlite:///{folder.parent / 'mlflow.db'}"
 
 
 def test_a_run_that_reused_everything_keeps_the_minutes_of_the_work(folder: Path) -> None:

@@ -216,7 +216,7 @@ def eight(bundle: Path) -> Iterator[LocalTriton]:
 def test_eight_streams_on_a_real_triton(eight: LocalTriton, tmp_path: Path) -> None:
     done = bench(
         *("--url", eight.url, "--metrics", eight.metrics_url, "--streams", 8, "--count", 24, "--max-frames", 40),
-        *("--json", tmp_path / "load.json", "--plot", tmp_path / "load.png", "--speaker", 0, "--speaker", 1),
+        *("--out", tmp_path / "load.json", "--plot", tmp_path / "load.png", "--speaker", 0, "--speaker", 1),
         *("--wait", 120, "--max-refused", 0, "--max-errors", 0),
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -236,11 +236,11 @@ def test_a_missed_objective_is_exit_1(eight: LocalTriton, tmp_path: Path) -> Non
     (tmp_path / "texts.txt").write_text("It is cold and windy today, take the red scarf with you.\n\n")
     done = bench(
         *("--url", eight.url, "--pattern", "burst", "--streams", 24, "--rate", 24, "--count", 24),
-        *("--texts", tmp_path / "texts.txt", "--max-refused", 0, "--json", tmp_path / "load.json"),
+        *("--texts", tmp_path / "texts.txt", "--max-refused", 0, "--json", "--out", tmp_path / "load.json"),
     )
     assert (done.returncode, done.stderr) == (1, "")
-    assert "MISSED streams refused" in done.stdout
-    report = json.loads((tmp_path / "load.json").read_text())
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "load.json").read_text())
     assert report["streams"]["refused"]["busy"] + report["streams"]["complete"] == 24
     assert report["objectives"] == [
         {"name": "streams refused", "most": 0, "found": report["streams"]["refused"]["busy"], "met": False}

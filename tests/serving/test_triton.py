@@ -357,7 +357,7 @@ def test_a_killed_parent_takes_triton_with_it(bundle: Path, tmp_path: Path) -> N
 def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death(
     bundle: Path, gate: threading.Event, tmp_path: Path, whom: str, how: signal.Signals
 ) -> None:
-    """In a folder whose name nobody would give it, in no locale to speak of."""
+    """In a folder whose name nobody would give it, in no locale to speak of; the bundle's is not ASCII either."""
     code = (
         "import sys; from pathlib import Path; from csm_serving.launcher.triton import serve\n"
         "from csm_serving.settings import load_settings\n"
@@ -366,7 +366,8 @@ def test_serve_runs_until_it_is_told_to_stop_and_outlives_a_death(
         " on_ready=lambda triton: print(triton.url, triton.http_url, triton.pid, flush=True)))"
     )
     folder = tmp_path / f'{"o" * 100}/it\'s & me; touch X/$(touch Y) `z` "q":äöü' / ("long" * 60)
-    command = [sys.executable, "-c", code, str(bundle), str(folder)]
+    served = shutil.copytree(bundle, tmp_path / ("o" * 100) / "Gespräche" / "bündel")
+    command = [sys.executable, "-c", code, str(served), str(folder)]
     environment = os.environ | {"LC_ALL": "C"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path

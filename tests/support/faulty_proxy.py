@@ -1,4 +1,4 @@
-"""An HTTP proxy before an S3 service, in which requests fail as they do in the world: planned, one by one."""
+"""An HTTP proxy before an S3 service, or another, in which requests fail as in the world: planned, one by one."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def faulty_proxy(upstream: str, plan: Plan = lambda method, path: None) -> Itera
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    for verb in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+    for verb in ("GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"):
         setattr(Handler, f"do_{verb}", Handler._pass_on)
 
     class Server(ThreadingHTTPServer):

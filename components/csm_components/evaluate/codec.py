@@ -287,7 +287,8 @@ def measure_codec(
     """
     if not clips:
         raise InputError("no clips to measure the codec on; check the split")
-    with Progress(console=console or Console(stderr=True)) as progress:
+    console = console or Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("codec", total=len(clips))
         on_clip = functools.partial(progress.advance, bar)
         judged = judge_clips(codec, clips, recognisers=recognisers, workers=workers, on_clip=on_clip)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from csm_components.evaluate.clips import (
@@ -53,15 +54,17 @@ def place_of(out: Path, series: str, sentence: Sentence, **parts: Any) -> ClipPl
     return ClipPlace(wav=out / "clips" / series / name, key=digest_of({"series": series, "id": sentence.id, **parts}))
 
 
-def progress_bar(**arguments: Any) -> Progress:
-    """A bar with counts and times."""
+def progress_bar(*, console: Console | None = None) -> Progress:
+    """A bar with counts and times; nothing where there is no terminal, whose readers get `csm_components.events`."""
+    console = console or Console(stderr=True)
     return Progress(
         TextColumn("{task.description:<24}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        **arguments,
+        console=console,
+        disable=not console.is_terminal,
     )
 
 

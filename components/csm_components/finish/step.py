@@ -15,7 +15,7 @@ class EndResult:
 
     state: str
     recorded: bool
-    """Whether there is a server that was told."""
+    """Whether there is a server, and it was told."""
     reused: bool = False
 
 
@@ -33,5 +33,5 @@ def end_run(run: str, *, state: str, failed_task: str = "", message: str = "") -
         return EndResult(state=state, recorded=False)
     failed = state != _WELL
     reason = {"csm.failed_task": failed_task, "csm.failure": message} if failed else {}
-    tracker.end_pipeline(failed=failed, tags={"csm.state": state, **reason})
-    return EndResult(state=state, recorded=True)
+    recorded = tracker.end_pipeline(failed=failed, tags={"csm.state": state, **reason})
+    return EndResult(state=state, recorded=recorded)

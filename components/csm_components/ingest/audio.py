@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from csm_components.ingest.archives import member_of, open_member
 from csm_model.errors import AudioError
@@ -69,6 +68,8 @@ def to_model_rate(samples: Samples, rate: int) -> Samples:
     """Mono samples `[S]` of any rate to 24 kHz, by a polyphase filter; samples of 24 kHz come back as they are."""
     if rate == SAMPLE_RATE:
         return samples
+    from scipy.signal import resample_poly  # of an extra, which sound of 24 kHz does not need
+
     common = gcd(rate, SAMPLE_RATE)
     resampled: Samples = resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
     return resampled

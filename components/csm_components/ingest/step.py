@@ -149,7 +149,7 @@ def convert_all(
         if not committed_part(out, source, keys[source.id])
     ]
     files.fetch(sounds_of(task.source for task in tasks))
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("ingest", total=len(sources), completed=len(sources) - len(tasks))
         for part in run_parallel(convert, tasks, workers=min(worker_count(workers), len(tasks))):
             on_part(part)

@@ -82,7 +82,7 @@ def register(
         version = tracker.register(
             model,
             source=source or str(bundle.absolute()),
-            run_id=log.run_id,
+            run_id=log.run_id or None,
             tags={
                 "bundle_digest": manifest["digest"],
                 **{name: manifest.get(name) for name in _DIGESTS},

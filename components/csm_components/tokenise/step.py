@@ -323,7 +323,7 @@ def make_shards(
         TextColumn("{task.completed:.0f} of {task.total:.0f} s of sound, {task.fields[speed]:.0f} s a second"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("tokenise", total=sum(task.seconds for task in todo.values()), speed=0.0)
         initializer = functools.partial(load_tools, tools / CODEC, tools / TOKENIZER)
         parts = run_parallel(make_shard, todo.values(), workers=min(workers, len(todo)), initializer=initializer)

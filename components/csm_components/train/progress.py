@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from csm_components.metrics import CODEBOOK, TrainingMetrics
-from csm_components.tracking import RunLog, first_line
+from csm_components.tracking import RunLog
 
 METRICS = "metrics.jsonl"
 """What the trainer logs: a line an interval."""
-UNRECORDED = "unrecorded"
-"""Beside it where MLflow has not all of it."""
 _LOOK_EVERY_SECONDS = 3.0
-_AGAIN_S = 10.0
-"""Before an MLflow that failed is asked again."""
-_PATIENCE_S = 45.0
-"""For MLflow at the end of a training."""
 _PUSH_EVERY_SECONDS = 30.0
 _NOT_A_METRIC = {"step", "steps", "time"}
 
@@ -33,7 +25,7 @@ class MetricsFollower:
     """Follows the trainer's `metrics.jsonl` into MLflow, Prometheus and lines of progress.
 
     A trainer that resumes cuts the file back to its checkpoint, so the whole of it is read each time; what MLflow has
-    from an earlier attempt is not sent again.
+    from an earlier attempt is not recorded again.
 
     Args:
         path: the file.
@@ -53,7 +45,8 @@ class MetricsFollower:
         saved: Callable[[], float] | None = None,
     ) -> None:
         self._path, self._metrics, self._say = path, metrics, say
-        self._recorder = Recorder(log, say) if log is not None else None
+        self._log = log
+        self._recorded: dict[str, int] = {}
         self._saved = saved or self._saved_here
         self._seen = (0, 0)
         self._began = time.time()
@@ -66,13 +59,6 @@ class MetricsFollower:
             return
         self._looked = now
         self._take()
-        if last and self._recorder is not None and self._path.exists():
-            unrecorded = self._path.with_name(UNRECORDED)
-            if self._recorder.finish(read_rows(self._path)):
-                unrecorded.unlink(missing_ok=True)
-            else:
-                unrecorded.touch()
-                self._say("warning: MLflow has not all figures of this training; the same command sends them")
         if self._seen != (0, 0) and (last or now - self._pushed >= _PUSH_EVERY_SECONDS):
             self._pushed = now
             self._metrics.push()
@@ -88,10 +74,19 @@ class MetricsFollower:
         for row in rows[-2:]:
             self._metrics.update(row)
         self._metrics.update({"saved": self._saved()})
-        if self._recorder is not None:
-            self._recorder.take(rows)
+        if self._log is not None:
+            self._log.rows(list(self._new(rows)))
         if rows:
             self._say(_progress(rows))
+
+    def _new(self, rows: list[dict[str, Any]]) -> Iterator[tuple[int, float, dict[str, Any]]]:
+        """Step, time and figures of the rows, of each figure from the first step on that is not recorded yet."""
+        for row in rows:
+            step = int(row["step"])
+            new = {key: row[key] for key in row if key not in _NOT_A_METRIC and step > self._recorded.get(key, -1)}
+            if new:
+                self._recorded |= dict.fromkeys(new, step)
+                yield step, float(row.get("time", time.time())), new
 
     def _saved_here(self) -> float:
         """When the newest checkpoint was made; before the first of this attempt, when the attempt began."""
@@ -100,71 +95,6 @@ class MetricsFollower:
             with suppress(FileNotFoundError):  # the oldest are removed meanwhile
                 times.append(folder.stat().st_mtime)
         return max(times)
-
-
-class Recorder:
-    """Sends rows to MLflow beside the training, which neither waits for it nor fails with it.
-
-    What MLflow refuses, or does not answer, is sent again later with what has come since.
-
-    Args:
-        log: the MLflow run.
-        say: called with a warning, once each time that MLflow falls silent.
-    """
-
-    def __init__(self, log: RunLog, say: Callable[[str], None]) -> None:
-        self._log, self._say = log, say
-        self._sent: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
-        self._again = -math.inf
-        self._failed = False
-
-    def take(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends what MLflow does not have yet, unless it is being asked or has just failed."""
-        if self._idle(time.monotonic()) and time.monotonic() >= self._again:
-            self._thread = threading.Thread(target=self._try, args=(list(rows),), daemon=True)
-            self._thread.start()
-
-    def finish(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Sends all that is left, in `_PATIENCE_S` at most; whether MLflow has it."""
-        deadline = time.monotonic() + _PATIENCE_S
-        if not self._idle(deadline):
-            return False
-        self._again = -math.inf
-        self.take(rows)
-        return self._idle(deadline) and not self._failed
-
-    def _idle(self, deadline: float) -> bool:
-        """Waits for what is on its way; whether MLflow has answered by then."""
-        if self._thread is not None:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._thread is None or not self._thread.is_alive()
-
-    def _try(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            self._send(rows)
-        except Exception as error:  # mlflow raises whatever its transport does
-            self._again = time.monotonic() + _AGAIN_S
-            if not self._failed:
-                self._say(
-                    f"warning: MLflow does not take figures ({first_line(error)}); the training goes on, and they are "
-                    "sent later"
-                )
-            self._failed = True
-        else:
-            self._failed = False
-
-    def _send(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            step = int(row["step"])
-            names = [key for key in row if key not in _NOT_A_METRIC]
-            for key in names:
-                if key not in self._sent:
-                    self._sent[key] = self._log.last_step(key)
-            new = {key: row[key] for key in names if step > self._sent[key]}
-            if new:
-                self._log.metrics(new, step=step)
-                self._sent |= dict.fromkeys(new, step)
 
 
 def _progress(rows: list[dict[str, Any]]) -> str:

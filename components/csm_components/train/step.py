@@ -28,13 +28,11 @@ from csm_components.metrics import TrainingMetrics
 from csm_components.settings import load_settings
 from csm_components.storage import open_storage
 from csm_components.targets import TrainTarget
-from csm_components.tracking import RunLog, Tracker, forgiving
+from csm_components.tracking import RunLog, Tracker
 from csm_components.train.knobs import TrainSettings
 from csm_components.train.progress import (
     METRICS,
-    UNRECORDED,
     MetricsFollower,
-    Recorder,
     last_value,
     loss_figure,
     read_rows,
@@ -125,8 +123,6 @@ def train(
     made_of = {"tokens": tokens_manifest["digest"], "base": base_digest, "recipe": learnt}
     inputs = digest_of(made_of | ({"replay": replay_digest} if replay else {}))
     if (known := _known(out, inputs)) is not None:
-        if tracker is not None and (out / UNRECORDED).exists():
-            _record_late(tracker, out, say)
         if known_json(out / INPUTS) is None:
             write_json(out / INPUTS, {"inputs": inputs})
         return known
@@ -182,13 +178,6 @@ def _recorded(
         yield log
 
 
-def _record_late(tracker: Tracker, out: Path, say: Callable[[str], None]) -> None:
-    """Sends MLflow what it did not take when the training ended; a training that is done stays done without it."""
-    with forgiving("what MLflow did not take of the training"), tracker.step("train") as log:
-        if Recorder(log, say).finish(read_rows(out / METRICS)):
-            (out / UNRECORDED).unlink()
-
-
 def _absolute(place: Path | str) -> str:
     """A folder with its whole path, or an address as it is."""
     return str(place) if "://" in str(place) else str(Path(place).absolute())
@@ -229,12 +218,10 @@ class _TrainingProcesses:
         if (out / "final").is_dir() and rows:
             copy_file(out / METRICS, out / "final" / METRICS)  # the curve travels with the bundle
         if rows:
-            figure = loss_figure(rows)
-            figure.savefig(out / "loss.png", dpi=120)
+            loss_figure(rows).savefig(out / "loss.png", dpi=120)
             if log is not None:
-                with forgiving("the curve of the training"):
-                    log.figure(figure, "loss.png")
-                    log.artifact(out / "config.json")
+                log.artifact(out / "loss.png")
+                log.artifact(out / "config.json")
 
     def _launch(self, log: RunLog | None, follower: MetricsFollower) -> None:
         from csm_components.train.app import LaunchSpec

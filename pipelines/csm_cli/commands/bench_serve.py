@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
+from csm_cli.as_json import AsJson, print_json
 from csm_model.errors import CsmError
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ _TEXTS = (
 def bench_serve(
     url: Annotated[
         list[str] | None,
-        typer.Option(help="The server's gRPC address; may be repeated.", show_default="127.0.0.1:8001"),
+        typer.Option(
+            metavar="HOST:PORT", help="The server's gRPC address; may be repeated.", show_default="127.0.0.1:8001"
+        ),
     ] = None,
     pattern: Annotated[
         str,
@@ -46,7 +49,9 @@ def bench_serve(
     streams: Annotated[
         int, typer.Option(help="Concurrent streams (closed), or streams of a burst.", rich_help_panel=LOAD)
     ] = 8,
-    rate: Annotated[float, typer.Option(help="Streams a second; for a ramp, at its end.", rich_help_panel=LOAD)] = 1.0,
+    rate: Annotated[
+        float, typer.Option(help="Arrivals in streams a second; for a ramp, at its end.", rich_help_panel=LOAD)
+    ] = 1.0,
     count: Annotated[
         int | None, typer.Option(help="Total number of streams.", show_default=False, rich_help_panel=LOAD)
     ] = None,
@@ -65,15 +70,20 @@ def bench_serve(
     ] = None,
     speaker: Annotated[
         list[int] | None,
-        typer.Option(help="Speaker number; may be repeated.", show_default="0", rich_help_panel=SPEECH),
+        typer.Option(
+            metavar="NUMBER", help="Speaker number; may be repeated.", show_default="0", rich_help_panel=SPEECH
+        ),
     ] = None,
     voice: Annotated[
-        list[str] | None, typer.Option(help="Voice, by name; may be repeated.", rich_help_panel=SPEECH)
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Voice, by name; may be repeated.", rich_help_panel=SPEECH),
     ] = None,
     max_frames: Annotated[
         int | None, typer.Option(help="Frames after which a stream is cut.", show_default=False, rich_help_panel=SPEECH)
     ] = None,
-    encoding: Annotated[str, typer.Option(help="float32, int16 or opus.", rich_help_panel=SPEECH)] = "float32",
+    encoding: Annotated[
+        str, typer.Option(help="Encoding of the audio on the wire: {encodings}.", rich_help_panel=SPEECH)
+    ] = "float32",
     wait: Annotated[float, typer.Option(help="Seconds to wait for a slot.", rich_help_panel=SPEECH)] = 0.0,
     deadline: Annotated[
         float | None,
@@ -90,9 +100,9 @@ def bench_serve(
             rich_help_panel=REPORT,
         ),
     ] = None,
-    json_out: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option("--json", help="Write the figures to this JSON file.", show_default=False, rich_help_panel=REPORT),
+        typer.Option(help="Write the figures to this JSON file.", show_default=False, rich_help_panel=REPORT),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write a plot to this PNG file.", show_default=False, rich_help_panel=REPORT)
@@ -109,7 +119,8 @@ def bench_serve(
         int | None, typer.Option(help="Objective: underruns in total.", show_default=False, rich_help_panel=OBJECTIVES)
     ] = None,
     max_refused: Annotated[
-        int | None, typer.Option(help="Total number of streams.", show_default=False, rich_help_panel=OBJECTIVES)
+        int | None,
+        typer.Option(help="Objective: streams refused in total.", show_default=False, rich_help_panel=OBJECTIVES),
     ] = None,
     max_refusal_ms: Annotated[
         float | None,
@@ -131,6 +142,7 @@ def bench_serve(
     client_cert: ClientCert = None,
     client_key: ClientKey = None,
     token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
     """Load-test a server: time to first audio, underruns and refusals, as listeners would have them.
 
@@ -140,7 +152,7 @@ def bench_serve(
 
       csm bench-serve --streams 8 --duration 30 --max-underruns 0
 
-      csm bench-serve --pattern poisson --rate 2 --count 100 --json load.json --plot load.png
+      csm bench-serve --pattern poisson --rate 2 --count 100 --out load.json --plot load.png
     """
     import asyncio
 
@@ -188,10 +200,14 @@ def bench_serve(
         max_errors=max_errors,
         max_real_time_factor=max_real_time_factor,
     )
-    Console().print(table_of(report, objectives))
-    if json_out is not None:
-        verdicts = [{"name": o.name, "most": o.most, "found": o.found, "met": o.met} for o in objectives]
-        write_json(json_out, report | {"objectives": verdicts})
+    verdicts = [{"name": o.name, "most": o.most, "found": o.found, "met": o.met} for o in objectives]
+    figures = report | {"objectives": verdicts}
+    if as_json:
+        print_json(figures)
+    else:
+        Console().print(table_of(report, objectives))
+    if out is not None:
+        write_json(out, figures)
     if plot is not None:
         draw(plot, report, heard, samples)
     if not all(objective.met for objective in objectives):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
 from csm_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,14 +34,22 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def convert(
     source: _Source,
     out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
-    to: Annotated[str, typer.Option(help="csm: this program's; sesame: Sesame's, Miso's too; hf: Hugging Face's.")],
+    to: Annotated[
+        str,
+        typer.Option(help="Layout to write; csm: this program's; sesame: Sesame's, Miso's too; hf: Hugging Face's."),
+    ],
     dtype: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16 or fp16; without it every weight keeps its dtype.", show_default=False),
+        typer.Option(help="Dtype of the weights: fp32, bf16 or fp16.", show_default="each weight's own"),
     ] = None,
     shard_gb: Annotated[
         float | None,
-        typer.Option(help="Largest file, in GB: 5; one file for Sesame's.", min=0.001, show_default=False),
+        typer.Option(
+            metavar="<float>",
+            help="Largest file, in GB.",
+            min=0.001,
+            show_default="5; one file for Sesame's",
+        ),
     ] = None,
     codec: Annotated[
         Path | None,
@@ -92,6 +101,7 @@ def inspect(
     digest: Annotated[bool, typer.Option(help="Read all weights and print their digest.")] = True,
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint is: layout, sizes, weights, dtypes, files, digest, and what is unusual about it.
 
@@ -103,6 +113,26 @@ def inspect(
     from csm_model import checkpoints
 
     found = checkpoints.describe(source, rope=_rope(assume_llama3_rope, assume_plain_rope))
+    weights = None
+    if digest and not found.checkpoint.faults():
+        with _bar("reading") as progress:
+            weights = checkpoints.weights_digest(found.checkpoint, progress)
+    if as_json:
+        print_json(
+            {
+                "layout": found.layout,
+                "preset": found.preset,
+                "sizes": found.sizes,
+                "weights": found.total,
+                "dtypes": found.dtypes,
+                "parts": found.parts,
+                "files": found.files,
+                "digest": weights,
+                "unusual": found.unusual,
+            }
+        )
+        found.checkpoint.check_whole()
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -115,9 +145,8 @@ def inspect(
         table.add_row(f"  {part}", f"{count:,}")
     for name, size in found.files.items():
         table.add_row("file", f"{name}  {size / 1e6:,.1f} MB")
-    if digest and not found.checkpoint.faults():
-        with _bar("reading") as progress:
-            table.add_row("digest", checkpoints.weights_digest(found.checkpoint, progress))
+    if weights is not None:
+        table.add_row("digest", weights)
     for line in found.unusual:
         table.add_row("unusual", line)
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
@@ -130,15 +159,19 @@ def verify(
         Path | None, typer.Argument(help="Checkpoint that should hold the same weights.", show_default=False)
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference between two dtypes that counts as rounding.", min=0.0)
+        float,
+        typer.Option(metavar="<float>", help="Largest difference between two dtypes that counts as rounding.", min=0.0),
     ] = 0.0,
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that a checkpoint is whole and finite; with a second one, that both hold the same weights, in any layout.
 
     [bold]Example[/bold]: csm checkpoint verify csm-1b csm-1b-hf
     """
+    from dataclasses import asdict
+
     from csm_model import checkpoints
 
     with _bar("reading") as progress:
@@ -149,6 +182,9 @@ def verify(
             rope=_rope(assume_llama3_rope, assume_plain_rope),
             progress=progress,
         )
+    if as_json:
+        print_json(asdict(verdict))
+        return
     typer.echo(f"{source}: whole, {verdict.tensors} tensors, {verdict.weights:,} weights, all finite")
     if verdict.identical is not None:
         alike = "the same bits" if verdict.identical else f"the same but for rounding, up to {verdict.difference:.3g}"
@@ -161,7 +197,7 @@ def bundle(
     tokenizer: Annotated[Path, typer.Option(help="tokenizer.json that the checkpoint was trained with.")],
     codec: Annotated[Path, typer.Option(help="Codec folder (codec.json, codec.safetensors).")],
     prompt: Annotated[str | None, typer.Option(help="Prompt format: sesame or miso.", show_default=False)] = None,
-    precision: Annotated[str, typer.Option(help="bf16, int8, fp16 or fp32.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="Precision of the weights: {precisions}.")] = "bf16",
     assume_llama3_rope: _Llama3 = False,
     assume_plain_rope: _Plain = False,
 ) -> None:

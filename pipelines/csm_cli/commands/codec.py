@@ -11,18 +11,22 @@ import typer
 def train(
     corpus: Annotated[
         list[Path],
-        typer.Option(help="Folder of audio and text, as for csm run; repeat it to add corpora, or to weigh one twice."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of audio and text, as for csm run; repeat it to add corpora, or to weigh one twice.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the codec; a killed training resumes in it.")],
     sound: Annotated[
         list[Path] | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder of sound files without texts, for more voices; repeat it to weigh one twice.",
             show_default=False,
         ),
     ] = None,
     minutes: Annotated[
-        float, typer.Option(help="Training time in minutes, summed over resumed runs.", min=0.01)
+        float, typer.Option(metavar="<float>", help="Training time in minutes, summed over resumed runs.", min=0.01)
     ] = 20.0,
     stage: Annotated[
         str,
@@ -36,6 +40,7 @@ def train(
     codebooks: Annotated[
         int | None,
         typer.Option(
+            metavar="<int>",
             help="Codes a frame, if not as many as the codec to start from has; further ones are fitted first.",
             show_default=False,
             min=1,

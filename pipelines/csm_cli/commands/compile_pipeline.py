@@ -16,12 +16,12 @@ def compile_(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="standard output")] = None,
     format_: Annotated[
         str,
-        typer.Option("--format", help="ir: the API's format; crs: Pipeline and PipelineVersion resources for GitOps."),
+        typer.Option("--format", help="Format; ir: the API's; crs: Pipeline and PipelineVersion resources for GitOps."),
     ] = "ir",
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preset whose settings the pipeline's parameters have by default.",
+            help="Preset whose settings the pipeline's parameters have by default: {presets}.",
             show_default="the steps' own; demo with --set",
         ),
     ] = None,

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 TRAINING = "Training"
 SPEECH = "Speech"
 GPUS = "GPUs"
 
 
 def plan(
-    preset: Annotated[str, typer.Option(help="Sizes of the model: debug, demo, csm-30m, csm-1b, csm-3b or csm-8b.")],
+    preset: Annotated[str, typer.Option(help="Sizes of the model: {models}.")],
     hours: Annotated[float, typer.Option(help="Hours of audio in the corpus.")],
-    gpus: Annotated[int, typer.Option(help="GPUs, one process each.")] = 8,
-    gpu: Annotated[str, typer.Option(help="b200, h200, h100, h100-pcie, a100-80, a100-40, l40s, l4 or 4090.")] = "h100",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs, one process each.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: {gpus}.")] = "h100",
     epochs: Annotated[float, typer.Option(help="Passes over the corpus.")] = 1.0,
     config: Annotated[
         Path | None,
@@ -35,7 +37,9 @@ def plan(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    turn_seconds: Annotated[float, typer.Option(help="Mean length of a turn.", rich_help_panel=SPEECH)] = 7.0,
+    turn_seconds: Annotated[
+        float, typer.Option(help="Mean length of a turn, in seconds.", rich_help_panel=SPEECH)
+    ] = 7.0,
     ids_per_second: Annotated[
         float, typer.Option(help="Text ids in a second of speech.", rich_help_panel=SPEECH)
     ] = 3.5,
@@ -43,7 +47,8 @@ def plan(
         float, typer.Option(help="Turns of a conversation; longer ones are split across packs.", rich_help_panel=SPEECH)
     ] = 40.0,
     padding: Annotated[
-        float | None, typer.Option(help="Share of padding.", show_default="0.02", rich_help_panel=SPEECH)
+        float | None,
+        typer.Option(help="Share of the rows that is padding.", show_default="0.02", rich_help_panel=SPEECH),
     ] = None,
     mfu: Annotated[
         float, typer.Option(help="Model FLOPs utilisation: share of the peak that is reached.", rich_help_panel=GPUS)
@@ -54,28 +59,28 @@ def plan(
     reserve_gb: Annotated[
         float, typer.Option(help="Memory reserved for CUDA, NCCL and fragmentation, in GB.", rich_help_panel=GPUS)
     ] = 3.0,
-    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node.", rich_help_panel=GPUS)] = 8,
+    gpus_per_node: Annotated[int, typer.Option(help="Number of GPUs in a node.", rich_help_panel=GPUS)] = 8,
     tflops: Annotated[
         float | None, typer.Option(help="Peak of another GPU, bf16 TFLOP/s.", show_default=False, rich_help_panel=GPUS)
     ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Memory of that GPU, in GB.", show_default=False, rich_help_panel=GPUS)
+        float | None, typer.Option(help="Memory of another GPU, in GB.", show_default=False, rich_help_panel=GPUS)
     ] = None,
     memory_gbs: Annotated[
         float | None,
-        typer.Option(help="Memory bandwidth of that GPU, in GB/s.", show_default=False, rich_help_panel=GPUS),
+        typer.Option(help="Memory bandwidth of another GPU, in GB/s.", show_default=False, rich_help_panel=GPUS),
     ] = None,
     link_gbs: Annotated[
         float | None,
         typer.Option(
-            help="Bandwidth to the other GPUs of the node, GB/s one way.", show_default=False, rich_help_panel=GPUS
+            help="Bandwidth between the GPUs of a node, GB/s one way.", show_default=False, rich_help_panel=GPUS
         ),
     ] = None,
     network_gbs: Annotated[
         float | None,
-        typer.Option(help="Bandwidth to other nodes, GB/s one way.", show_default=False, rich_help_panel=GPUS),
+        typer.Option(help="Bandwidth between nodes, GB/s one way.", show_default=False, rich_help_panel=GPUS),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Estimate memory, time and storage of a training, and what to change if it does not fit.
 
@@ -88,7 +93,6 @@ def plan(
 
       csm plan --preset csm-1b --hours 10000 --gpus 8 --gpu a100-40 --set micro_packs=4 --set strategy=ddp
     """
-    import json
     import sys
     from dataclasses import replace
     from typing import Any
@@ -131,7 +135,7 @@ def plan(
         )
     )
     if as_json:
-        typer.echo(json.dumps(to_json(found), indent=2))
+        print_json(to_json(found))
     else:
         show(console_for(sys.stdout), found)
     if not found.plan.fits:

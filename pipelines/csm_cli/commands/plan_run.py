@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from csm_cli.as_json import AsJson, print_json
 from csm_cli.options import Bundle, Images, Pipeline, Preset, Profile, Settings, Shards, images_of
 
 
@@ -17,7 +14,7 @@ def plan_run(
     bundle: Bundle = None,
     shards: Shards = None,
     image: Images = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show which steps would run, which would be reused, and why; sends and starts nothing.
 
@@ -30,7 +27,6 @@ def plan_run(
 
       csm plan-run training --profile gpu --preset demo --set train.recipe.steps=250 --json
     """
-    import json
     import sys
 
     from csm_pipelines.progress import console_for
@@ -49,6 +45,6 @@ def plan_run(
     with prepare(request) as prepared:
         plan = prepared.plan()
     if as_json:
-        typer.echo(json.dumps(plan.to_json(), indent=2))
+        print_json(plan.to_json())
     else:
         show(console_for(sys.stdout), plan)

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 
 def report(
     run: Annotated[Path | None, typer.Argument(help="A run's folder.", show_default="RUNS/latest")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    as_json: AsJson = False,
 ) -> None:
     """Print the figures of a run and the path of its report.
 
@@ -32,7 +35,11 @@ def report(
     folder = (run or runs / "latest").resolve()
     if not (folder / SUMMARY).is_file() or not (folder / REPORT).is_file():
         raise InputError(f"{run or runs / 'latest'}: no finished run there; start one with: csm run")
-    show_summary(console_for(sys.stdout), read_json(folder / SUMMARY))
+    summary = read_json(folder / SUMMARY)
+    if as_json:
+        print_json(summary)
+    else:
+        show_summary(console_for(sys.stdout), summary)
     if show:
         import webbrowser
 

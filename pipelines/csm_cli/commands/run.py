@@ -11,7 +11,7 @@ from csm_cli.options import Settings
 
 
 def run(
-    preset: Annotated[str, typer.Option(help="What to run: demo, demo-base or debug.")] = "demo",
+    preset: Annotated[str, typer.Option(help="What to run: {presets}.")] = "demo",
     corpus: Annotated[
         str | None,
         typer.Option(help="Folder of audio and text, in a layout of csm data readers.", show_default="the preset's"),
@@ -50,6 +50,9 @@ def run(
 
     import sys
 
+    from csm_cli.missing import look_for
+
+    look_for()
     from csm_pipelines.progress import console_for
     from csm_pipelines.runner import run_pipeline
     from csm_pipelines.summary import show as show_summary

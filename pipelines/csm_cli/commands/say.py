@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from csm_cli.access import Ca, ClientCert, ClientKey, Tls, Token
-from csm_cli.spoken import figures_of, tell_dropped, tell_kept, tell_left_out
+from csm_cli.as_json import AsJson, print_json
+from csm_cli.spoken import as_values, figures_of, tell_dropped, tell_kept, tell_left_out
 
 if TYPE_CHECKING:
     from csm_cli.asked_dialogue import AskedDialogue
@@ -76,13 +77,14 @@ def say(
     url: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="HOST:PORT",
             help="The server's gRPC address; repeat it for servers to fall back to.",
             show_default="127.0.0.1:8001",
             rich_help_panel=SERVER,
         ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option(help="Encoding of the sound on the wire: float32, int16 or opus.", rich_help_panel=SERVER)
+        str, typer.Option(help="Encoding of the audio on the wire: {encodings}.", rich_help_panel=SERVER)
     ] = "float32",
     deadline: Annotated[
         float | None,
@@ -97,6 +99,7 @@ def say(
     client_cert: ClientCert = None,
     client_key: ClientKey = None,
     token: Token = None,
+    as_json: AsJson = False,
 ) -> None:
     """Speak a text: play it, or write it to a file, while it is generated.
 
@@ -154,12 +157,15 @@ def say(
 
             service = BestOf(service, takes, tell=tell_kept)
         if talk is not None:
-            talk.say(service, path, listener, asked)
+            talk.say(service, path, listener, asked, as_json=as_json)
             return
         said = _parts(text_from or "-") if text is None else text
         stream = service.stream(said, speaker, go_on=go_on, **asked)
         spoken = receive(stream, path, listener)
-    typer.echo(figures_of(spoken))
+    if as_json:
+        print_json(as_values(spoken))
+    else:
+        typer.echo(figures_of(spoken))
     tell_left_out(spoken)
     tell_dropped(spoken)
 
@@ -213,8 +219,8 @@ def _service(
     elif own is not None:
         from csm_components.speak.service import service
 
-        note = f"no server at {settings.url}: "
-        with service(own, say=lambda line: typer.echo(note + line, err=True)) as (started, _):
+        typer.echo(f"no server at {settings.url}; csm serve keeps one running, here one is started each time", err=True)
+        with service(own, say=lambda line: typer.echo(line, err=True)) as (started, _):
             yield started
     else:
         from csm_serving.client import SpeechClient

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from csm_scaling.simulate import Conditions, Outage
 
@@ -61,11 +63,11 @@ def scale_sim(
     seed: Annotated[int, typer.Option(help="Seed of arrivals and stream lengths.", rich_help_panel=AROUND)] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the plot and the CSV file.", show_default=False, rich_help_panel=REPORT),
-    ] = None,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write the figures to this JSON file.", show_default=False, rich_help_panel=REPORT),
+        typer.Option(
+            help="Folder for the plot, the samples (CSV) and the figures (JSON).",
+            show_default=False,
+            rich_help_panel=REPORT,
+        ),
     ] = None,
     max_refused: Annotated[
         float | None,
@@ -75,6 +77,7 @@ def scale_sim(
             rich_help_panel=REPORT,
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Simulate the autoscaler of a rendered chart under a load: refusals, waits, replicas, cost.
 
@@ -114,13 +117,15 @@ def scale_sim(
     else:
         timeline = simulate(scaled, load, conditions)
     figures = timeline.figures(pod_cost)
-    Console().print(table_of(figures))
-    if json_out is not None:
-        write_json(json_out, figures)
+    if as_json:
+        print_json(figures)
+    else:
+        Console().print(table_of(figures))
     if out is not None:
         timeline.write(out / "scaling.csv")
         draw(out / "scaling.png", timeline, pod_cost)
-        Console().print(f"{out / 'scaling.png'}, {out / 'scaling.csv'}", soft_wrap=True)
+        write_json(out / "scaling.json", figures)
+        typer.echo(f"{out / 'scaling.png'}, {out / 'scaling.csv'}, {out / 'scaling.json'}", err=as_json)
     if max_refused is not None and not figures["refused_share"] <= max_refused:
         typer.echo(f"refused {figures['refused_share']:.4f} of the streams; at most {max_refused:g}", err=True)
         raise typer.Exit(1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
 from csm_cli.commands.runs import PROFILE
 from csm_cli.options import Images, Preset, Profile, Settings, Shards, images_of, trigger_of
 
@@ -59,7 +60,7 @@ def create(
     typer.echo(f"schedule {name} ({made}): {version.name}, {cron or f'every {every}'}")
 
 
-def list_(profile: Annotated[str | None, PROFILE] = None) -> None:
+def list_(profile: Annotated[str | None, PROFILE] = None, as_json: AsJson = False) -> None:
     """List the schedules."""
     import sys
 
@@ -68,17 +69,33 @@ def list_(profile: Annotated[str | None, PROFILE] = None) -> None:
     from csm_cli.connection import connect
     from csm_pipelines.progress import console_for
 
+    rows = [
+        {
+            "schedule": each.display_name,
+            "state": str(each.status or "").lower(),
+            "when": _when(each.trigger),
+            "id": each.recurring_run_id,
+        }
+        for each in connect(profile).schedules()
+    ]
+    if as_json:
+        print_json(rows)
+        return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("schedule", "state", "when", "id"):
         table.add_column(title, no_wrap=True)
-    for each in connect(profile).schedules():
-        trigger = each.trigger
-        if trigger is not None and trigger.cron_schedule is not None:
-            when = str(trigger.cron_schedule.cron)
-        else:
-            when = f"every {trigger.periodic_schedule.interval_second} s" if trigger is not None else ""
-        table.add_row(each.display_name, str(each.status or "").lower(), when, each.recurring_run_id)
+    for row in rows:
+        table.add_row(*row.values())
     console_for(sys.stdout).print(table)
+
+
+def _when(trigger: Any) -> str:
+    """When a schedule's runs start: a cron line, or an interval."""
+    if trigger is None:
+        return ""
+    if trigger.cron_schedule is not None:
+        return str(trigger.cron_schedule.cron)
+    return f"every {trigger.periodic_schedule.interval_second} s"
 
 
 def pause(schedule: Annotated[str, SCHEDULE], profile: Annotated[str | None, PROFILE] = None) -> None:

@@ -24,17 +24,23 @@ def serve(
         Path | None, typer.Option(help="Registry of voices, each with a record of consent.", show_default=False)
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Who may call, each by a token: csm token.", show_default="anybody")
+        Path | None,
+        typer.Option(help="File of those who may call, each with a token (csm token).", show_default="anybody"),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM file of the server's certificate: encrypt.", show_default="unencrypted")
+        Path | None,
+        typer.Option(help="PEM file of the server's certificate, to encrypt the streams.", show_default="unencrypted"),
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", show_default=False)] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the key of the server's certificate.", show_default=False)
+    ] = None,
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(help="PEM file of the authorities that sign clients' certificates.", show_default="none needed"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="by the model's size")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the model's arithmetic.", show_default="by the model's size")
+    ] = None,
     exit_timeout: Annotated[
         float | None,
         typer.Option(help="Seconds that live streams have to end when the server stops.", show_default="30"),
@@ -46,8 +52,8 @@ def serve(
 ) -> None:
     """Serve a bundle on this machine until Ctrl-C; live streams then end.
 
-    Without a bundle it is the champion of the last run, or the candidate where none passed the gate. All other settings
-    are environment variables, CSM_SERVING_*: docs/serving.md.
+    Without a bundle it is the champion of all runs in RUNS, or the last run's candidate where none passed the gate. All
+    other settings are environment variables, CSM_SERVING_*: docs/serving.md.
 
     [bold]Examples[/bold]
 

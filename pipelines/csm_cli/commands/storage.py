@@ -10,7 +10,10 @@ import typer
 
 def make_bucket(
     urls: Annotated[
-        list[str], typer.Argument(help="s3://bucket; what follows the bucket is ignored.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Addresses of the buckets, s3://bucket; what follows the bucket is ignored.", show_default=False
+        ),
     ],
 ) -> None:
     """Create buckets in the S3 store; existing ones stay as they are.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from csm_serving.server.callers import Caller
 
@@ -20,13 +22,16 @@ def add(
     file: _File = None,
     voice: Annotated[
         list[str] | None,
-        typer.Option(help="A voice that it may speak with; may be repeated.", show_default="all voices"),
+        typer.Option(
+            metavar="NAME", help="Voice that the caller may speak with; may be repeated.", show_default="all voices"
+        ),
     ] = None,
     streams: Annotated[
-        int | None, typer.Option(help="Streams that it may have at once.", show_default="no bound")
+        int | None, typer.Option(help="Streams that the caller may have at once.", show_default="no bound")
     ] = None,
     characters_a_minute: Annotated[
-        int | None, typer.Option(help="Characters that it may have spoken in a minute.", show_default="no bound")
+        int | None,
+        typer.Option(help="Characters that the caller may have spoken in a minute.", show_default="no bound"),
     ] = None,
 ) -> None:
     """Let somebody call: draws a token, prints it, and keeps only its SHA-256.
@@ -63,11 +68,15 @@ def add(
     typer.echo(f"{path}: {name}, {_bounds(caller)}. The token above is shown this once", err=True)
 
 
-def list_(file: _File = None) -> None:
+def list_(file: _File = None, as_json: AsJson = False) -> None:
     """List who may call, and what."""
     from csm_serving.server.callers import read_tokens
 
-    for caller in read_tokens(_path(file)).tokens:
+    tokens = read_tokens(_path(file)).tokens
+    if as_json:
+        print_json([caller.model_dump(mode="json", exclude={"sha256"}) for caller in tokens])
+        return
+    for caller in tokens:
         typer.echo(f"{caller.name}: {_bounds(caller)}")
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from csm_model.watermark import Finding, Report
 
@@ -22,7 +24,7 @@ def verify_audio(
         str | None,
         typer.Option(help="Key of the payload, hexadecimal.", show_default="public"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check whether a sound carries the watermark: exit status 0 if it does, 1 if not, 2 if it cannot be decided.
 
@@ -45,9 +47,7 @@ def verify_audio(
     mono = to_model_rate(np.ascontiguousarray(samples.mean(axis=1)), rate)
     report = open_detector(watermark, key=key).find(torch.from_numpy(mono))
     if as_json:
-        import json
-
-        typer.echo(json.dumps({"file": str(file), **_as_dict(report)}))
+        print_json({"file": str(file), **_as_dict(report)})
     else:
         _print(file, report)
     raise typer.Exit(0 if report.marked else 1)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from csm_cli.as_json import AsJson, print_json
+
 if TYPE_CHECKING:
     from csm_model.text import Tokenizer
 
-_Folder = Annotated[Path | None, typer.Option(help="The registry.", show_default="CSM_SERVING_VOICES, or voices")]
+_Folder = Annotated[
+    Path | None, typer.Option(help="Folder of the registry of voices.", show_default="CSM_SERVING_VOICES, or voices")
+]
 
 
 def add(
@@ -19,9 +23,11 @@ def add(
     text: Annotated[str, typer.Option(help="The words said in it, verbatim.")],
     consent: Annotated[Path, typer.Option(help="Record of consent, JSON; docs/voices.md has an example.")],
     folder: _Folder = None,
-    speaker: Annotated[int, typer.Option(help="Speaker number under which the model uses the voice.", min=0)] = 0,
+    speaker: Annotated[
+        int, typer.Option(metavar="<int>", help="Speaker number under which the model uses the voice.", min=0)
+    ] = 0,
     style: Annotated[
-        str, typer.Option(help="segment: the recording is a turn before; continue: speech continues it.")
+        str, typer.Option(help="How the recording is used; segment: as a turn before; continue: speech continues it.")
     ] = "segment",
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle that is to speak with it.", show_default="that of runs/latest, if any")
@@ -70,7 +76,7 @@ def add(
     typer.echo(f"{_registry(folder) / name}: {voice.seconds:.1f} s of {agreed.person}, {until}")
 
 
-def list_(folder: _Folder = None) -> None:
+def list_(folder: _Folder = None, as_json: AsJson = False) -> None:
     """List the voices of the registry, and why one may not be used any more."""
     from csm_model.errors import InputError
     from csm_serving.server.stored_voices import list_voices
@@ -78,7 +84,26 @@ def list_(folder: _Folder = None) -> None:
     registry = _registry(folder)
     if not registry.is_dir():
         raise InputError(f"{registry}: no folder of voices; csm voice add makes one")
-    for voice, why in list_voices(registry):
+    found = list_voices(registry)
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": voice.name,
+                    "person": voice.consent.person,
+                    "speaker": voice.speaker,
+                    "style": voice.style,
+                    "seconds": voice.seconds,
+                    "uses": list(voice.consent.uses),
+                    "expires": str(voice.consent.expires) if voice.consent.expires else None,
+                    "refused": why or None,
+                }
+                for voice, why in found
+                if voice.consent is not None
+            ]
+        )
+        return
+    for voice, why in found:
         assert voice.consent is not None
         until = f"until {voice.consent.expires}" if voice.consent.expires else "until it is revoked"
         typer.echo(
