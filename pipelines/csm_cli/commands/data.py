@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from csm_cli.as_json import AsJson, print_json
 
 
-def readers(
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
-) -> None:
+def readers(as_json: AsJson = False) -> None:
     """List the layouts that csm run --corpus reads: what lies where, licence, and what each gives of a turn.
 
     A corpus is read by the one that recognises it; --set data.layout=NAME says which where several might.
@@ -25,9 +21,7 @@ def readers(
     fields = ("name", "title", "license", "layout", "gives", "reference")
     rows = [{field: getattr(reader, field) for field in fields} for reader in READERS.values()]
     if as_json:
-        import json
-
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
 
     import sys
