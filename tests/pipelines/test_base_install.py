@@ -48,6 +48,7 @@ ASKED: dict[str, list[tuple[str, str | int]]] = {
     "fetch-bundle": [("s3://csm/bundles/x --digest x --out x", "digest 'x'")],
     "make-bucket": [("s3://x", "the bucket 'x' is no name")],
     "prepare-tenants": [("tenants.json", DONE)],
+    "data readers": [("", DONE)],
     "codec train": [("--corpus . --out c", "needs torch")],
     "codec adapt": [(f"{BASE} --codec {CODEC} --out b", "needs torch")],
     "checkpoint convert": [(f"{BASE} c --to hf", "needs torch")],
