@@ -82,6 +82,8 @@ def trained(tokens: Path, run: Path, steps: int, uri: str, at: Sequence[tuple[fl
             time.sleep(_LOOK_SECONDS)
         assert process.stdout is not None
         said = process.stdout.read()
+    for _, action in left:  # it was over before they were due
+        action()
     if process.returncode:
         raise SystemExit(f"a training ended with {process.returncode}")
     seconds = sum(

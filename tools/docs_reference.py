@@ -38,7 +38,8 @@ def command_page() -> str:
     group = typer.main.get_command(sys.modules[entry.load().__module__].app)
     head = (
         "# Command line\n\nEvery command of `csm`, as `csm COMMAND --help` shows it. "
-        "An error that you can put right is one line on standard error, with exit status 2.\n"
+        "An error that you can put right is one line on standard error, with exit status 2; "
+        "`--json` prints figures or a list as JSON on standard output, and nothing else there.\n"
     )
     return head + "".join(_command(name, command) for name, command in commands_of("csm", group))
 

@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -30,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from csm_components.lifeline import sole_user
-from csm_components.outbox import Delivery, Entry, Outbox, first_line
-from csm_components.recorded_names import LONGEST, recorded_name, recorded_text
+from csm_components.outbox import Delivered, Entry, Outbox, first_line
+from csm_components.recorded_names import LONGEST, recorded_file, recorded_name, recorded_text
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
 from csm_model.files import atomic_path
@@ -67,6 +68,8 @@ _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's page of the experiment then shows trainings; without it, it guesses, and shows prompts and judges."""
+STORE_LOCK = ".mlflow.lock"
+"""Beside an sqlite store: held by who makes it, or puts a damaged one aside."""
 _MAKING_S = 300.0
 """How long who needs a store waits for another who makes it."""
 _BUSY_S = 60
@@ -133,9 +136,10 @@ class MlflowStore:
                     raise MissingDependencyError(f"MLflow at {self.uri}: experiment {name}: {error}") from None
         if found.lifecycle_stage == "deleted":
             raise InputError(f"MLflow experiment {name!r} was deleted: restore it, or set another CSM_EXPERIMENT")
-        for key, value in _EXPERIMENT_TAGS.items():
-            if key not in found.tags:
-                self.client.set_experiment_tag(found.experiment_id, key, value)
+        with suppress(MlflowException):  # of an experiment that this user may not change
+            for key, value in _EXPERIMENT_TAGS.items():
+                if key not in found.tags:
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def pipeline_run_id(self) -> str:
@@ -147,9 +151,9 @@ class MlflowStore:
         """The tags of the run of the whole."""
         return {_RUN_TAG: recorded_name(self.name), _STEP_TAG: PIPELINE}
 
-    def deliver(self, entries: Sequence[Entry]) -> Delivery:
+    def deliver(self, entries: Sequence[Entry]) -> Delivered:
         """Sends entries; a file that does not go keeps nothing else back."""
-        done = Delivery()
+        done = Delivered()
         for _, group in groupby(entries, key=lambda entry: [entry.get(name) for name in ("do", "step", "run_id")]):
             for each in _in_requests(list(group)):
                 try:
@@ -296,17 +300,17 @@ class MlflowStore:
 
     def _write_artifact(self, run: _Run, path: Path, folder: str | None) -> None:
         """A file under a legal name; what has gone since is left out."""
-        place = recorded_name(folder) if folder else None
+        place = "/".join(map(recorded_file, filter(None, folder.split("/")))) if folder else None
         if path.is_dir():
             for each in sorted(path.rglob("*")):
                 if each.is_file():
                     inner = each.parent.relative_to(path).as_posix()
                     self._write_artifact(run, each, "/".join(filter(None, (folder, inner if inner != "." else ""))))
-        elif path.is_file() and recorded_name(path.name) == path.name:
+        elif path.is_file() and recorded_file(path.name) == path.name:
             self.client.log_artifact(run.run_id, str(path), place)
         elif path.is_file():
             with tempfile.TemporaryDirectory(prefix="csm-artifact-") as scratch:
-                named = Path(scratch) / recorded_name(path.name)
+                named = Path(scratch) / recorded_file(path.name)
                 named.symlink_to(path)
                 self.client.log_artifact(run.run_id, str(named), place)
 
@@ -386,10 +390,14 @@ def _batches(pairs: Sequence[P]) -> Iterator[list[P]]:
 
 def _make_sqlite(path: Path) -> None:
     """Makes a store that is not there: whole, by one of those who need it; half of one would never be mended."""
-    if path.exists():
+
+    def there() -> bool:
+        return path.exists() and path.stat().st_size > 0
+
+    if there():
         return
-    with sole_user(path.parent, name=".mlflow.lock", wait_seconds=_MAKING_S):
-        if not path.exists():
+    with sole_user(path.parent, name=STORE_LOCK, wait_seconds=_MAKING_S):
+        if not there():
             with atomic_path(path) as partial:
                 quiet_mlflow().MlflowClient(tracking_uri=f"{SQLITE}{partial}")
 

@@ -12,6 +12,7 @@ LONGEST = 250
 _FOREIGN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What no database holds: NUL, and halves of a character."""
+_AWKWARD = re.compile(r"[ :]|^\.|\.$")
 _LOOKS_QUOTED = re.compile(r"_(?=x[0-9A-F]{4,6}_)")
 _QUOTED = re.compile(r"_x([0-9A-F]{4,6})_")
 
@@ -29,6 +30,12 @@ def recorded_name(name: str) -> str:
         if posixpath.normpath(quoted) != quoted:
             quoted = quoted.replace("/", "_")
     return quoted
+
+
+def recorded_file(name: str) -> str:
+    """A name for a file that MLflow, an address and any storage take as it is."""
+    quoted = _AWKWARD.sub(_quoted, recorded_name(name))
+    return quoted if len(quoted) <= LONGEST else f"{quoted[: LONGEST - 17]}-{digest_of(name)[:16]}"
 
 
 def recorded_text(text: str, most: int) -> str:

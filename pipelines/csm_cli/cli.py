@@ -21,6 +21,7 @@ from csm_cli.commands import (
     checkpoint,
     codec,
     compile_pipeline,
+    data,
     fetch_bundle,
     plan,
     plan_run,
@@ -91,6 +92,10 @@ voice_app.command(name="add")(voice.add)
 voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
 app.add_typer(voice_app, name="voice", rich_help_panel=HERE)
+
+data_app = typer.Typer(help="Say which corpora can be read.", no_args_is_help=True)
+data_app.command(name="readers")(data.readers)
+app.add_typer(data_app, name="data", rich_help_panel=HERE)
 
 token_app = typer.Typer(help="Say who may call a server, each by a token.", no_args_is_help=True)
 token_app.command(name="add")(token.add)

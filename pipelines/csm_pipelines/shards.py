@@ -48,6 +48,7 @@ def ingest_shards(
     keys = shard_keys(
         str(corpus.folder or corpus.address),
         shards=shards,
+        layout=config.data.layout,
         default_license=config.data.license,
         max_conversations=config.data.conversations,
         settings=settings,

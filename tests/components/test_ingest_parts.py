@@ -9,8 +9,8 @@ from csm_components.ingest.audio import from_pcm, to_model_rate, to_pcm
 from csm_components.ingest.catalogue import thin_out
 from csm_components.ingest.checks import Rules, check_sound, clipped_share, plain_text
 from csm_components.ingest.convert import file_name
-from csm_components.ingest.librispeech_layout import sentence
 from csm_components.ingest.licenses import FREE_LICENSES, canonical, license_of_text
+from csm_components.ingest.readers.librispeech import sentence
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.speakers import number_speakers
 from csm_components.ingest.splits import given_split, leaked, make_splits

@@ -7,7 +7,7 @@ import random
 import pytest
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
-from csm_components.recorded_names import LONGEST, name_recorded, recorded_name
+from csm_components.recorded_names import LONGEST, name_recorded, recorded_file, recorded_name, recorded_text
 
 PLAIN = ["loss", "loss_codebook_00", "train.recipe.steps", "retry.model", "a b:c-d/e", "loss_weights.tag:sad"]
 ODD = [
@@ -36,3 +36,20 @@ def test_any_name_is_legal_and_comes_back(seed: int) -> None:
 def test_names_that_are_cut_stay_apart() -> None:
     names = ["ä" * 100 + str(number) for number in range(50)]
     assert len({recorded_name(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("seed", range(-len(ODD), 60))
+def test_any_value_and_any_file_comes_back_unless_it_was_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    text = ODD[seed] if seed < 0 else "".join(rng.choices(LETTERS + "\0\ud800", k=rng.randint(1, 40)))
+    value, cut = recorded_text(text, 6000), recorded_text(text * 1000 + "x", 500)
+    assert name_recorded(value) == text
+    value.encode()
+    assert "\0" not in value
+    assert len(cut) <= 500
+    assert not text or cut != recorded_text(text * 1000 + "y", 500), "those that are cut stay apart"
+    file = recorded_file(text)
+    assert len(file) <= LONGEST
+    assert not {" ", ":", "\n"} & set(file)
+    if text and len(file) < LONGEST - 20:
+        assert name_recorded(file) == text

@@ -120,7 +120,7 @@ def read_clips(folder: Path, split: str) -> Iterator[JudgedClip]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that ingest wrote, or a corpus")
     sounds = find_sounds(folder)
-    if sounds and not is_described(folder):
+    if sounds and not is_described(folder, sounds):
         for name in sounds:
             path = folder / name
             yield JudgedClip(text="", speaker=path.parent.name, audio=read_mono(path))

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from csm_components.ingest.archives import member_of, open_member
 from csm_model.errors import AudioError
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
@@ -27,23 +28,40 @@ AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".
 
 
 def read_sound(path: Path) -> tuple[Samples, int]:
-    """Reads a whole file: samples `[S, C]` (float32, -1 to 1) and their rate; raises `AudioError` for a damaged one."""
+    """Reads a whole file: samples `[S, C]` (float32, -1 to 1) and their rate; raises `AudioError` for a damaged one.
+
+    Args:
+        path: the file, or `ARCHIVE::MEMBER`.
+    """
+    packed = member_of(str(path)) is not None
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(open_member(str(path)) if packed else path) as file:
             promised, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         reason = getattr(error, "error_string", None) or error
-        if not path.exists():
+        if not packed and not path.exists():
             reason = "no such file"
+        elif not packed and _is_shortened(path):
+            reason = "it is packed with shorten; unpack it, such as by sph2pipe -f wav"
         raise AudioError(f"{path}: cannot be read as sound ({str(reason).rstrip('.')})") from None
     if len(samples) < promised:
         raise AudioError(f"{path}: holds {len(samples)} of the {promised} samples that its header names")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: holds samples that are not finite numbers")
     return samples, rate
+
+
+def _is_shortened(path: Path) -> bool:
+    """Whether a file is SPHERE whose header says that its samples are packed with shorten."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return False
+    return head.startswith(b"NIST_1A") and b"shorten" in head
 
 
 def to_model_rate(samples: Samples, rate: int) -> Samples:

@@ -22,6 +22,8 @@ from csm_model.frames import SAMPLE_RATE
 FORMAT = 1
 CUTS = "cuts.jsonl.gz"
 REJECTED = "rejected.jsonl"
+LONG_SENTENCE = 5
+"""Words from which on a sentence is held out for good in talk, where shorter ones are said by everybody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +46,21 @@ class Catalogue:
 
 
 def _drop_leaks(
-    parts: list[dict[str, Any]], splits: Mapping[str, Split], given: bool
+    parts: list[dict[str, Any]], splits: Mapping[str, Split], given: bool, repeats_answers: bool
 ) -> tuple[list[dict[str, Any]], list[Rejection]]:
-    """Leaves training turns out whose sentence is a test sentence; raises when the corpus itself gave such splits."""
+    """Leaves training turns out whose sentence is a test sentence; raises when the corpus itself gave such splits.
+
+    In a corpus of talk that repeats answers a test turn goes instead, and only one of `LONG_SENTENCE` words or more.
+    """
     texts: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}
     for part in parts:
         texts[splits[part["id"]]].update({turn["id"]: plain_text(turn["text"]) for turn in part["turns"]})
-    leaks = leaked(texts["train"], texts["test"])
-    if leaks and given:
+    if repeats_answers:
+        sentences = {turn: text for turn, text in texts["test"].items() if len(text.split()) >= LONG_SENTENCE}
+        leaks, whose = leaked(sentences, texts["train"]), "training"
+    else:
+        leaks, whose = leaked(texts["train"], texts["test"]), "test"
+    if leaks and given and not repeats_answers:
         turn, test_turn = next(iter(leaks.items()))
         raise InputError(
             f"test sentence {texts['train'][turn]!r} ({test_turn}) is in training too ({turn}), one of {len(leaks)}; "
@@ -71,7 +80,7 @@ def _drop_leaks(
                     turn=turn["id"],
                     audio=part["file"],
                     reason="held-out sentence",
-                    detail=f"its sentence is the test turn {leaks[turn['id']]}'s",
+                    detail=f"its sentence is the {whose} turn {leaks[turn['id']]}'s",
                     seconds=round(turn["samples"] / SAMPLE_RATE, 3),
                     text=turn["text"],
                 )
@@ -109,7 +118,7 @@ def catalogue(
     used = [part for part in parts if part["turns"]]
     sources = {source.id: source for source in corpus.conversations}
     splits, given = choose_splits([sources[part["id"]] for part in used])
-    used, leaks = _drop_leaks(used, splits, given)
+    used, leaks = _drop_leaks(used, splits, given, corpus.repeats_answers)
     rejections = sorted([*rejections, *leaks], key=lambda row: (row.conversation, row.turn, row.audio))
     labels = {turn.speaker for source in corpus.conversations for turn in source.turns}
     numbers = number_speakers(labels, keep_numbers=corpus.keep_speaker_numbers, given=speakers)
@@ -147,6 +156,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
             duration=turn["samples"] / SAMPLE_RATE,
             text=turn["text"],
             speaker=str(turn["speaker"]),
+            language=turn.get("language"),
             custom={
                 key: value
                 for key, value in (

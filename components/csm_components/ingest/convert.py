@@ -68,11 +68,17 @@ def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str,
         {
             "format": PART_FORMAT,
             "id": source.id,
-            "turns": [asdict(turn) for turn in source.turns],
+            "turns": [_key_of_turn(turn) for turn in source.turns],
             "rules": asdict(rules),
             "sounds": {turn.audio: sound_digests[turn.audio] for turn in source.turns},
         }
+        | ({} if source.whole else {"whole": False})
     )
+
+
+def _key_of_turn(turn: SourceTurn) -> dict[str, Any]:
+    """What a turn's part depends on; a language that is not named adds nothing."""
+    return {name: value for name, value in asdict(turn).items() if name != "language" or value is not None}
 
 
 def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
@@ -131,7 +137,7 @@ def _check(turn: SourceTurn, sounds: _Sounds, rules: Rules) -> tuple[Reason, str
 
 
 def _one_timeline(source: SourceConversation, kept: set[str], sounds: _Sounds) -> tuple[Samples, list[_Piece]]:
-    """A recording kept as it is, but turns that were left out are made silent: no licence may cover them."""
+    """A recording, or a stretch of it, as it is, but turns left out are made silent: no licence may cover them."""
     first = source.turns[0]
     samples, rate = sounds.mono(first.audio, first.channel)
     audio = to_model_rate(samples, rate)
@@ -149,8 +155,11 @@ def _one_timeline(source: SourceConversation, kept: set[str], sounds: _Sounds) -
     for name in kept:
         silent[slice(*spans[name])] = False
     audio[silent] = 0.0
-    return audio, [
-        _Piece(turn=turn, start=spans[turn.id][0], samples=spans[turn.id][1] - spans[turn.id][0])
+    begin, end = 0, len(audio)
+    if not source.whole:
+        begin, end = min(spans[name][0] for name in kept), max(spans[name][1] for name in kept)
+    return audio[begin:end], [
+        _Piece(turn=turn, start=spans[turn.id][0] - begin, samples=spans[turn.id][1] - spans[turn.id][0])
         for turn in source.turns
         if turn.id in kept
     ]
@@ -216,6 +225,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
                 "origin": piece.turn.origin,
             }
             | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
+            | ({"language": piece.turn.language} if piece.turn.language else {})
             for piece in pieces
         ]
         write_flac(task.out / part["file"], pcm)

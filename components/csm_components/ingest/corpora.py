@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components.ingest.archives import file_of, is_archive
 from csm_components.ingest.catalogue import thin_out, with_default_license
 from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import key_of
@@ -38,7 +39,7 @@ class CorpusFiles:
     folder: Path
     """Holds the texts, and the sound that has been fetched."""
     sounds: Sequence[str]
-    """Paths of all sound files, relative to the folder, sorted."""
+    """Paths of all sound files and archives, relative to the folder, sorted."""
 
     def digest(self, audio: str) -> str:
         """SHA-256 of a sound file; `MISSING` where it is not there."""
@@ -67,7 +68,7 @@ class StoredCorpus(CorpusFiles):
 
     def fetch(self, audios: Iterable[str]) -> None:
         """See `CorpusFiles.fetch`; what is not in the storage is found missing by whoever reads it."""
-        names = sorted({posixpath.normpath(audio) for audio in audios} & self.rows.keys())
+        names = sorted({posixpath.normpath(file_of(audio)) for audio in audios} & self.rows.keys())
         self.storage.get_files(self.key, {name: self.rows[name] for name in names}, self.folder)
 
 
@@ -81,7 +82,7 @@ def corpus_in(folder: Path, *, leave_out: Path | None = None) -> CorpusFiles:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {what}; a corpus is a folder of audio and text")
-    return CorpusFiles(folder=folder, sounds=find_sounds(folder, leave_out=leave_out))
+    return CorpusFiles(folder=folder, sounds=find_sounds(folder, leave_out=leave_out, archives=True))
 
 
 @contextmanager
@@ -100,9 +101,14 @@ def open_corpus(url: str, settings: Settings | None = None) -> Iterator[CorpusFi
     with tempfile.TemporaryDirectory(prefix="csm-") as scratch:
         folder = Path(scratch) / key
         folder.mkdir()
-        storage.get_files(key, {name: row for name, row in rows.items() if not is_sound(name)}, folder)
+        storage.get_files(key, {name: row for name, row in rows.items() if not _is_late(name)}, folder)
         visible = (name for name in rows if not any(part.startswith(".") for part in name.split("/")))
-        yield StoredCorpus(folder=folder, sounds=sorted(filter(is_sound, visible)), storage=storage, key=key, rows=rows)
+        yield StoredCorpus(folder=folder, sounds=sorted(filter(_is_late, visible)), storage=storage, key=key, rows=rows)
+
+
+def _is_late(name: str) -> bool:
+    """Whether a file is fetched only by who reads its sound."""
+    return is_sound(name) or is_archive(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +121,17 @@ class Described:
 
 
 def describe(
-    files: CorpusFiles, *, default_license: str | None = None, max_conversations: int | None = None
+    files: CorpusFiles,
+    *,
+    layout: str | None = None,
+    default_license: str | None = None,
+    max_conversations: int | None = None,
 ) -> Described:
     """Reads the texts of a corpus.
 
     Args:
         files: the corpus.
+        layout: name of the reader to read it with; without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
 
@@ -128,7 +139,8 @@ def describe(
         InputError: no sound or no text in it, or a turn is there twice.
     """
     license_name = default_license or license_of_folder(files.folder)
-    corpus, sounds = with_default_license(read_corpus(files.folder, list(files.sounds)), license_name), files.sounds
+    corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
+    sounds = files.sounds
     if max_conversations is not None:
         corpus, sounds = thin_out(corpus, max_conversations), ()
     _refuse_twins(corpus)
@@ -141,10 +153,12 @@ def sounds_of(sources: Iterable[SourceConversation]) -> list[str]:
 
 
 def digests_of_sounds(files: CorpusFiles, sources: Iterable[SourceConversation]) -> dict[str, str]:
-    """The digest of each sound file of some conversations."""
+    """The digest of the file that holds each sound of some conversations."""
     audios = sounds_of(sources)
+    named = sorted({file_of(audio) for audio in audios})
     with ThreadPoolExecutor(worker_count()) as threads:
-        return dict(zip(audios, threads.map(files.digest, audios), strict=True))
+        digests = dict(zip(named, threads.map(files.digest, named), strict=True))
+    return {audio: digests[file_of(audio)] for audio in audios}
 
 
 def keys_of(sources: Iterable[SourceConversation], rules: Rules, digests: Mapping[str, str]) -> dict[str, str]:
@@ -154,12 +168,12 @@ def keys_of(sources: Iterable[SourceConversation], rules: Rules, digests: Mappin
 
 def _without_text(corpus: Corpus, sounds: Iterable[str]) -> list[Rejection]:
     """Sound files that no record names."""
-    named = {turn.audio for source in corpus.conversations for turn in source.turns}
+    named = {file_of(turn.audio) for source in corpus.conversations for turn in source.turns}
     named |= {row.audio for row in corpus.rejections}
     return [
         Rejection(conversation="", turn="", audio=sound, reason="no text", detail="no record names this file")
         for sound in sounds
-        if sound not in named
+        if sound not in named and not is_archive(sound)
     ]
 
 

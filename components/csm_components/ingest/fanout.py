@@ -59,6 +59,7 @@ def plan_ingest(
     corpus: str,
     *,
     shards: int,
+    layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
     settings: Settings | None = None,
@@ -69,7 +70,7 @@ def plan_ingest(
         InputError: what `corpora.describe` raises, or a number of shards that cannot be.
     """
     with open_corpus(corpus, settings) as files:
-        described = describe(files, default_license=default_license, max_conversations=max_conversations)
+        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
     count = len(described.corpus.conversations)
     return ShardPlan(shards=shard_names(shards, count), conversations=count)
 
@@ -79,6 +80,7 @@ def ingest_shard(
     shard: str,
     out: Path,
     *,
+    layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
     workers: int | None = None,
@@ -91,6 +93,7 @@ def ingest_shard(
         corpus: folder, or a tree in the storage, of which only the texts and this shard's sound are fetched.
         shard: name of the shard.
         out: folder for the result; may hold part of one from a run that was killed.
+        layout: name of the corpus's reader; without it, the one that recognises it.
         default_license: licence of records that name none.
         max_conversations: take only so many of the corpus.
         workers: processes; `CSM_WORKERS` or one a core without it.
@@ -103,7 +106,7 @@ def ingest_shard(
     console = console or Console(stderr=True)
     rules = Rules()
     with open_corpus(corpus, settings) as files:
-        described = describe(files, default_license=default_license, max_conversations=max_conversations)
+        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
         everything = described.corpus.conversations
         sources = everything[shard_span(shard, len(everything))]
         digests = digests_of_sounds(files, sources)
@@ -131,13 +134,14 @@ def shard_keys(
     corpus: str,
     *,
     shards: int,
+    layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
     with open_corpus(corpus, settings) as files:
-        described = describe(files, default_license=default_license, max_conversations=max_conversations)
+        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
         everything = described.corpus.conversations
         keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
     return {
@@ -151,6 +155,7 @@ def join_ingest(
     corpus: str,
     out: Path,
     *,
+    layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
     settings: Settings | None = None,
@@ -162,6 +167,7 @@ def join_ingest(
         parts: the shards' folders, in any order.
         corpus: the corpus, as the shards had it.
         out: folder for the result.
+        layout: as the shards had it.
         default_license: as the shards had it.
         max_conversations: as the shards had it.
         settings: of the storage that holds the corpus.
@@ -172,7 +178,7 @@ def join_ingest(
     """
     console = console or Console(stderr=True)
     with open_corpus(corpus, settings) as files:
-        described = describe(files, default_license=default_license, max_conversations=max_conversations)
+        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
     notes = {part: _shard_note(part) for part in parts}
     digests = {audio: digest for note in notes.values() for audio, digest in note["sounds"].items()}
     folders = {name: part for part, note in notes.items() for name in note["keys"]}

@@ -18,6 +18,9 @@ Reason = Literal[
     "text does not fit",
     "unknown licence",
     "held-out sentence",
+    "damaged record",
+    "wrong encoding",
+    "twice",
 ]
 
 
@@ -30,7 +33,7 @@ class SourceTurn:
     speaker: str
     """The corpus's own name of the speaker; `speakers.py` gives it a number."""
     audio: str
-    """Path of the sound file, relative to the corpus's folder or absolute."""
+    """Path of the sound file, relative to the corpus's folder or absolute; or `ARCHIVE::MEMBER` (see `archives`)."""
     channel: int | None = None
     """Channel of the file that holds this speaker; none mixes all channels."""
     start: float | None = None
@@ -40,6 +43,8 @@ class SourceTurn:
     license: str | None = None
     voice: str | None = None
     origin: str | None = None
+    language: str | None = None
+    """As the corpus names it."""
     tags: tuple[str, ...] = ()
     """What the corpus says of how it is spoken."""
 
@@ -52,6 +57,8 @@ class SourceConversation:
     turns: tuple[SourceTurn, ...]
     split: Split | None = None
     """As the corpus gives it; none where it does not."""
+    whole: bool = True
+    """Whether it is all of its recording; else it is a stretch, which is cut out of it."""
 
     @property
     def one_timeline(self) -> bool:
@@ -81,7 +88,8 @@ class Rejection:
 class Corpus:
     """A corpus as its layout describes it."""
 
-    layout: Literal["lhotse", "librispeech", "jsonl"]
+    layout: str
+    """Name of its reader."""
     conversations: tuple[SourceConversation, ...]
     keep_speaker_numbers: bool
     """Whether speakers that are called by small numbers keep them."""
@@ -89,3 +97,5 @@ class Corpus:
     """Names of people for the corpus's speaker labels, where it has a list of them."""
     rejections: tuple[Rejection, ...] = ()
     """Records that cannot be used whatever their sound is."""
+    repeats_answers: bool = False
+    """Whether what everybody says ("yes", "I know") may be in training and in test alike."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from csm_components import kinds
 from csm_components.ingest.licenses import check_known
+from csm_components.ingest.readers.table import check_layout
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 from csm_model.rules import by
 
@@ -26,6 +27,8 @@ class IngestSettings(StepSettings):
 
     license: Annotated[str | None, by(check_known)] = None
     """Licence of records that name none; none takes what the corpus's LICENSE file names."""
+    layout: Annotated[str | None, by(check_layout)] = None
+    """Reader of the corpus, of those that `csm data readers` lists; none takes the one that recognises it."""
     conversations: int | None = Field(default=None, ge=1)
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
@@ -33,7 +36,11 @@ class IngestSettings(StepSettings):
 def _chosen(job: StepJob) -> dict[str, Any]:
     """What a person chose, by the names under which the work of every part takes it."""
     settings = job.of(IngestSettings)
-    return {"default_license": settings.license, "max_conversations": settings.conversations}
+    return {
+        "layout": settings.layout,
+        "default_license": settings.license,
+        "max_conversations": settings.conversations,
+    }
 
 
 def _ingest(job: StepJob) -> Any:

@@ -73,6 +73,7 @@ def ingest(
     corpus: Path,
     out: Path,
     *,
+    layout: str | None = None,
     default_license: str | None = None,
     rules: Rules | None = None,
     speakers: Mapping[str, int] | None = None,
@@ -85,6 +86,7 @@ def ingest(
     Args:
         corpus: folder of sound and text (see `layouts`).
         out: folder for the result; may hold part of one from a run that was killed.
+        layout: name of the corpus's reader (`readers.table`); without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         rules: bounds of the checks.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
@@ -97,7 +99,7 @@ def ingest(
     """
     console = console or Console(stderr=True)
     files = corpus_in(corpus, leave_out=out.absolute())
-    described = describe(files, default_license=default_license, max_conversations=max_conversations)
+    described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
     rules = rules or Rules()
     keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
     inputs = inputs_of(described, keys, speakers)

@@ -14,7 +14,7 @@ def run(
     preset: Annotated[str, typer.Option(help="What to run: {presets}.")] = "demo",
     corpus: Annotated[
         str | None,
-        typer.Option(help="Folder of audio and text: lhotse, LibriSpeech or JSONL.", show_default="the preset's"),
+        typer.Option(help="Folder of audio and text, in a layout of csm data readers.", show_default="the preset's"),
     ] = None,
     settings: Settings = None,
     runs: Annotated[Path, typer.Option(help="Folder for the runs; RUNS/latest names the last one.")] = Path("runs"),

@@ -19,6 +19,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.texts import EncodingError, read_lines
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
@@ -47,14 +49,15 @@ class JsonlTurn(BaseModel):
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yields number and value of each line that is not blank."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}:{number}: not valid JSON ({error})") from None
+    for line in read_lines(path):
+        if line.problem:
+            raise EncodingError(f"{path}:{line.number}: {line.problem}")
+        if not line.text.strip():
+            continue
+        try:
+            yield line.number, json.loads(line.text)
+        except ValueError as error:
+            raise InputError(f"{path}:{line.number}: not valid JSON ({error})") from None
 
 
 def find_jsonl(folder: Path) -> list[Path]:
@@ -106,3 +109,16 @@ def read_jsonl(folder: Path, tables: list[Path]) -> Corpus:
         keep_speaker_numbers=True,
         speaker_names={},
     )
+
+
+READER = Reader(
+    name="jsonl",
+    title="JSONL, one line a turn",
+    license="as given",
+    layout="*.jsonl at the top with audio, text, speaker",
+    gives="whatever its fields name",
+    reference="docs/data.md",
+    detect=lambda folder, sounds: bool(find_jsonl(folder)),
+    read=lambda folder, sounds: read_jsonl(folder, find_jsonl(folder)),
+    rank="first",
+)

@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.texts import read_text
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.splits import given_split
 from csm_model.errors import InputError
@@ -42,7 +44,7 @@ def _speaker_names(folder: Path) -> dict[str, str]:
     """People's names from `SPEAKERS.TXT`, whose lines are `ID | SEX | SUBSET | MINUTES | NAME`."""
     names = {}
     for path in sorted(folder.rglob("SPEAKERS.TXT")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(path).splitlines():
             cells = [cell.strip() for cell in line.split("|", 4)]
             if len(cells) == 5 and not line.startswith(";") and cells[4]:
                 names[cells[0]] = cells[4]
@@ -68,7 +70,7 @@ def read_librispeech(folder: Path, transcripts: list[Path], sounds: Sequence[str
         speaker = chapter.parent.name
         here = chapter.relative_to(folder).as_posix()
         turns = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(path).splitlines():
             name, _, text = line.strip().partition(" ")
             if name:
                 sound = beside[here].get(name, f"{here}/{name}.flac")
@@ -86,3 +88,16 @@ def read_librispeech(folder: Path, transcripts: list[Path], sounds: Sequence[str
         keep_speaker_numbers=False,
         speaker_names=_speaker_names(folder),
     )
+
+
+READER = Reader(
+    name="librispeech",
+    title="LibriSpeech",
+    license="CC-BY-4.0 (LICENSE.TXT)",
+    layout="SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, *.flac beside",
+    gives="text, speaker, splits",
+    reference="https://www.openslr.org/12",
+    detect=lambda folder, sounds: bool(find_librispeech(folder)),
+    read=lambda folder, sounds: read_librispeech(folder, find_librispeech(folder), sounds),
+    rank="first",
+)

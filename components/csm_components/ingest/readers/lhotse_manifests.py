@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csm_components.ingest.readers.record import Reader
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation, SourceTurn
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
@@ -140,3 +141,16 @@ def read_lhotse(folder: Path) -> Corpus:
         speaker_names={},
         rejections=tuple(rejections),
     )
+
+
+READER = Reader(
+    name="lhotse",
+    title="lhotse manifests",
+    license="as given",
+    layout="recordings.jsonl[.gz], supervisions.jsonl[.gz]",
+    gives="text, speaker, channel, times, splits, tags",
+    reference="https://lhotse.readthedocs.io/en/latest/corpus.html",
+    detect=lambda folder, sounds: find_lhotse(folder),
+    read=lambda folder, sounds: read_lhotse(folder),
+    rank="first",
+)

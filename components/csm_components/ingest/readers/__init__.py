@@ -1,0 +1,1 @@
+"""Readers of corpora, one module a layout, all in one table: `table.READERS`."""
