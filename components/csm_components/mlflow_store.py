@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from csm_components.lifeline import sole_user
-from csm_components.outbox import Delivery, Entry, Outbox, first_line
+from csm_components.outbox import Delivered, Entry, Outbox, first_line
 from csm_components.recorded_names import LONGEST, recorded_file, recorded_name, recorded_text
 from csm_components.settings import load_settings
 from csm_model.errors import InputError, MissingDependencyError
@@ -68,6 +68,8 @@ _SETTLED_TAG = "csm.settled"
 _SETTLE_SECONDS = 1.0
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's page of the experiment then shows trainings; without it, it guesses, and shows prompts and judges."""
+STORE_LOCK = ".mlflow.lock"
+"""Beside an sqlite store: held by who makes it, or puts a damaged one aside."""
 _MAKING_S = 300.0
 """How long who needs a store waits for another who makes it."""
 _BUSY_S = 60
@@ -149,9 +151,9 @@ class MlflowStore:
         """The tags of the run of the whole."""
         return {_RUN_TAG: recorded_name(self.name), _STEP_TAG: PIPELINE}
 
-    def deliver(self, entries: Sequence[Entry]) -> Delivery:
+    def deliver(self, entries: Sequence[Entry]) -> Delivered:
         """Sends entries; a file that does not go keeps nothing else back."""
-        done = Delivery()
+        done = Delivered()
         for _, group in groupby(entries, key=lambda entry: [entry.get(name) for name in ("do", "step", "run_id")]):
             for each in _in_requests(list(group)):
                 try:
@@ -388,10 +390,14 @@ def _batches(pairs: Sequence[P]) -> Iterator[list[P]]:
 
 def _make_sqlite(path: Path) -> None:
     """Makes a store that is not there: whole, by one of those who need it; half of one would never be mended."""
-    if path.exists():
+
+    def there() -> bool:
+        return path.exists() and path.stat().st_size > 0
+
+    if there():
         return
-    with sole_user(path.parent, name=".mlflow.lock", wait_seconds=_MAKING_S):
-        if not path.exists():
+    with sole_user(path.parent, name=STORE_LOCK, wait_seconds=_MAKING_S):
+        if not there():
             with atomic_path(path) as partial:
                 quiet_mlflow().MlflowClient(tracking_uri=f"{SQLITE}{partial}")
 

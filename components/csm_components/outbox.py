@@ -30,7 +30,7 @@ _MOST_BYTES = 2**20
 
 
 @dataclass(kw_only=True)
-class Delivery:
+class Delivered:
     """What became of some entries."""
 
     taken: int = 0
@@ -90,6 +90,13 @@ class Outbox:
                 self.path.unlink()
 
     @contextmanager
+    def sole_sender(self) -> Iterator[None]:
+        """No other sends meanwhile what waits here: two at once would each make what they do not find."""
+        with self.path.with_name(f".{self.path.name}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
     def _held(self) -> Iterator[BinaryIO]:
         """The file, which no other process or thread changes meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +125,7 @@ class Courier:
     def __init__(
         self,
         outbox: Outbox,
-        deliver: Callable[[Sequence[Entry]], Delivery],
+        deliver: Callable[[Sequence[Entry]], Delivered],
         *,
         warn: Callable[[str], None],
         stubborn: bool = False,
@@ -199,14 +206,17 @@ class Courier:
     def _try(self) -> Exception | None:
         """Sends all that waits; why not, where it could not."""
         try:
-            while True:
-                entries, parts = self.outbox.read()
-                if not entries:
-                    return None
-                done = self._deliver(entries)
-                self.outbox.take(b"".join(parts[: done.taken]), later=done.later)
-                if done.error is not None or not done.taken:
-                    return done.error
+            if not self.outbox.path.exists():
+                return None
+            with self.outbox.sole_sender():
+                while True:
+                    entries, parts = self.outbox.read()
+                    if not entries:
+                        return None
+                    done = self._deliver(entries)
+                    self.outbox.take(b"".join(parts[: done.taken]), later=done.later)
+                    if done.error is not None or not done.taken:
+                        return done.error
         except Exception as error:  # of the disk, or a fault of the one who delivers: it is no reason to stop the work
             return error
 

@@ -26,7 +26,7 @@ from csm_components.program import code_digest, torch_version
 from csm_components.settings import load_settings
 from csm_components.storage import Storage, open_storage
 from csm_components.tree_list import tree_of
-from csm_model.files import digest_of
+from csm_model.files import digest_of, sweep
 
 if TYPE_CHECKING:
     from csm_components.tracking import RunLog
@@ -56,6 +56,8 @@ def perform(job: StepJob) -> Record:
 def _in_folder(job: StepJob, folder: Path) -> Record:
     """Does a step of the run in `folder`, which has the folder for itself."""
     with sole_user(folder, name=".step.lock", wait_seconds=_ORPHAN_SECONDS):
+        for output in job.spec.outputs:
+            sweep(job.out(output.name))
         began = time.monotonic()
         values = asdict(job.spec.work(job))
         seconds = time.monotonic() - began

@@ -61,6 +61,8 @@ REGISTRY_PATIENCE_S = 30.0
 """How long the registry of models is asked again while it does not answer."""
 _ASK_REGISTRY_EVERY_S = 2.0
 _SAMPLE_EVERY_S = 5
+_MAX_REASON = 200
+"""Characters of what MLflow's client says of a failure that a line repeats."""
 
 _log = logging.getLogger(__name__)
 
@@ -228,7 +230,9 @@ class Tracker:
 
     def _unrecorded(self, reason: str) -> None:
         later = "it is sent until this step ends" if self.folder is None else f"{self.outbox.path} is sent later"
-        self.say(f"warning: MLflow at {self.uri} takes no record now ({reason}); the work goes on, and {later}")
+        self.say(
+            f"warning: MLflow at {self.uri} takes no record now ({reason[:_MAX_REASON]}); the work goes on, and {later}"
+        )
 
     @cached_property
     def client(self) -> MlflowClient:

@@ -64,6 +64,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Removes what was begun in `folder` and beside it and not ended, by processes that were killed.
+
+    For who is alone there: what another process writes just now would go too.
+    """
+    for path in [*folder.parent.glob(".*"), *folder.rglob(".*")]:
+        if not path.name.endswith((".partial", ".old")):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's names, are on the disk, where the file system can say so."""
     handle = os.open(path, os.O_RDONLY)

@@ -12,7 +12,9 @@ from contextlib import closing
 from pathlib import Path
 
 from csm_components.lifeline import sole_user
+from csm_components.mlflow_store import STORE_LOCK
 from csm_components.tree_list import MADE
+from csm_model.errors import MissingDependencyError
 from csm_pipelines.pipelines import HERE
 from csm_pipelines.summary import RECORDED
 
@@ -28,13 +30,16 @@ _BESIDE = ("-journal", "-wal", "-shm")
 def mend(runs: Path) -> str | None:
     """Sees to the record of the runs in a folder; a line on what was wrong with it, None where nothing was."""
     store = runs / STORE
-    with sole_user(runs, name=".mlflow.lock", wait_seconds=_WAIT_S):
-        marks = [path for name in _MARKS for path in runs.glob(f"*/{name}")]
-        aside = put_aside(store)
-        if aside is None and (holds_something(store) or not marks):
-            return None
-        for mark in marks:
-            mark.unlink(missing_ok=True)
+    try:
+        with sole_user(runs, name=STORE_LOCK, wait_seconds=_WAIT_S):
+            marks = [path for name in _MARKS for path in runs.glob(f"*/{name}")]
+            aside = put_aside(store)
+            if aside is None and (holds_something(store) or not marks):
+                return None
+            for mark in marks:
+                mark.unlink(missing_ok=True)
+    except MissingDependencyError:  # another run makes it just now
+        return None
     kept = f"is damaged, and is kept as {aside.name}" if aside else "is gone"
     return f"{store}: {kept}; versions of the model are registered again in a new one"
 

@@ -11,6 +11,7 @@ import pytest
 
 from csm_components import made
 from csm_components.tree_list import MADE
+from csm_model.files import sweep
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,22 @@ def test_what_a_result_does_not_rest_on_may_change(tmp_path: Path) -> None:
     for name in ("checkpoints/step-1/state.json", "logs/worker.log", "inputs.json", ".lock"):
         (tmp_path / name).write_text("22")
     assert made.committed(tmp_path, "key") is not None
+
+
+def test_what_was_begun_and_not_ended_is_swept_away(tmp_path: Path) -> None:
+    kept = ["bundle/manifest.json", "bundle/codec/.hidden", ".lock", ".step.lock", "old", "tokens/.x.1.partial"]
+    gone = [
+        ".bundle.12.partial/a/b",
+        ".bundle.12.old/a",
+        "bundle/.m.1.partial",
+        "bundle/codec/.c.2.partial",
+        ".s.partial",
+    ]
+    for name in kept + gone:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    sweep(tmp_path / "bundle")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(kept)
+    assert not (tmp_path / ".bundle.12.partial").exists()
+    sweep(tmp_path / "not there" / "yet")

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from waiting import HANG_S, eventually
 
 from csm_components import outbox
-from csm_components.outbox import Courier, Delivery, Entry, Outbox
+from csm_components.outbox import Courier, Delivered, Entry, Outbox
 
 ENTRIES = [{"number": number, "text": "ä\n\ud800" * number} for number in range(4)]
 
@@ -80,9 +81,9 @@ class Service:
         self.gate = threading.Event()
         self.gate.set()
 
-    def deliver(self, entries: Sequence[Entry]) -> Delivery:
+    def deliver(self, entries: Sequence[Entry]) -> Delivered:
         self.gate.wait(HANG_S)
-        done = Delivery()
+        done = Delivered()
         for entry in entries:
             if self.away or (self.rng and self.rng.random() < 0.3):
                 done.error = OSError("away\nand more")
@@ -127,6 +128,24 @@ def test_nobody_waits_for_a_service_that_is_away_or_hangs(tmp_path: Path) -> Non
     service.gate.set()
     eventually(lambda: courier.flush(HANG_S))
     assert [entry["number"] for entry in service.got] == [1, 2]
+
+
+def test_of_two_couriers_one_sends_at_a_time(tmp_path: Path) -> None:
+    service, inside = Service(), []
+
+    def deliver(entries: Sequence[Entry]) -> Delivered:
+        inside.append(1)
+        assert len(inside) == 1
+        done = service.deliver(entries[:3])
+        inside.pop()
+        return done
+
+    box = Outbox(tmp_path / "waits")
+    box.put(*({"number": number} for number in range(60)))
+    couriers = [Courier(box, deliver, warn=lambda reason: None) for _ in range(4)]
+    with ThreadPoolExecutor(len(couriers)) as pool:
+        assert all(pool.map(lambda courier: courier.flush(HANG_S), couriers))
+    assert [entry["number"] for entry in service.got] == list(range(60))
 
 
 def test_what_one_process_leaves_another_sends(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`csm run --preset debug`: the whole path with everything real but small, killed on the way and started again.
 
-One run serves all tests: it is killed with SIGKILL while it trains, goes on, and is asked for once more.
+One run serves all tests: it is killed with SIGKILL amid its data, its tokens and its training, goes on, and is asked
+for once more; then files of it are damaged, and it is killed while it makes them again. Its folders have names that are
+not ASCII, and its locale knows none of their letters.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import kill_moments
 import pytest
 import soundfile
+from kill_moments import Moment
 from waiting import eventually
 
 from csm_components.tracking import Tracker
@@ -38,6 +42,15 @@ sys.addaudithook(slow)
 after a second that nobody wants it any more, and would be done by then."""
 
 
+EARLY = (
+    Moment(name="amid the conversations", step=1, pattern=r"os\.rename ingest/parts/.*", number=6),
+    Moment(name="a shard of tokens", step=2, pattern=r"os\.rename tokens/.*-00000\.safetensors"),
+)
+"""Where the run is killed before it trains."""
+LATE = (Moment(name="the quantised bundle", step=4, pattern=r"os\.rename bundle.*"),)
+"""Where it is killed while it makes again what was damaged."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """What happened."""
@@ -56,6 +69,8 @@ class Story:
     tokenised: float
     """When its tokens were there, seconds since 1970."""
     checkpoints_at_kill: list[str]
+    kills: dict[str, int]
+    """How the attempts ended that were to be killed at a moment."""
     orphans: list[int]
     """Processes of the killed run that were still alive after a while."""
     wounded: dict[str, str]
@@ -90,6 +105,11 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "train" / "checkpoints").glob("step-*"))
 
 
+def debris(folder: Path) -> list[Path]:
+    """What was begun and not ended."""
+    return [path for path in folder.rglob("*") if path.name.endswith((".partial", ".old"))]
+
+
 def wound(run: Path, rng: random.Random) -> dict[str, str]:
     """Does to a quarter of the files that steps have committed what a power cut may do; says what to which."""
     done = {}
@@ -108,10 +128,12 @@ def wound(run: Path, rng: random.Random) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    place = tmp_path_factory.mktemp("e2e")
-    (place / "hook").mkdir()
+    place = tmp_path_factory.mktemp("e2e") / "Gespräche"
+    (place / "hook").mkdir(parents=True)
+    (place / "töne").mkdir()
     (place / "hook" / "sitecustomize.py").write_text(SLOW_DISK)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CSM_", "MLFLOW_"))}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CSM_", "MLFLOW_", "LC_"))}
+    environment |= {"LANG": "C", "TMPDIR": str(place / "töne")}
     slowed = environment | {"PYTHONPATH": str(place / "hook")}
     latest = place / "runs" / "latest"
 
@@ -122,6 +144,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def killed_at(moment: Moment) -> int:
+        hooked = environment | kill_moments.environment(place / "moments", moment=moment)
+        with (place / "said").open("wb") as said:
+            return subprocess.run(
+                command(), cwd=place, env=hooked, stdout=said, stderr=said, start_new_session=True, check=False
+            ).returncode
+
+    kills = {moment.name: killed_at(moment) for moment in EARLY}
     with subprocess.Popen(
         command(), cwd=place, env=slowed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as first:
@@ -143,6 +173,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     rows = [json.loads(line) for line in (folder / "train" / "metrics.jsonl").read_text().splitlines()]
     tokenised = read_json(folder / "steps" / "tokenise.json")["finished"]
     wounded = wound(folder, random.Random(0))
+    kills |= {moment.name: killed_at(moment) for moment in LATE}
     run()
     return Story(
         folder=folder,
@@ -153,6 +184,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         rows=rows,
         tokenised=tokenised,
         checkpoints_at_kill=at_kill,
+        kills=kills,
         orphans=orphans,
         wounded=wounded,
         healed=read_json(folder / "summary.json"),
@@ -162,6 +194,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 def test_nothing_of_the_killed_run_lives_on(story: Story) -> None:
     assert story.checkpoints_at_kill
     assert story.orphans == []
+
+
+def test_a_run_that_is_killed_at_a_moment_leaves_nothing_unfinished(story: Story) -> None:
+    assert story.kills == dict.fromkeys((moment.name for moment in (*EARLY, *LATE)), -signal.SIGKILL)
+    assert debris(story.folder) == []
 
 
 def test_the_run_went_on_from_what_was_committed(story: Story) -> None:

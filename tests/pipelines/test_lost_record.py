@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from survival import DAMAGES, damage
 
+from csm_components.lifeline import sole_user
+from csm_components.mlflow_store import STORE_LOCK
 from csm_components.tree_list import MADE
 from csm_model.files import write_json
+from csm_pipelines import lost_record
 from csm_pipelines.lost_record import STORE, mend, put_aside
 from csm_pipelines.summary import RECORDED
 
@@ -57,6 +60,14 @@ def test_a_record_that_can_be_read_and_a_run_without_one_stay_as_they_are(runs: 
     assert all((runs / run / RECORDED).exists() for run in RUNS)
     (tmp_path / "new").mkdir()
     assert mend(tmp_path / "new") is None
+
+
+def test_a_record_that_another_run_makes_just_now_holds_no_run_up(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_record, "_WAIT_S", 0.0)
+    (runs / STORE).unlink()
+    with sole_user(runs, name=STORE_LOCK):
+        assert mend(runs) is None
+    assert mend(runs) is not None
 
 
 def test_a_record_that_another_process_writes_to_is_not_damaged(runs: Path) -> None:
