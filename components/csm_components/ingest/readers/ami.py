@@ -20,10 +20,10 @@ from pathlib import Path
 
 from csm_components.ingest.readers.record import (
     BadRecord,
+    CorpusReader,
     Found,
-    Reader,
-    Record,
     SoundIndex,
+    TurnRecord,
     corpus_of,
     number,
     relative,
@@ -100,7 +100,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 text, broken_off = _sentence(said)
                 if not text:
                     continue  # laughter and the like: no words
-                yield Record(
+                yield TurnRecord(
                     id=segment.get(_ID, ""),
                     conversation=name,
                     sound=sound,
@@ -179,7 +179,7 @@ def _sentence(words: list[_Word]) -> tuple[str, bool]:
     return (text, spoken[-1].broken_off) if spoken else ("", False)
 
 
-READER = Reader(
+READER = CorpusReader(
     name="ami",
     title="AMI meetings",
     license="CC-BY-4.0",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, relative
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import first_line, read_table
 from csm_components.ingest.records import Split
 
@@ -60,7 +60,7 @@ def _clips(folder: Path, table: Path) -> Found:
             yield BadRecord(source=source, reason="damaged record", detail="names no clip")
             continue
         stem = name.rpartition(".")[0] or name
-        yield Record(
+        yield TurnRecord(
             id=stem,
             conversation=stem,
             sound=relative(table.parent / "clips" / (name if "." in name else f"{name}.mp3"), folder),
@@ -73,7 +73,7 @@ def _clips(folder: Path, table: Path) -> Found:
         )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="common-voice",
     title="Common Voice",
     license="CC0-1.0",

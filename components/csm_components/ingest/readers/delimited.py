@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, number, relative
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, number, relative
 from csm_components.ingest.readers.texts import first_line, read_table
 from csm_components.ingest.splits import given_split
 from csm_model.errors import InputError
@@ -62,7 +62,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 )
 
 
-def _record(cells: dict[str, str], conversation: str, count: int, source: str) -> Record:
+def _record(cells: dict[str, str], conversation: str, count: int, source: str) -> TurnRecord:
     start = number(cells["start"]) if "start" in cells else None
     end = number(cells["end"]) if "end" in cells else None
     if "duration" in cells:
@@ -70,7 +70,7 @@ def _record(cells: dict[str, str], conversation: str, count: int, source: str) -
     channel = int(cells["channel"]) if "channel" in cells else None
     if channel is not None and channel < 0:
         raise InputError(f"channel {channel}: the first is 0")
-    return Record(
+    return TurnRecord(
         id=cells.get("id") or f"{conversation}-{count:03}",
         conversation=conversation,
         sound=cells["audio"],
@@ -87,7 +87,7 @@ def _record(cells: dict[str, str], conversation: str, count: int, source: str) -
     )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="csv",
     title="CSV or TSV, one row a turn",
     license="as given",

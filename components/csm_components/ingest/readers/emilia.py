@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from csm_components.ingest.archives import ARCHIVE_SUFFIXES, in_archive
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, relative
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import read_lines
 
 _FIELDS = {"id", "wav", "text", "speaker"}
@@ -67,7 +67,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 whole = float(row.get("duration", math.inf))
                 if not whole > 0:
                     raise ValueError(f"duration {whole:g}")
-                yield Record(
+                yield TurnRecord(
                     id=name,
                     conversation=name.rpartition("_W")[0] or name,
                     sound=in_archive(archive, wav) if archive and sound not in known else sound,
@@ -82,7 +82,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 yield BadRecord(source=source, reason="damaged record", detail=detail)
 
 
-READER = Reader(
+READER = CorpusReader(
     name="emilia",
     title="Emilia",
     license="CC-BY-NC-4.0",

@@ -18,10 +18,10 @@ from pathlib import Path
 from csm_components.ingest.readers.marks import telephone
 from csm_components.ingest.readers.record import (
     BadRecord,
+    CorpusReader,
     Found,
-    Reader,
-    Record,
     SoundIndex,
+    TurnRecord,
     corpus_of,
     number,
     relative,
@@ -90,7 +90,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             text, tags = telephone(said)
             if not text:
                 continue
-            yield Record(
+            yield TurnRecord(
                 id=f"{name}-{side}-{count:04}",
                 conversation=name,
                 sound=index.stem(name) or f"{name}.sph",
@@ -106,7 +106,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="fisher",
     title="Fisher English",
     license="LDC User Agreement",

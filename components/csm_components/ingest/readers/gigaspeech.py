@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.ingest.readers.marks import gigaspeech
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, number
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, number
 from csm_components.ingest.readers.texts import read_text
 from csm_components.ingest.records import Split
 from csm_model.errors import InputError
@@ -52,7 +52,7 @@ def _segment(name: str, sound: str, segment: Any, language: str) -> Found:
         text, speaker = gigaspeech(str(segment["text_tn"])), str(segment.get("speaker", "N/A"))
         if not text and str(segment["text_tn"]).strip():
             return  # no speech, and marked so
-        yield Record(
+        yield TurnRecord(
             id=str(segment["sid"]),
             conversation=name,
             sound=sound,
@@ -74,7 +74,7 @@ def _split(subsets: list[str]) -> Split:
     return "test" if "{TEST}" in subsets else "validation" if "{DEV}" in subsets else "train"
 
 
-READER = Reader(
+READER = CorpusReader(
     name="gigaspeech",
     title="GigaSpeech",
     license="own terms (research)",

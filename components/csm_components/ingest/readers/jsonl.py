@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.record import CorpusReader
 from csm_components.ingest.readers.texts import EncodingError, read_lines
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
 from csm_components.ingest.splits import given_split
@@ -111,7 +111,7 @@ def read_jsonl(folder: Path, tables: list[Path]) -> Corpus:
     )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="jsonl",
     title="JSONL, one line a turn",
     license="as given",

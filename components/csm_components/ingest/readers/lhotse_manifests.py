@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.record import CorpusReader
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation, SourceTurn
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
@@ -143,7 +143,7 @@ def read_lhotse(folder: Path) -> Corpus:
     )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="lhotse",
     title="lhotse manifests",
     license="as given",

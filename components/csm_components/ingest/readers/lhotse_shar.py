@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from csm_components.ingest.archives import in_archive
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, relative
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import read_lines
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
@@ -51,14 +51,14 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 yield BadRecord(source=source, reason="damaged record", detail=detail)
 
 
-def _turns(cut: dict[str, Any], archive: str, source: str) -> list[Record]:
+def _turns(cut: dict[str, Any], archive: str, source: str) -> list[TurnRecord]:
     name, turns = str(cut["id"]), []
     for item in cut.get("supervisions", ()):
         custom = item.get("custom") or {}
         channel, channels = item.get("channel", 0), cut.get("channel", 0)
         start = float(item["start"])
         turns.append(
-            Record(
+            TurnRecord(
                 id=str(item["id"]),
                 conversation=name,
                 sound=in_archive(archive, name),
@@ -77,7 +77,7 @@ def _turns(cut: dict[str, Any], archive: str, source: str) -> list[Record]:
     return turns
 
 
-READER = Reader(
+READER = CorpusReader(
     name="lhotse-shar",
     title="lhotse Shar",
     license="as given",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of
 from csm_components.ingest.readers.texts import EncodingError, read_text
 
 _SIZES = ("small", "medium", "large", "duplicate")
@@ -55,7 +55,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             continue
         stem = str(PurePosixPath(sound).with_suffix(""))
         for count, (start, end) in enumerate(spans):
-            yield Record(
+            yield TurnRecord(
                 id=f"{stem}-{count:04}",
                 conversation=stem,
                 sound=sound,
@@ -69,7 +69,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="libri-light",
     title="Libri-Light",
     license="public domain",

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.record import CorpusReader
 from csm_components.ingest.readers.texts import read_text
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.splits import given_split
@@ -90,7 +90,7 @@ def read_librispeech(folder: Path, transcripts: list[Path], sounds: Sequence[str
     )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="librispeech",
     title="LibriSpeech",
     license="CC-BY-4.0 (LICENSE.TXT)",

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, SoundIndex, corpus_of, relative
+from csm_components.ingest.readers.record import (
+    BadRecord,
+    CorpusReader,
+    Found,
+    SoundIndex,
+    TurnRecord,
+    corpus_of,
+    relative,
+)
 from csm_components.ingest.readers.texts import EncodingError, parse_xml, read_text
 from csm_components.ingest.readers.transcripts import FORMATS, TYPES, Cue
 
@@ -148,7 +156,7 @@ def _cues(folder: Path, episode: _Episode) -> Found:
                 source=source, reason="damaged record", detail=cue.problem, conversation=name, sound=episode.sound
             )
             continue
-        yield Record(
+        yield TurnRecord(
             id=f"{name}-{count:05}",
             conversation=name,
             sound=episode.sound,
@@ -162,7 +170,7 @@ def _cues(folder: Path, episode: _Episode) -> Found:
         )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="podcast",
     title="Podcast with transcripts",
     license="as the feed says",

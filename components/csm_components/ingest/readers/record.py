@@ -1,8 +1,8 @@
 """What every reader yields, and how a corpus is made of it.
 
-A reader goes through a corpus's texts and yields a `Record` for each spoken turn, and a `BadRecord` for what cannot be
-one. `assemble` holds the rules that all corpora share: an id is there once, times go forward, the sound is there. What
-breaks one costs itself: it is left out with its reason and its file and line, and the others go on.
+A reader goes through a corpus's texts and yields a `TurnRecord` for each spoken turn, and a `BadRecord` for what
+cannot be one. `assemble` holds the rules that all corpora share: an id is there once, times go forward, the sound is
+there. What breaks one costs itself: it is left out with its reason and its file and line, and the others go on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from csm_components.ingest.records import Corpus, Reason, Rejection, SourceConve
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class TurnRecord:
     """One spoken turn, as its corpus describes it."""
 
     id: str
@@ -54,12 +54,12 @@ class BadRecord:
     text: str = ""
 
 
-Found = Iterator[Record | BadRecord]
+Found = Iterator[TurnRecord | BadRecord]
 """What goes through a corpus yields."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class CorpusReader:
     """One layout of corpora. Both functions are given the folder, which has the texts, and the names of its sounds."""
 
     name: str
@@ -86,7 +86,7 @@ def corpus_of(
     whole: bool = True,
     keep_speaker_numbers: bool = False,
 ) -> Callable[[Path, Sequence[str]], Corpus]:
-    """`Reader.read` of a reader that yields records.
+    """`CorpusReader.read` of a reader that yields records.
 
     Args:
         layout: name of the reader.
@@ -110,7 +110,7 @@ def corpus_of(
 
 def assemble(
     layout: str,
-    found: Iterable[Record | BadRecord],
+    found: Iterable[TurnRecord | BadRecord],
     *,
     folder: Path,
     sounds: Iterable[str],
@@ -132,14 +132,14 @@ def assemble(
     splits: dict[str, Split | None] = {}
     rejections: list[Rejection] = []
     for record in found:
-        if isinstance(record, Record):
+        if isinstance(record, TurnRecord):
             bad = _fault(record, folder, known, seen, splits.get(record.conversation, record.split))
         else:
             bad = record
         if bad is not None:
             rejections.append(_rejection(bad))
             continue
-        assert isinstance(record, Record)
+        assert isinstance(record, TurnRecord)
         seen[record.id] = record.source
         splits.setdefault(record.conversation, record.split)
         turns.setdefault(record.conversation, []).append(_turn(record))
@@ -161,7 +161,7 @@ def assemble(
     )
 
 
-def _turn(record: Record) -> SourceTurn:
+def _turn(record: TurnRecord) -> SourceTurn:
     start = record.start or 0.0
     return SourceTurn(
         id=record.id,
@@ -178,7 +178,7 @@ def _turn(record: Record) -> SourceTurn:
 
 
 def _fault(
-    record: Record, folder: Path, known: set[str], seen: dict[str, str], split: Split | None
+    record: TurnRecord, folder: Path, known: set[str], seen: dict[str, str], split: Split | None
 ) -> BadRecord | None:
     """What is wrong with a record; none when nothing is."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, corpus_of, relative
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import EncodingError, read_text
 
 
@@ -35,7 +35,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             detail = str(error).removeprefix(f"{path}: ")
             yield BadRecord(source=source, reason="wrong encoding", detail=detail, id=stem, sound=sound)
             continue
-        yield Record(
+        yield TurnRecord(
             id=stem,
             conversation=stem,
             sound=sound,
@@ -45,7 +45,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="sound-and-text",
     title="Sound and text of the same name",
     license="as given",

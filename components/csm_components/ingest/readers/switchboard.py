@@ -17,10 +17,10 @@ from pathlib import Path
 from csm_components.ingest.readers.marks import telephone
 from csm_components.ingest.readers.record import (
     BadRecord,
+    CorpusReader,
     Found,
-    Reader,
-    Record,
     SoundIndex,
+    TurnRecord,
     corpus_of,
     number,
     relative,
@@ -76,7 +76,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             text, tags = telephone(cells[3])
             if not text:
                 continue
-            yield Record(
+            yield TurnRecord(
                 id=cells[0],
                 conversation=f"sw{call}",
                 sound=index.stem(f"sw0{call}") or f"sw0{call}.sph",
@@ -92,7 +92,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="switchboard",
     title="Switchboard-1",
     license="LDC User Agreement",

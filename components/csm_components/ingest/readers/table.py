@@ -23,11 +23,11 @@ from csm_components.ingest.readers import (
     voxpopuli,
     yodas,
 )
-from csm_components.ingest.readers.record import Reader
+from csm_components.ingest.readers.record import CorpusReader
 from csm_model.errors import InputError, quoted
 from csm_model.rules import nearest
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, CorpusReader] = {
     module.READER.name: module.READER
     for module in (
         lhotse_manifests,
@@ -57,7 +57,7 @@ def check_layout(name: str) -> None:
         raise InputError(f"layout {quoted(name)} is not one of {', '.join(READERS)}{nearest(name, tuple(READERS))}")
 
 
-def find_reader(folder: Path, sounds: Sequence[str]) -> Reader | None:
+def find_reader(folder: Path, sounds: Sequence[str]) -> CorpusReader | None:
     """The reader that recognises a corpus; none where none does.
 
     Args:

@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table with a header."""
 
     number: int
@@ -138,7 +138,7 @@ def first_line(path: Path) -> str:
         return ""
 
 
-def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
+def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[TableRow]:
     """The rows of a table whose first line names its columns; a row of another width is torn and has a problem.
 
     Args:
@@ -150,7 +150,7 @@ def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
     if not lines:
         return
     if lines[0].problem:
-        yield Row(1, {}, lines[0].problem, encoding=True)
+        yield TableRow(1, {}, lines[0].problem, encoding=True)
         return
     header = _cells(lines[0].text, delimiter, quoted) or []
     at = 1
@@ -158,17 +158,17 @@ def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[Row]:
         line = lines[at]
         at += 1
         if line.problem:
-            yield Row(line.number, {}, line.problem, encoding=True)
+            yield TableRow(line.number, {}, line.problem, encoding=True)
             continue
         cells, used = _cells(line.text, delimiter, quoted), 0
         if quoted and cells is None:
             cells, used = _joined(lines[at - 1 : at + _LINES_OF_A_ROW], delimiter, len(header))
         if cells is None or len(cells) != len(header):
             found = "a quote without its end" if cells is None else f"{len(cells)} cells"
-            yield Row(line.number, {}, f"torn line: {found}, the header names {len(header)}")
+            yield TableRow(line.number, {}, f"torn line: {found}, the header names {len(header)}")
             continue
         at += used
-        yield Row(line.number, dict(zip(header, cells, strict=True)))
+        yield TableRow(line.number, dict(zip(header, cells, strict=True)))
 
 
 def _cells(text: str, delimiter: str, quoted: bool) -> list[str] | None:

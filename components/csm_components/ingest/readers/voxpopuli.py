@@ -14,10 +14,10 @@ from pathlib import Path
 
 from csm_components.ingest.readers.record import (
     BadRecord,
+    CorpusReader,
     Found,
-    Reader,
-    Record,
     SoundIndex,
+    TurnRecord,
     corpus_of,
     number,
     relative,
@@ -58,7 +58,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 yield BadRecord(source=source, reason="damaged record", detail=detail, id=cells["id_"], text=text)
                 continue
             speaker = cells["speaker_id"]
-            yield Record(
+            yield TurnRecord(
                 id=f"{session}-{cells['id_']}",
                 conversation=f"{session}-{cells.get('paragraph_id') or cells['id_']}",
                 sound=index.stem(f"{session}_{language}")
@@ -75,7 +75,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="voxpopuli",
     title="VoxPopuli",
     license="CC0-1.0",

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csm_components.ingest.archives import ARCHIVE_SUFFIXES, in_archive
-from csm_components.ingest.readers.record import BadRecord, Found, Reader, Record, SoundIndex, corpus_of, relative
+from csm_components.ingest.readers.record import (
+    BadRecord,
+    CorpusReader,
+    Found,
+    SoundIndex,
+    TurnRecord,
+    corpus_of,
+    relative,
+)
 from csm_components.ingest.readers.texts import read_lines
 
 _LINE = re.compile(r"((.+)-\d+-(\d+)-(\d+))\s+(.*)")
@@ -48,7 +56,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 yield BadRecord(source=source, reason="damaged record", detail=detail)
                 continue
             name, video, start, end, text = cells.groups()
-            yield Record(
+            yield TurnRecord(
                 id=name,
                 conversation=video,
                 sound=in_archive(archive, video) if archive else index.stem(video) or f"{audio}/{video}.wav",
@@ -62,7 +70,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
             )
 
 
-READER = Reader(
+READER = CorpusReader(
     name="yodas",
     title="YODAS",
     license="CC-BY-3.0",
