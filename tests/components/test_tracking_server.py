@@ -182,7 +182,7 @@ def test_a_step_that_fails_is_a_failed_run_and_a_retry_mends_it(cluster: str, tm
     assert tracker.client.get_run(step.info.run_id).info.status == "FINISHED"
 
 
-def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
+def test_steps_that_start_at_once_make_one_parent(cluster: str, tmp_path: Path) -> None:
     program = """if True:
         import sys
         from csm_components import tracking
@@ -203,13 +203,16 @@ def test_steps_that_start_at_once_make_one_parent(cluster: str) -> None:
             run = log.run_id
         print(tracker.client.get_run(run).data.tags["mlflow.parentRunId"])
         """
-    pods = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, f"step-{number}"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for number in range(5)
-    ]  # fmt: skip
+    pods = []
+    for number in range(5):
+        (tmp_path / f"pod-{number}").mkdir()  # as pods have it: what waits for MLflow is each one's own
+        pods.append(
+            subprocess.Popen(
+                [sys.executable, "-c", program, f"step-{number}"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "TMPDIR": str(tmp_path / f"pod-{number}")},
+            )
+        )  # fmt: skip
     for pod in pods:
         assert pod.stdout is not None
         assert pod.stdout.readline() == "ready\n"
