@@ -21,7 +21,9 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,6 +74,7 @@ STORE_LOCK = ".mlflow.lock"
 """Beside an sqlite store: held by who makes it, or puts a damaged one aside."""
 _MAKING_S = 300.0
 """How long who needs a store waits for another who makes it."""
+_OPENING = threading.Lock()
 _BUSY_S = 60
 """How long sqlite waits for another process that writes."""
 
@@ -111,12 +114,9 @@ class MlflowStore:
     @cached_property
     def client(self) -> MlflowClient:
         """The MLflow client, quiet; a server is not asked yet."""
-        uri = self.uri
-        if uri.startswith(SQLITE):
-            _make_sqlite(Path(uri.removeprefix(SQLITE)).absolute())
-            uri += f"?timeout={_BUSY_S}"
-        client: MlflowClient = quiet_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
-        return client
+        return (
+            _open_sqlite(self.uri) if self.uri.startswith(SQLITE) else quiet_mlflow().MlflowClient(self.uri, self.uri)
+        )
 
     @cached_property
     def experiment_id(self) -> str:
@@ -386,6 +386,21 @@ def _batches(pairs: Sequence[P]) -> Iterator[list[P]]:
         batch.append(pair)
     if batch:
         yield batch
+
+
+def _open_sqlite(uri: str) -> MlflowClient:
+    """A client of a store in a file, which is made when it is not there.
+
+    SQLAlchemy maps MLflow's tables once in a process, at the first query, and warns of the way mlflow 3.17 has them.
+    That query is made here, by one thread alone, for the filters of warnings are those of all threads.
+    """
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _make_sqlite(Path(uri.removeprefix(SQLITE)).absolute())
+        uri += f"?timeout={_BUSY_S}"
+        client: MlflowClient = quiet_mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
 
 
 def _make_sqlite(path: Path) -> None:

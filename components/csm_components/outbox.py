@@ -136,7 +136,7 @@ class Courier:
         self._thread: threading.Thread | None = None
         self._put = 1 if outbox.path.exists() else 0
         self._sent = self._tries = 0
-        self._asked = self._failed = self._warned = False
+        self._asked = self._trying = self._failed = self._warned = False
         self._again = 0.0
 
     def put(self, *entries: Entry) -> None:
@@ -167,14 +167,16 @@ class Courier:
         return sent
 
     def _try_now(self, wanted: int, deadline: float) -> bool:
-        """Has what waits sent at once, and waits for one try; whether all that is wanted is sent."""
+        """Has what waits sent at once, and waits for one try that begins now; whether all that is wanted is sent."""
         with self._changed:
-            tries = self._tries
+            tries = self._tries + (2 if self._trying else 1)
             if self._sent < wanted:
                 self._asked = True
                 self._start()
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._tries > tries, max(0.0, deadline - time.monotonic()))
+                self._changed.wait_for(
+                    lambda: self._sent >= wanted or self._tries >= tries, max(0.0, deadline - time.monotonic())
+                )
             return self._sent >= wanted
 
     def _start(self) -> None:
@@ -190,12 +192,12 @@ class Courier:
             with self._changed:
                 while not self._due():
                     self._changed.wait(max(0.0, self._again - time.monotonic()) if self._put > self._sent else None)
-                self._asked, covered = False, self._put
+                self._asked, self._trying, covered = False, True, self._put
             error = self._try()
             if error is not None:
                 self._tell(first_line(error))
             with self._changed:
-                self._failed = error is not None
+                self._trying, self._failed = False, error is not None
                 if error is None:
                     self._sent = covered
                 else:

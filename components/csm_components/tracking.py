@@ -27,7 +27,6 @@ import os
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -238,10 +237,8 @@ class Tracker:
     def client(self) -> MlflowClient:
         """The MLflow client; raises `MissingDependencyError` where MLflow does not answer."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy, for the way mlflow 3.17 uses it
-                client = self._store.client
-                client.search_experiments(max_results=1)  # opens the store, and makes its tables when it is new
+            client = self._store.client
+            client.search_experiments(max_results=1)  # whether it answers
         except Exception as error:  # mlflow raises whatever its transport does
             raise self._away(error) from None
         return client

@@ -585,7 +585,7 @@ def test_a_comparison_of_nothing_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("main", [codec_main, context_main, sampling_main])
+@pytest.mark.parametrize("main", [codec_main, context_main])
 def test_a_split_that_there_is_none_of_is_refused_with_those_that_there_are(
     main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -219,7 +219,7 @@ def test_what_the_training_target_says_itself_stays(tmp_path: Path) -> None:
         ({"images": {"data": "ghcr.io/x/data:1", "train": TRAIN}}, "is not named by its digest: give name@sha256:"),
         ({"images": {"data": "ghcr.io/x/data@sha256:1", "train": TRAIN}}, "images.data 'ghcr.io/x/data@sha256:1'"),
         ({"train": {"image": "ghcr.io/x/train:1"}}, "leave it out for that of images.train"),
-        ({"train": {"gpu": "h1000"}}, "train.gpu 'h1000'"),
+        ({"train": {"gpu": "h1000"}}, "train.gpu: gpu 'h1000' is unknown; there are b200"),
         ({"deploy": {"kind": "argocd"}}, "deploy.application is missing"),
         ({"run": {"parallelism": 0}}, "run.parallelism 0"),
         ({"user": 0}, "user 0"),

@@ -29,7 +29,6 @@ from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.sources import FromBundle
 from csm_components.evaluate.step import held_out_of, matching_manifests
 from csm_components.evaluate.work import Take, progress_bar, speak_all
-from csm_components.ingest.records import SPLITS
 from csm_components.settings import worker_count
 from csm_model.bundle import read_manifest as read_bundle_manifest
 from csm_model.errors import CsmError, InputError
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, nargs="+", help="of codebook 0 (default: the bundle's)")
     parser.add_argument("--depth-temperature", type=float, nargs="+", help="of the others (default: the bundle's)")
     parser.add_argument("--guidance", type=float, nargs="+", help="towards the text (default: the bundle's)")
-    parser.add_argument("--split", default="validation", choices=SPLITS, help="whose sentences (default validation)")
+    parser.add_argument("--split", default="validation", help="whose sentences (default validation)")
     parser.add_argument("--per-voice", type=int, default=48, help="sentences of each voice, at most (default 48)")
     parser.add_argument("--draws", type=int, default=2, help="how often each is spoken (default 2)")
     parser.add_argument("--recogniser", default="tiny", choices=["tiny", "base"], help="(default tiny)")
