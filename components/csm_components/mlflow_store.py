@@ -80,7 +80,7 @@ _BUSY_S = 60
 
 
 @dataclass(kw_only=True)
-class _Run:
+class OpenRun:
     """An MLflow run as far as it must be known to write to it."""
 
     run_id: str
@@ -109,7 +109,7 @@ class MlflowStore:
     folder: Path
     refused: Outbox
     say: Callable[[str], None]
-    _runs: dict[tuple[str, str], _Run] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _runs: dict[tuple[str, str], OpenRun] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -193,13 +193,13 @@ class MlflowStore:
         except (*_FAULTS, ValueError) as error:
             self._put_aside(entries, error)
 
-    def run_of(self, target: Entry) -> _Run:
+    def run_of(self, target: Entry) -> OpenRun:
         """The run that an entry goes to, made when it is not there."""
         key = (target["step"], target["run_id"])
         if key not in self._runs:
             run_id = target["run_id"] or self._step_run_id(target["step"], target.get("at"))
             found = self.client.get_run(run_id)
-            self._runs[key] = _Run(
+            self._runs[key] = OpenRun(
                 run_id=run_id,
                 start_ms=int(found.info.start_time),
                 params=dict(found.data.params),
@@ -207,7 +207,7 @@ class MlflowStore:
             )
         return self._runs[key]
 
-    def _mend(self, run: _Run) -> None:
+    def _mend(self, run: OpenRun) -> None:
         """Sees to a run that is deleted or gone, and forgets what was known of it.
 
         Raises:
@@ -231,7 +231,7 @@ class MlflowStore:
             self.say(f"warning: MLflow refuses a record ({first_line(error)}); it is in {self.refused.path}")
         self.refused.put(*({**entry, "why": str(error)} for entry in entries))
 
-    def _write(self, run: _Run, entries: Sequence[Entry]) -> None:
+    def _write(self, run: OpenRun, entries: Sequence[Entry]) -> None:
         """Writes entries of one kind to a run."""
         entry = entries[0]
         if entry["do"] == "metrics":
@@ -250,7 +250,7 @@ class MlflowStore:
             self._write_tags(run, entry["values"])
             self.client.set_terminated(run.run_id, entry["status"], entry["at"])
 
-    def _write_metrics(self, run: _Run, entries: Sequence[Entry]) -> None:
+    def _write_metrics(self, run: OpenRun, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
 
         points, last = [], dict(run.last)
@@ -267,7 +267,7 @@ class MlflowStore:
             self.client.log_batch(run.run_id, metrics=points[start : start + _MAX_METRICS], synchronous=True)
         run.last = last
 
-    def _write_params(self, run: _Run, values: Mapping[str, str]) -> None:
+    def _write_params(self, run: OpenRun, values: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         texts = {name: recorded_text(value, _MAX_PARAM) for name, value in values.items()}
@@ -278,14 +278,14 @@ class MlflowStore:
         other = {name: text for name, text in texts.items() if run.params[recorded_name(name)] != text}
         self._write_tags(run, {f"retry.{name}": values[name] for name in other})
 
-    def _write_tags(self, run: _Run, values: Mapping[str, str]) -> None:
+    def _write_tags(self, run: OpenRun, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         tags = {recorded_name(name): recorded_text(value, _MAX_TAG) for name, value in values.items()}
         for batch in _batches([RunTag(key, text) for key, text in tags.items()]):
             self.client.log_batch(run.run_id, tags=batch, synchronous=True)
 
-    def _write_dataset(self, run: _Run, entry: Entry) -> None:
+    def _write_dataset(self, run: OpenRun, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(
@@ -298,7 +298,7 @@ class MlflowStore:
         tags = [InputTag("mlflow.data.context", entry["context"])]
         self.client.log_inputs(run.run_id, datasets=[DatasetInput(dataset=entity, tags=tags)])
 
-    def _write_artifact(self, run: _Run, path: Path, folder: str | None) -> None:
+    def _write_artifact(self, run: OpenRun, path: Path, folder: str | None) -> None:
         """A file under a legal name; what has gone since is left out."""
         place = "/".join(map(recorded_file, filter(None, folder.split("/")))) if folder else None
         if path.is_dir():

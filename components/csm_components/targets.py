@@ -5,17 +5,11 @@ A profile (`csm_pipelines.profile`) holds these; a step reads them from its envi
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from csm_model.planner.hardware import GPUS
-
-
-def _known(gpu: str) -> str:
-    if gpu and gpu not in GPUS:
-        raise ValueError(f"gpu {gpu!r} is unknown; there are {', '.join(GPUS)}, or leave it out")
-    return gpu
 
 
 class TrainTarget(BaseModel):
@@ -47,7 +41,7 @@ class TrainTarget(BaseModel):
     """Size of /dev/shm, MiB."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of an agent's pod."""
-    gpu: Annotated[str, AfterValidator(_known)] = ""
+    gpu: str = ""
     """Model of those GPUs, as `csm plan --gpu` names it; a recipe that it has not the memory for is refused before a
     run. Empty checks nothing."""
     gpu_resource: str = "nvidia.com/gpu"
@@ -74,6 +68,13 @@ class TrainTarget(BaseModel):
     """Port of the first agent's pod at which the others meet it; Volcano only, for a TrainJob its runtime says."""
     ttl_s: int = Field(default=86_400, ge=0)
     """Seconds that an ended job stays for its logs."""
+
+    @field_validator("gpu")
+    @classmethod
+    def _known(cls, gpu: str) -> str:
+        if gpu and gpu not in GPUS:
+            raise ValueError(f"gpu {gpu!r} is unknown; there are {', '.join(GPUS)}, or leave it out")
+        return gpu
 
 
 class DeployTarget(BaseModel):
