@@ -275,3 +275,23 @@ def test_a_job_that_is_asked_to_stop_ends_well_and_goes_on(tokens: Path, tmp_pat
         *range(1, step + 3)
     ]
     assert (tmp_path / "out" / "final" / "manifest.json").exists()
+
+
+def test_an_agent_whose_workers_are_gone_ends_though_it_waits_in_a_call_that_no_signal_ends() -> None:
+    program = """if True:
+        import ctypes, signal
+        from csm_components.train import guard
+
+        guard.LEAVE_SECONDS = 0.1
+        guard.pass_stop_on()
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as torchrun has one, which Python runs between two calls
+        print("waits", flush=True)
+        wait = ctypes.CDLL(None).sleep
+        while left := wait(1000):
+            pass
+        """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "waits\n"
+        agent.terminate()
+        assert agent.wait(timeout=60) == 128 + signal.SIGTERM

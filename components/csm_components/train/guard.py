@@ -34,6 +34,10 @@ ERRORS_VARIABLE = "CSM_GUARD_ERRORS"
 """Where a process leaves what it dies of: a folder, or an address of the storage; unset: nowhere."""
 STOP_SECONDS = 600.0
 """What workers get to save once they were asked to stop; then they are killed."""
+LEAVE_SECONDS = 60.0
+"""What an agent gets to end once its workers have: it waits for the other agents, for those that are gone already 300
+seconds in vain, and in a call that no signal ends."""
+_LOOK_SECONDS = 0.5
 
 
 def die_with_parent(with_signal: signal.Signals) -> None:
@@ -88,13 +92,16 @@ def pass_stop_on() -> None:
 
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
-        workers = guarded_children()
-        if workers:
-            tell(workers, signal.SIGTERM)
-            time.sleep(STOP_SECONDS)
-            tell([pid for pid in guarded_children() if pid in workers], signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        os.kill(os.getpid(), signal.SIGTERM)
+        workers, until = guarded_children(), time.monotonic() + STOP_SECONDS
+        tell(workers, signal.SIGTERM)
+        while (left := [pid for pid in guarded_children() if pid in workers]) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        tell(left, signal.SIGKILL)
+        if left or not workers:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LEAVE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=wait, name="stop", daemon=True).start()
 
