@@ -51,9 +51,7 @@ def _clips(folder: Path, table: Path) -> Found:
     for row in read_table(table, "\t", quoted=False):
         source = relative(table, folder, row.number)
         if row.problem:
-            yield BadRecord(
-                source=source, reason="wrong encoding" if row.encoding else "damaged record", detail=row.problem
-            )
+            yield BadRecord(source=source, reason=row.reason, detail=row.problem)
             continue
         name = row.cells["path"]
         if not name:

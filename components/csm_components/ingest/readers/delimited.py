@@ -40,9 +40,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for row in read_table(path, delimiter, quoted=True):
             source = relative(path, folder, row.number)
             if row.problem:
-                yield BadRecord(
-                    source=source, reason="wrong encoding" if row.encoding else "damaged record", detail=row.problem
-                )
+                yield BadRecord(source=source, reason=row.reason, detail=row.problem)
                 continue
             cells = {name.strip(): cell.strip() for name, cell in row.cells.items() if cell.strip()}
             missing = [name for name in _NEEDED if name != "text" and name not in cells]

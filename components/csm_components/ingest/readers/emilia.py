@@ -56,7 +56,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for line in read_lines(table):
             source = relative(table, folder, line.number)
             if line.problem:
-                yield BadRecord(source=source, reason="wrong encoding", detail=line.problem)
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem)
                 continue
             if not line.text.strip():
                 continue

@@ -73,7 +73,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
                 continue
             count += 1
             if line.problem:
-                yield BadRecord(source=source, reason="wrong encoding", detail=line.problem, conversation=name)
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem, conversation=name)
                 continue
             cells = _LINE.fullmatch(line.text.strip())
             if cells is None:

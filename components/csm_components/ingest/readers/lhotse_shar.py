@@ -41,8 +41,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for line in read_lines(path):
             source = relative(path, folder, line.number)
             if line.problem:
-                reason: Any = "damaged record" if "packed file" in line.problem else "wrong encoding"
-                yield BadRecord(source=source, reason=reason, detail=line.problem)
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem)
                 continue
             try:
                 yield from _turns(json.loads(line.text), archive, source)

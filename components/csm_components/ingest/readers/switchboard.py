@@ -60,7 +60,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for line in read_lines(path):
             source = relative(path, folder, line.number)
             if line.problem:
-                yield BadRecord(source=source, reason="wrong encoding", detail=line.problem, conversation=f"sw{call}")
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem, conversation=f"sw{call}")
                 continue
             cells = line.text.split(maxsplit=3)
             if not cells:

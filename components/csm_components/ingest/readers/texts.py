@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from csm_components.ingest.records import Reason
 from csm_model.errors import InputError
 
 _MARKS = (  # those of 32 bits first: they begin like those of 16
@@ -43,6 +44,8 @@ class Line:
     text: str
     problem: str | None = None
     """Why there is no text."""
+    reason: Reason = "wrong encoding"
+    """What ingest calls that problem."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class TableRow:
     cells: dict[str, str]
     problem: str | None = None
     """Why there are no cells."""
-    encoding: bool = False
-    """Whether the problem is its encoding."""
+    reason: Reason = "damaged record"
+    """What ingest calls that problem."""
 
 
 def _decoded(raw: bytes, encoding: str, offset: int = 0) -> str:
@@ -127,7 +130,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                     yield Line(number, "", str(error))
                 offset += len(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        yield Line(number + 1, "", f"the packed file ends early or is damaged ({error})")
+        yield Line(number + 1, "", f"the packed file ends early or is damaged ({error})", "damaged record")
 
 
 def first_line(path: Path) -> str:
@@ -150,7 +153,7 @@ def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[TableRow
     if not lines:
         return
     if lines[0].problem:
-        yield TableRow(1, {}, lines[0].problem, encoding=True)
+        yield TableRow(1, {}, lines[0].problem, lines[0].reason)
         return
     header = _cells(lines[0].text, delimiter, quoted) or []
     at = 1
@@ -158,7 +161,7 @@ def read_table(path: Path, delimiter: str, *, quoted: bool) -> Iterator[TableRow
         line = lines[at]
         at += 1
         if line.problem:
-            yield TableRow(line.number, {}, line.problem, encoding=True)
+            yield TableRow(line.number, {}, line.problem, line.reason)
             continue
         cells, used = _cells(line.text, delimiter, quoted), 0
         if quoted and cells is None:

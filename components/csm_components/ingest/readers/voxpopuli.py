@@ -47,9 +47,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for row in read_table(table, "|", quoted=False):
             source = relative(table, folder, row.number)
             if row.problem:
-                yield BadRecord(
-                    source=source, reason="wrong encoding" if row.encoding else "damaged record", detail=row.problem
-                )
+                yield BadRecord(source=source, reason=row.reason, detail=row.problem)
                 continue
             cells = row.cells
             session, text = cells["session_id"], cells.get("original_text") or cells.get("normed_text") or ""

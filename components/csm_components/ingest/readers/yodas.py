@@ -46,7 +46,7 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
         for line in read_lines(path):
             source = relative(path, folder, line.number)
             if line.problem:
-                yield BadRecord(source=source, reason="wrong encoding", detail=line.problem)
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem)
                 continue
             if not line.text.strip():
                 continue
