@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_tokens import write_manifest
 
 from csm_model.codec import RvqCodec
 from csm_model.config import CONFIGS
-from csm_model.files import digest_of, read_json, write_json
+from csm_model.files import read_json
 from csm_model.text import PhonemeTokenizer
 from csm_model.training.config import TrainingConfig
 from csm_model.training.parallel import World
@@ -46,21 +47,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, (text, speaker, tags) in enumerate(TURNS)
     ]
     row = write_shard(folder / "train-00000.safetensors", turns)
-    manifest = {
-        "format": 1,
-        "codec_digest": codec.digest,
-        "tokenizer_digest": tokenizer.digest,
-        "dataset_digest": "0" * 64,
-        "num_codebooks": codec.num_codebooks,
-        "codebook_size": codec.codebook_size,
-        "vocab_size": tokenizer.vocab_size,
-        "text_prefix": tokenizer.text_prefix,
-        "speakers": {"0": "heart", "1": "kumo"},
-        "tags": {"laughing": 3},
-        "splits": {"train": [row]},
-        "indexes": {"train": write_index(folder, "train", [row["file"]])},
-    }
-    write_json(folder / "manifest.json", {**manifest, "digest": digest_of(manifest)})
+    indexes = {"train": write_index(folder, "train", [row["file"]])}
+    tags = {"laughing": 3}
+    write_manifest(
+        folder, tokenizer, codec, speakers=("heart", "kumo"), tags=tags, splits={"train": [row]}, indexes=indexes
+    )
     return folder
 
 

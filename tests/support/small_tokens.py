@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +47,20 @@ def write_tokens(folder: Path, codec_folder: Path) -> None:
         indexes[split] = write_index(folder, split, [row["file"] for row in rows[split]])
     tokenizer.save(folder / "tokenizer.json")
     codec.save(folder / "codec")
+    write_manifest(folder, tokenizer, codec, speakers=("ann", "bob"), tags={}, splits=rows, indexes=indexes)
+
+
+def write_manifest(
+    folder: Path,
+    tokenizer: PhonemeTokenizer,
+    codec: RvqCodec,
+    *,
+    speakers: Sequence[str],
+    tags: Mapping[str, int],
+    splits: Mapping[str, Any],
+    indexes: Mapping[str, Any],
+) -> None:
+    """Names all that tokenise wrote, with the digest of it."""
     manifest = {
         "format": 1,
         "codec_digest": codec.digest,
@@ -54,9 +70,9 @@ def write_tokens(folder: Path, codec_folder: Path) -> None:
         "codebook_size": codec.codebook_size,
         "vocab_size": tokenizer.vocab_size,
         "text_prefix": tokenizer.text_prefix,
-        "speakers": {"0": "ann", "1": "bob"},
-        "tags": {},
-        "splits": rows,
+        "speakers": {str(number): name for number, name in enumerate(speakers)},
+        "tags": tags,
+        "splits": splits,
         "indexes": indexes,
     }
     write_json(folder / "manifest.json", {**manifest, "digest": digest_of(manifest)})
