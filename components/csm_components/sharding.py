@@ -7,6 +7,9 @@ Kubeflow loop share one cache key, so a shard looks up for itself whether anothe
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from csm_components import made
@@ -33,13 +36,31 @@ def shard_names(shards: int, items: int) -> list[str]:
     return [f"{number:05}-of-{count:05}" for number in range(count)]
 
 
-def shard_span(name: str, items: int) -> slice:
-    """Which of `items` items in order are a shard's; all shards of a plan are of one size, or differ by one item."""
+def shard_span(name: str, work: Sequence[int]) -> slice:
+    """Which items in order are a shard's, so that all shards of a plan have about as much to do.
+
+    Each takes what brings it nearest to an equal share of the work that is left, and at least one item. Items of equal
+    work are divided into shards of one size, or that differ by one item.
+
+    Args:
+        name: of the shard.
+        work: how much each item is, more than 0.
+    """
     match = _NAME.fullmatch(name)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if number >= count:
         raise InputError(f"shard {name!r}: must be NUMBER-of-COUNT in five digits each, such as 00002-of-00008")
-    return slice(items * number // count, items * (number + 1) // count)
+    done = [0, *accumulate(work)]
+    start = end = 0
+    for left in range(count, count - number - 1, -1):
+        start = end
+        most = max(len(work) - (left - 1), start)  # the others take at least one each
+        share = done[start] * (left - 1) + done[-1]  # times `left`, so that it is a whole number
+        end = min(bisect_right(done, share // left, lo=start) - 1, most)
+        if end < most and done[end + 1] * left - share < share - done[end] * left:
+            end += 1
+        end = max(end, min(start + 1, most))
+    return slice(start, end)
 
 
 def shard_tree(step: str, key: str) -> str:

@@ -6,25 +6,22 @@ Shapes: S samples, C channels.
 from __future__ import annotations
 
 import hashlib
-from math import gcd
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from csm_components.ingest.archives import member_of, open_member
-from csm_model.errors import AudioError
+from csm_components.ingest.decoding import AUDIO_SUFFIXES, Samples, open_sound
+from csm_components.ingest.resampling import resampled
 from csm_model.files import atomic_path
 from csm_model.frames import SAMPLE_RATE
 
-Samples = NDArray[np.float32]
-"""Sound, -1 to 1."""
+__all__ = ["AUDIO_SUFFIXES", "Pcm", "Samples", "from_pcm", "read_mono", "read_sound", "to_model_rate", "to_pcm"]
+
 Pcm = NDArray[np.int16]
 """Sound as 16-bit integers."""
-
-AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64"})
-"""File names that are taken for sound; libsndfile reads each of them."""
 
 
 def read_sound(path: Path) -> tuple[Samples, int]:
@@ -33,46 +30,14 @@ def read_sound(path: Path) -> tuple[Samples, int]:
     Args:
         path: the file, or `ARCHIVE::MEMBER`.
     """
-    packed = member_of(str(path)) is not None
-    try:
-        with soundfile.SoundFile(open_member(str(path)) if packed else path) as file:
-            promised, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except FileNotFoundError:
-        raise AudioError(f"{path}: no such file") from None
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        reason = getattr(error, "error_string", None) or error
-        if not packed and not path.exists():
-            reason = "no such file"
-        elif not packed and _is_shortened(path):
-            reason = "it is packed with shorten; unpack it, such as by sph2pipe -f wav"
-        raise AudioError(f"{path}: cannot be read as sound ({str(reason).rstrip('.')})") from None
-    if len(samples) < promised:
-        raise AudioError(f"{path}: holds {len(samples)} of the {promised} samples that its header names")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path}: holds samples that are not finite numbers")
-    return samples, rate
-
-
-def _is_shortened(path: Path) -> bool:
-    """Whether a file is SPHERE whose header says that its samples are packed with shorten."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(1024)
-    except OSError:
-        return False
-    return head.startswith(b"NIST_1A") and b"shorten" in head
+    with open_sound(path) as sound:
+        blocks = list(sound.blocks())
+        return np.concatenate(blocks or [np.zeros((0, sound.channels), np.float32)]), sound.rate
 
 
 def to_model_rate(samples: Samples, rate: int) -> Samples:
     """Mono samples `[S]` of any rate to 24 kHz, by a polyphase filter; samples of 24 kHz come back as they are."""
-    if rate == SAMPLE_RATE:
-        return samples
-    from scipy.signal import resample_poly  # of an extra, which sound of 24 kHz does not need
-
-    common = gcd(rate, SAMPLE_RATE)
-    resampled: Samples = resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
-    return resampled
+    return resampled(samples, rate)
 
 
 def read_mono(path: Path) -> Samples:
@@ -92,23 +57,21 @@ def from_pcm(pcm: Pcm) -> Samples:
     return pcm.astype(np.float32) / np.float32(32768)
 
 
-def digest_of_pcm(pcm: Pcm) -> str:
-    """SHA-256 of the samples as little-endian bytes: the same sound has the same digest, whatever packed it."""
-    return hashlib.sha256(np.ascontiguousarray(pcm, "<i2").tobytes()).hexdigest()
+def write_flac(path: Path, blocks: Iterable[Pcm], channels: int = 1) -> tuple[int, str]:
+    """Writes 16-bit sound of 24 kHz as FLAC, in one step; returns the samples of a channel and a digest of all.
 
+    The digest is SHA-256 of the samples as little-endian bytes: the same sound has the same, whatever packed it.
 
-def write_flac(path: Path, pcm: Pcm) -> None:
-    """Writes 16-bit mono samples `[S]` of 24 kHz as FLAC, in one step."""
-    with atomic_path(path) as partial:
-        soundfile.write(partial, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-
-
-def read_flac(path: Path) -> Pcm:
-    """Reads what `write_flac` wrote: 16-bit samples `[S]`."""
-    try:
-        pcm: Pcm
-        pcm, rate = soundfile.read(path, dtype="int16")
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(f"{path}: cannot be read ({error}); run ingest again") from None
-    assert rate == SAMPLE_RATE, rate
-    return pcm
+    Args:
+        path: the file.
+        blocks: the sound, one block after another: `[S]`, or `[S, C]` of several channels.
+        channels: C.
+    """
+    digest, length = hashlib.sha256(), 0
+    how = {"samplerate": SAMPLE_RATE, "channels": channels, "format": "FLAC", "subtype": "PCM_16"}
+    with atomic_path(path) as partial, soundfile.SoundFile(partial, "w", **how) as file:
+        for block in blocks:
+            file.write(block)
+            digest.update(np.ascontiguousarray(block, "<i2"))
+            length += len(block)
+    return length, digest.hexdigest()

@@ -6,15 +6,15 @@ import gzip
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from csm_components.ingest.checks import plain_text
 from csm_components.ingest.records import SPLITS, Corpus, Rejection, SourceConversation, Split
-from csm_components.ingest.speakers import number_speakers
-from csm_components.ingest.splits import choose_splits, leaked
+from csm_components.ingest.speakers import Numbering, number_in_conversation, number_speakers, over_corpus
+from csm_components.ingest.splits import LONG_SENTENCE, choose_splits, leaked
 from csm_model.errors import InputError
 from csm_model.files import digest_of, write_bytes
 from csm_model.frames import SAMPLE_RATE
@@ -22,8 +22,8 @@ from csm_model.frames import SAMPLE_RATE
 FORMAT = 1
 CUTS = "cuts.jsonl.gz"
 REJECTED = "rejected.jsonl"
-LONG_SENTENCE = 5
-"""Words from which on a sentence is held out for good in talk, where shorter ones are said by everybody."""
+MOST_NAMED = 1000
+"""People whom the manifest names where numbers count in each conversation alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,32 +40,27 @@ class Catalogue:
     @property
     def digest(self) -> str:
         """SHA-256 of all that a later step can read: the same corpus gives the same digest, wherever it lies."""
-        fields = ("id", "split", "samples", "pcm_sha256", "turns")
-        rows = [{field: part[field] for field in fields} for part in self.conversations]
+        fields = ("id", "split", "samples", "pcm_sha256", "turns", "channels")
+        rows = [{field: part[field] for field in fields if field in part} for part in self.conversations]
         return digest_of({"format": FORMAT, "sample_rate": SAMPLE_RATE, "speakers": self.speakers, "rows": rows})
 
 
 def _drop_leaks(
-    parts: list[dict[str, Any]], splits: Mapping[str, Split], given: bool, repeats_answers: bool
+    parts: list[dict[str, Any]], splits: Mapping[str, Split]
 ) -> tuple[list[dict[str, Any]], list[Rejection]]:
-    """Leaves training turns out whose sentence is a test sentence; raises when the corpus itself gave such splits.
+    """Leaves turns of test out whose sentence is in training or validation, and turns of validation that training has.
 
-    In a corpus of talk that repeats answers a test turn goes instead, and only one of `LONG_SENTENCE` words or more.
+    Nothing of training goes: its answers are what everybody says, and a hole in a talk harms what comes after it.
     """
-    texts: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}
-    for part in parts:
-        texts[splits[part["id"]]].update({turn["id"]: plain_text(turn["text"]) for turn in part["turns"]})
-    if repeats_answers:
-        sentences = {turn: text for turn, text in texts["test"].items() if len(text.split()) >= LONG_SENTENCE}
-        leaks, whose = leaked(sentences, texts["train"]), "training"
-    else:
-        leaks, whose = leaked(texts["train"], texts["test"]), "test"
-    if leaks and given and not repeats_answers:
-        turn, test_turn = next(iter(leaks.items()))
-        raise InputError(
-            f"test sentence {texts['train'][turn]!r} ({test_turn}) is in training too ({turn}), one of {len(leaks)}; "
-            "the corpus gives its splits, so correct them there, or take them all out"
-        )
+
+    def texts(*names: Split) -> Iterator[tuple[str, str]]:
+        mine = (part for part in parts if splits[part["id"]] in names)
+        return ((turn["id"], plain_text(turn["text"])) for part in mine for turn in part["turns"])
+
+    where = {turn["id"]: splits[part["id"]] for part in parts for turn in part["turns"]}
+    leaks = leaked(dict(texts("validation")), texts("train")) | leaked(
+        dict(texts("test")), texts("train", "validation")
+    )
     kept: list[dict[str, Any]] = []
     rejections: list[Rejection] = []
     for part in parts:
@@ -74,13 +69,15 @@ def _drop_leaks(
             if turn["id"] not in leaks:
                 turns.append(turn)
                 continue
+            leak = leaks[turn["id"]]
+            whose = f"the {'training' if where[leak.turn] == 'train' else where[leak.turn]} turn {leak.turn}"
             rejections.append(
                 Rejection(
                     conversation=part["id"],
                     turn=turn["id"],
                     audio=part["file"],
                     reason="held-out sentence",
-                    detail=f"its sentence is the {whose} turn {leaks[turn['id']]}'s",
+                    detail=f"{leak.words} words of it in a row are in {whose}, {LONG_SENTENCE} in all may not be",
                     seconds=round(turn["samples"] / SAMPLE_RATE, 3),
                     text=turn["text"],
                 )
@@ -105,6 +102,7 @@ def catalogue(
     parts: Sequence[dict[str, Any]],
     others: Sequence[Rejection],
     speakers: Mapping[str, int] | None,
+    numbering: Numbering = "auto",
 ) -> Catalogue:
     """Chooses the splits and numbers the speakers of the parts that hold anything.
 
@@ -112,38 +110,69 @@ def catalogue(
         corpus: what was read.
         parts: the part of each of its conversations, sorted by id.
         others: records left out before any conversation was looked at.
-        speakers: numbers given for the corpus's speaker labels.
+        speakers: numbers given for the corpus's speaker labels; they count over the corpus.
+        numbering: where numbers count that are not given.
     """
     rejections = [*others, *(Rejection(**row) for part in parts for row in part["rejections"])]
     used = [part for part in parts if part["turns"]]
     sources = {source.id: source for source in corpus.conversations}
     splits, given = choose_splits([sources[part["id"]] for part in used])
-    used, leaks = _drop_leaks(used, splits, given, corpus.repeats_answers)
+    used, leaks = _drop_leaks(used, splits)
     rejections = sorted([*rejections, *leaks], key=lambda row: (row.conversation, row.turn, row.audio))
     labels = {turn.speaker for source in corpus.conversations for turn in source.turns}
     numbers = number_speakers(labels, keep_numbers=corpus.keep_speaker_numbers, given=speakers)
+    if speakers is not None or over_corpus(numbering, numbers):
+        people, voices = [_numbered(part, numbers) for part in used], _voices(used, numbers, corpus.speaker_names)
+    else:
+        people = [_numbered_alone(part, corpus.speaker_names) for part in used]
+        most = max((turn["speaker"] for part in people for turn in part["turns"]), default=0)
+        voices = {str(number): f"speaker {number}" for number in range(most + 1)}
     return Catalogue(
-        conversations=[
-            {
-                **part,
-                "split": splits[part["id"]],
-                "turns": [{**turn, "speaker": numbers[turn["speaker"]]} for turn in part["turns"]],
-            }
-            for part in used
-        ],
+        conversations=[{**part, "split": splits[part["id"]]} for part in people],
         rejections=rejections,
-        speakers=_voices(used, numbers, corpus.speaker_names),
+        speakers=voices,
         splits_given=given,
     )
 
 
+def _numbered(part: dict[str, Any], numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The part with a number of the corpus for each turn's speaker."""
+    return {**part, "turns": [{**turn, "speaker": numbers[turn["speaker"]]} for turn in part["turns"]]}
+
+
+def _numbered_alone(part: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The part with a number of its own for each turn's speaker, whose name stays beside it."""
+    numbers = number_in_conversation(turn["speaker"] for turn in part["turns"])
+    turns = [
+        {**turn, "speaker": numbers[turn["speaker"]], "person": names.get(turn["speaker"], turn["speaker"])}
+        for turn in part["turns"]
+    ]
+    return {**part, "turns": turns}
+
+
+def _people(found: Catalogue) -> dict[str, Any]:
+    """Of numbers that count in each conversation alone: how many people there are, and who speaks most (seconds)."""
+    heard: Counter[str] = Counter()
+    for part in found.conversations:
+        for turn in part["turns"]:
+            if "person" in turn:
+                heard[turn["person"]] += turn["samples"]
+    if not heard:
+        return {}
+    ranked = sorted(heard.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMED]
+    return {
+        "people": {"count": len(heard), "most_heard": {name: round(n / SAMPLE_RATE, 3) for name, n in ranked}},
+    }
+
+
 def _cut(part: dict[str, Any]) -> dict[str, Any]:
     """One conversation as a lhotse cut, whose recording lies beside the manifest."""
-    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+    from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
+    channels = list(range(part.get("channels", 1)))
     recording = Recording(
         id=part["id"],
-        sources=[AudioSource(type="file", channels=[0], source=part["file"])],
+        sources=[AudioSource(type="file", channels=channels, source=part["file"])],
         sampling_rate=SAMPLE_RATE,
         num_samples=part["samples"],
         duration=part["samples"] / SAMPLE_RATE,
@@ -154,6 +183,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
             recording_id=part["id"],
             start=turn["start"] / SAMPLE_RATE,
             duration=turn["samples"] / SAMPLE_RATE,
+            channel=turn.get("channel", 0),
             text=turn["text"],
             speaker=str(turn["speaker"]),
             language=turn.get("language"),
@@ -164,6 +194,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("voice", turn["voice"]),
                     ("origin", turn["origin"]),
                     ("tags", turn.get("tags")),
+                    ("person", turn.get("person")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )
@@ -172,11 +203,12 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
         )
         for turn in part["turns"]
     ]
-    cut = MonoCut(
+    kind, channel = (MonoCut, 0) if len(channels) == 1 else (MultiCut, channels)
+    cut = kind(
         id=part["id"],
         start=0.0,
         duration=recording.duration,
-        channel=0,
+        channel=channel,
         supervisions=supervisions,
         recording=recording,
         custom={"split": part["split"], "pcm_sha256": part["pcm_sha256"]},
@@ -231,6 +263,7 @@ def manifest_of(corpus: Corpus, found: Catalogue, *, inputs: str, cuts_sha256: s
         "tags": dict(sorted(Counter(tag for turn in turns for tag in turn.get("tags", ())).items())),
         "rejected": dict(sorted(Counter(row.reason for row in found.rejections).items())),
         "rejected_seconds": round(sum(row.seconds for row in found.rejections), 3),
+        **_people(found),
     }
 
 

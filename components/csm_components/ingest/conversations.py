@@ -7,15 +7,20 @@ for conversation in read_conversations(folder, split="test"):
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
+
 from csm_components.artefacts import have
-from csm_components.ingest.audio import Samples, digest_of_pcm, from_pcm, read_flac
+from csm_components.ingest.audio import Pcm, Samples, from_pcm
 from csm_components.ingest.records import SPLITS
-from csm_model.errors import ArtifactError, DigestError, InputError
+from csm_model.errors import ArtifactError, AudioError, DigestError, InputError
 from csm_model.files import digest_of_file, read_json
 
 
@@ -37,11 +42,21 @@ class RecordedTurn:
     """Name of the voice, where the corpus gives one."""
     tags: tuple[str, ...] = ()
     """What the corpus says of how it is spoken."""
+    channel: int = 0
+    """Channel of the conversation's sound that it is in; the others are of other speakers."""
+    person: str | None = None
+    """The corpus's name of the speaker, where numbers count in each conversation alone."""
+
+
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """Turns in order, and one FLAC file with the sound of them all."""
+    """Turns in order, and one FLAC file with the sound of them all.
+
+    A recording with a channel for each speaker keeps them: turns may then overlap, and each is heard alone.
+    """
 
     id: str
     split: str
@@ -51,27 +66,63 @@ class Conversation:
     file: str
     """Name of its sound there."""
     samples: int
+    """Of one channel."""
     pcm_sha256: str
+    channels: int = 1
 
     @property
     def path(self) -> Path:
         """Its sound."""
         return self.folder / self.file
 
+    @contextmanager
+    def _opened(self) -> Iterator[soundfile.SoundFile]:
+        """Its sound, found to be what ingest wrote; raises `DigestError` where it is not."""
+        path = have(self.folder, self.file)
+        try:
+            with soundfile.SoundFile(path) as file:
+                digest = hashlib.sha256()
+                while len(block := file.read(_BLOCK, dtype="int16")):
+                    digest.update(np.ascontiguousarray(block, "<i2"))
+                if digest.hexdigest() != self.pcm_sha256:
+                    raise DigestError(f"{self.path}: is not the sound that the manifest names; run ingest again")
+                yield file
+        except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be read ({error}); run ingest again") from None
+
     def audio(self, turn: RecordedTurn | None = None) -> Samples:
-        """Sound of one turn, or of the whole conversation: float32 `[S]`, -1 to 1, 24 kHz mono.
+        """Sound of one turn, of its own channel alone, or of the whole conversation: float32 `[S]`, -1 to 1, 24 kHz.
+
+        The whole of several channels is their sum; where that would clip, all of it is turned down to full scale, so
+        that nobody grows softer only when another speaks.
 
         Raises `DigestError` when the file is not the one that ingest wrote.
         """
-        pcm = read_flac(have(self.folder, self.file))
-        if digest_of_pcm(pcm) != self.pcm_sha256:
-            raise DigestError(f"{self.path}: is not the sound that the manifest names; run ingest again")
-        return from_pcm(pcm if turn is None else pcm[turn.start_sample : turn.start_sample + turn.samples])
+        with self._opened() as file:
+            if turn is not None:
+                return _of_turn(file, turn)
+            file.seek(0)
+            pcm: Pcm = file.read(dtype="int16")
+            if self.channels == 1:
+                return from_pcm(pcm)
+            summed = from_pcm(pcm).sum(axis=1)
+            return summed / max(np.float32(1.0), np.abs(summed).max(initial=0.0))
 
-    def turn_audios(self) -> list[Samples]:
-        """Sound of every turn, in order; the file is read once."""
-        whole = self.audio()
-        return [whole[turn.start_sample : turn.start_sample + turn.samples] for turn in self.turns]
+    def turn_audios(self) -> Iterator[Samples]:
+        """Sound of every turn, in order, one after another: of a long recording not all is held at once.
+
+        Raises `DigestError` as `audio` does, before it yields anything.
+        """
+        with self._opened() as file:
+            for turn in self.turns:
+                yield _of_turn(file, turn)
+
+
+def _of_turn(file: soundfile.SoundFile, turn: RecordedTurn) -> Samples:
+    """The samples `[S]` of a turn."""
+    file.seek(turn.start_sample)
+    pcm: Pcm = file.read(turn.samples, dtype="int16", always_2d=True)
+    return from_pcm(np.ascontiguousarray(pcm[:, turn.channel]))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -115,6 +166,8 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
                     license=item.custom["license"],
                     voice=item.custom.get("voice"),
                     tags=tuple(item.custom.get("tags", ())),
+                    channel=item.channel,
+                    person=item.custom.get("person"),
                 )
                 for item in cut.supervisions
             ),
@@ -122,4 +175,5 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
             file=str(cut.recording.sources[0].source),
             samples=cut.recording.num_samples,
             pcm_sha256=cut.custom["pcm_sha256"],
+            channels=cut.recording.num_channels,
         )

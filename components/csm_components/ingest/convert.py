@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from csm_components.ingest.audio import Samples, digest_of_pcm, read_sound, to_model_rate, to_pcm, write_flac
-from csm_components.ingest.checks import Rules, check_license, check_sound, check_text
+from csm_components.ingest.audio import write_flac
+from csm_components.ingest.checks import Rules, check_license, check_meter, check_text
+from csm_components.ingest.intervals import Stretch
 from csm_components.ingest.licenses import canonical
-from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn
+from csm_components.ingest.listening import HeardFile, HeardSpan, Span, listen
+from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn, Track
+from csm_components.ingest.scratch import Lane, Scratch, open_scratch
+from csm_components.ingest.timeline import Laid, laid_out, one_timeline
 from csm_model.errors import AudioError
 from csm_model.files import digest_of, known_json, write_json
-from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
+from csm_model.frames import SAMPLE_RATE
 
 PART_FORMAT = 1
-GAP_SAMPLES = 3 * FRAME_SAMPLES
-"""Silence between turns that come from files of their own: 0.24 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,6 @@ class ConvertTask:
     corpus: Path
     out: Path
     rules: Rules
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Piece:
-    """A kept turn and where it lies."""
-
-    turn: SourceTurn
-    start: int
-    """Sample, at 24 kHz."""
-    samples: int
 
 
 def file_name(conversation: str) -> str:
@@ -73,6 +63,7 @@ def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str,
             "sounds": {turn.audio: sound_digests[turn.audio] for turn in source.turns},
         }
         | ({} if source.whole else {"whole": False})
+        | ({"tracks": len(source.tracks)} if source.one_timeline and len(source.tracks) > 1 else {})
     )
 
 
@@ -89,155 +80,135 @@ def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
     return part["file"] is None or (out / part["file"]).exists()
 
 
-class _Sounds:
-    """The files of one conversation, each read once."""
+class _Heard:
+    """What was heard of the sound of one conversation: each file once, all its turns and channels in one pass."""
 
-    def __init__(self, corpus: Path) -> None:
-        self._corpus = corpus
-        self._read: dict[str, tuple[Samples, int] | AudioError] = {}
-
-    def mono(self, audio: str, channel: int | None) -> tuple[Samples, int]:
-        """Samples `[S]` of one channel, or of all mixed, and their rate."""
-        if audio not in self._read:
+    def __init__(self, task: ConvertTask, refused: Mapping[str, object], scratch: Scratch) -> None:
+        source = task.source
+        self._turns: dict[str, HeardSpan | None] = {}
+        self._lanes: dict[Track, Lane | None] = {}
+        self._files: dict[str, HeardFile | AudioError] = {}
+        by_file: dict[str, list[SourceTurn]] = {}
+        for turn in source.turns:
+            by_file.setdefault(turn.audio, []).append(turn)
+        for audio, mine in by_file.items():
+            asked = [turn for turn in mine if turn.id not in refused]
+            if not asked and all(turn.duration is not None for turn in mine):
+                continue  # nothing of it is to be known
+            tracks = tuple(dict.fromkeys(turn.channel for turn in asked)) if source.one_timeline else ()
+            spans = [Span(channel=channel, kept=True) for channel in tracks]
+            for turn in asked:
+                begin = turn.start or 0.0
+                kept = not source.one_timeline
+                spans.append(Span(channel=turn.channel, start=begin, duration=turn.duration, kept=kept))
             try:
-                self._read[audio] = read_sound(self._corpus / audio)
+                heard = listen(task.corpus / audio, spans, scratch)
             except AudioError as error:
-                self._read[audio] = error
-        found = self._read[audio]
-        if isinstance(found, AudioError):
-            raise found
-        samples, rate = found
-        if channel is None:
-            return (samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)), rate
-        if channel >= samples.shape[1]:
-            raise AudioError(f"{audio}: has {samples.shape[1]} channels, channel {channel} was asked for")
-        return samples[:, channel], rate
+                self._files[audio] = error
+                continue
+            self._files[audio] = heard
+            for channel, span in zip(tracks, heard.spans[: len(tracks)], strict=True):
+                self._lanes[(audio, channel)] = None if span is None else span.lane
+            for turn, span in zip(asked, heard.spans[len(tracks) :], strict=True):
+                self._turns[turn.id] = span
 
+    def fault(self, turn: SourceTurn, rules: Rules) -> tuple[Reason, str] | None:
+        """What is wrong with a turn's sound; none when nothing is."""
+        heard = self._files[turn.audio]
+        if isinstance(heard, AudioError):
+            return "unreadable", str(heard)
+        span, rate = self._turns[turn.id], heard.rate
+        if span is None:
+            what = f"{turn.audio}: has {heard.channels} channels, channel {turn.channel} was asked for"
+            return "unreadable", what
+        if not heard.samples:
+            return "empty", f"{turn.audio}: holds no sound"
+        if span.start >= heard.samples or span.end > heard.samples + rate // 20:  # 50 ms: what codecs add at the end
+            start, end, seconds = (samples / rate for samples in (span.start, span.end, heard.samples))
+            return "outside its recording", f"from {start:.2f} to {end:.2f} s of {seconds:.2f} s"
+        return check_meter(span.meter, rate, turn.text, rules)
 
-def _span(turn: SourceTurn, samples: int, rate: int) -> tuple[int, int]:
-    """First sample of a turn and the one after its last; they may lie outside the file."""
-    start = round((turn.start or 0.0) * rate)
-    return start, samples if turn.duration is None else start + round(turn.duration * rate)
+    def laid(self, source: SourceConversation, kept: set[str]) -> Laid:
+        """The kept turns as one conversation."""
+        if not source.one_timeline:
+            return laid_out([(turn, self._lane(turn)) for turn in source.turns if turn.id in kept])
+        spans = {turn.id: self._span(turn) for turn in source.turns}
+        lanes = {track: lane for track, lane in self._lanes.items() if lane is not None}
+        return one_timeline(source, kept, spans, lanes)
 
+    def _lane(self, turn: SourceTurn) -> Lane:
+        span = self._turns[turn.id]
+        assert span is not None
+        assert span.lane is not None
+        return span.lane
 
-def _check(turn: SourceTurn, sounds: _Sounds, rules: Rules) -> tuple[Reason, str] | None:
-    """What is wrong with a turn; none when nothing is."""
-    found = check_license(turn.license, rules) or check_text(turn.text)
-    if found:
-        return found
-    try:
-        samples, rate = sounds.mono(turn.audio, turn.channel)
-    except AudioError as error:
-        return "unreadable", str(error)
-    start, end = _span(turn, len(samples), rate)
-    if start >= len(samples) or end > len(samples) + rate // 20:  # 50 ms: what codecs add and take away at the end
-        seconds = len(samples) / rate
-        return "outside its recording", f"from {start / rate:.2f} to {end / rate:.2f} s of {seconds:.2f} s"
-    return check_sound(samples[start:end], rate, turn.text, rules)
+    def _span(self, turn: SourceTurn) -> Stretch:
+        """A turn in its file, in samples at 24 kHz; may lie outside."""
+        heard = self._files.get(turn.audio)
+        rate, length = (heard.rate, heard.samples) if isinstance(heard, HeardFile) else (SAMPLE_RATE, 0)
+        span = Span(channel=turn.channel, start=turn.start or 0.0, duration=turn.duration, kept=False)
+        start, end = span.samples(rate)
+        return round(start * SAMPLE_RATE / rate), round((length if end is None else end) * SAMPLE_RATE / rate)
 
-
-def _one_timeline(source: SourceConversation, kept: set[str], sounds: _Sounds) -> tuple[Samples, list[_Piece]]:
-    """A recording, or a stretch of it, as it is, but turns left out are made silent: no licence may cover them."""
-    first = source.turns[0]
-    samples, rate = sounds.mono(first.audio, first.channel)
-    audio = to_model_rate(samples, rate)
-    if audio is samples:
-        audio = audio.copy()
-    spans = {
-        turn.id: [min(round(position * SAMPLE_RATE / rate), len(audio)) for position in _span(turn, len(samples), rate)]
-        for turn in source.turns
-    }
-    silent = np.zeros(len(audio), bool)
-    for turn in source.turns:
-        start, end = spans[turn.id]
-        if turn.id not in kept:
-            silent[start:end] = True
-    for name in kept:
-        silent[slice(*spans[name])] = False
-    audio[silent] = 0.0
-    begin, end = 0, len(audio)
-    if not source.whole:
-        begin, end = min(spans[name][0] for name in kept), max(spans[name][1] for name in kept)
-    return audio[begin:end], [
-        _Piece(turn=turn, start=spans[turn.id][0] - begin, samples=spans[turn.id][1] - spans[turn.id][0])
-        for turn in source.turns
-        if turn.id in kept
-    ]
-
-
-def _laid_out(source: SourceConversation, kept: set[str], sounds: _Sounds) -> tuple[Samples, list[_Piece]]:
-    """Turns from files (or channels) of their own, one after another with a short silence between."""
-    pieces: list[_Piece] = []
-    chunks: list[Samples] = []
-    position = 0
-    for turn in source.turns:
-        if turn.id not in kept:
-            continue
-        samples, rate = sounds.mono(turn.audio, turn.channel)
-        start, end = _span(turn, len(samples), rate)
-        audio = to_model_rate(samples[start:end], rate)
-        if chunks:
-            chunks.append(np.zeros(GAP_SAMPLES, np.float32))
-            position += GAP_SAMPLES
-        pieces.append(_Piece(turn=turn, start=position, samples=len(audio)))
-        chunks.append(audio)
-        position += len(audio)
-    return np.concatenate(chunks), pieces
+    def seconds(self, turn: SourceTurn) -> float:
+        """Length of a turn, by its record or else by its file; 0 where that cannot be read."""
+        if turn.duration is not None:
+            return turn.duration
+        heard = self._files[turn.audio]
+        return 0.0 if isinstance(heard, AudioError) else max(0.0, heard.samples / heard.rate - (turn.start or 0.0))
 
 
 def convert(task: ConvertTask) -> dict[str, Any]:
-    """Checks every turn of a conversation, writes what is left as 24 kHz mono FLAC, and returns the part."""
-    source, sounds = task.source, _Sounds(task.corpus)
-    rejections: list[Rejection] = []
-    kept: set[str] = set()
-    for turn in source.turns:
-        found = _check(turn, sounds, task.rules)
-        if found is None:
-            kept.add(turn.id)
-            continue
-        rejections.append(
+    """Checks every turn of a conversation, writes what is left as 24 kHz FLAC, and returns the part."""
+    source = task.source
+    faults = {turn.id: found for turn in source.turns if (found := _unheard_fault(turn, task.rules))}
+    part: dict[str, Any] = {"key": task.key, "id": source.id, "file": None, "samples": 0, "turns": []}
+    with open_scratch(task.out) as scratch:
+        heard = _Heard(task, faults, scratch)
+        for turn in source.turns:
+            if turn.id not in faults and (found := heard.fault(turn, task.rules)):
+                faults[turn.id] = found
+        kept = {turn.id for turn in source.turns} - faults.keys()
+        if kept:
+            laid = heard.laid(source, kept)
+            part["file"] = f"audio/{file_name(source.id)}.flac"
+            part["samples"], part["pcm_sha256"] = write_flac(task.out / part["file"], laid.blocks(), laid.channels)
+            if laid.channels > 1:
+                part["channels"] = laid.channels
+            part["turns"] = [
+                {
+                    "id": piece.turn.id,
+                    "text": " ".join(piece.turn.text.split()),
+                    "speaker": piece.turn.speaker,
+                    "start": piece.start,
+                    "samples": piece.samples,
+                    "license": canonical(str(piece.turn.license), task.rules.licenses),
+                    "voice": piece.turn.voice,
+                    "origin": piece.turn.origin,
+                }
+                | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
+                | ({"language": piece.turn.language} if piece.turn.language else {})
+                | ({"channel": piece.channel} if laid.channels > 1 else {})
+                for piece in laid.pieces
+            ]
+        rejections = [
             Rejection(
                 conversation=source.id,
                 turn=turn.id,
                 audio=turn.audio,
-                reason=found[0],
-                detail=found[1].replace(f"{task.corpus}/", ""),
-                seconds=round(turn.duration or _seconds(turn, sounds), 3),
+                reason=faults[turn.id][0],
+                detail=faults[turn.id][1].replace(f"{task.corpus}/", ""),
+                seconds=round(heard.seconds(turn), 3),
                 text=turn.text,
             )
-        )
-    part: dict[str, Any] = {"key": task.key, "id": source.id, "file": None, "samples": 0, "turns": []}
-    if kept:
-        audio, pieces = (_one_timeline if source.one_timeline else _laid_out)(source, kept, sounds)
-        pcm = to_pcm(audio)
-        part["file"] = f"audio/{file_name(source.id)}.flac"
-        part["samples"] = len(pcm)
-        part["pcm_sha256"] = digest_of_pcm(pcm)
-        part["turns"] = [
-            {
-                "id": piece.turn.id,
-                "text": " ".join(piece.turn.text.split()),
-                "speaker": piece.turn.speaker,
-                "start": piece.start,
-                "samples": piece.samples,
-                "license": canonical(str(piece.turn.license), task.rules.licenses),
-                "voice": piece.turn.voice,
-                "origin": piece.turn.origin,
-            }
-            | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
-            | ({"language": piece.turn.language} if piece.turn.language else {})
-            for piece in pieces
+            for turn in source.turns
+            if turn.id in faults
         ]
-        write_flac(task.out / part["file"], pcm)
     part["rejections"] = [asdict(rejection) for rejection in rejections]
     write_json(part_path(task.out, source.id), part)
     return part
 
 
-def _seconds(turn: SourceTurn, sounds: _Sounds) -> float:
-    """Length of a turn whose record does not name it; 0 when its file cannot be read."""
-    try:
-        samples, rate = sounds.mono(turn.audio, turn.channel)
-    except AudioError:
-        return 0.0
-    return max(0.0, len(samples) / rate - (turn.start or 0.0))
+def _unheard_fault(turn: SourceTurn, rules: Rules) -> tuple[Reason, str] | None:
+    """What is wrong with a turn whatever its sound is; none when nothing is."""
+    return check_license(turn.license, rules) or check_text(turn.text)

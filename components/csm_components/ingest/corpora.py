@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csm_components.ingest.archives import file_of, is_archive
+from csm_components.ingest.archives import file_of, is_archive, member_of
 from csm_components.ingest.catalogue import thin_out, with_default_license
 from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import key_of
@@ -48,6 +48,13 @@ class CorpusFiles:
         except OSError:
             return MISSING
 
+    def size(self, audio: str) -> int:
+        """Bytes of a sound file; 0 where it is not there."""
+        try:
+            return (self.folder / audio).stat().st_size
+        except OSError:
+            return 0
+
     def fetch(self, audios: Iterable[str]) -> None:
         """Has these sound files in the folder."""
 
@@ -65,6 +72,11 @@ class StoredCorpus(CorpusFiles):
         """See `CorpusFiles.digest`; the tree's list names it, so that nothing is fetched."""
         row = self.rows.get(posixpath.normpath(audio))
         return str(row["sha256"]) if row else MISSING
+
+    def size(self, audio: str) -> int:
+        """See `CorpusFiles.size`."""
+        row = self.rows.get(posixpath.normpath(audio))
+        return int(row["size"]) if row else 0
 
     def fetch(self, audios: Iterable[str]) -> None:
         """See `CorpusFiles.fetch`; what is not in the storage is found missing by whoever reads it."""
@@ -136,14 +148,13 @@ def describe(
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
 
     Raises:
-        InputError: no sound or no text in it, or a turn is there twice.
+        InputError: no sound or no text in it.
     """
     license_name = default_license or license_of_folder(files.folder)
     corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
     sounds = files.sounds
     if max_conversations is not None:
         corpus, sounds = thin_out(corpus, max_conversations), ()
-    _refuse_twins(corpus)
     return Described(corpus=corpus, others=(*corpus.rejections, *_without_text(corpus, sounds)))
 
 
@@ -166,6 +177,29 @@ def keys_of(sources: Iterable[SourceConversation], rules: Rules, digests: Mappin
     return {source.id: key_of(source, rules, digests) for source in sources}
 
 
+def work_of(files: CorpusFiles, sources: Sequence[SourceConversation]) -> list[int]:
+    """How much work each conversation is, against one another, known before any sound is opened.
+
+    Milliseconds of sound where all records say when they end, else bytes of their files, else turns.
+    """
+    seconds = [known for source in sources if (known := _known_seconds(source)) is not None]
+    if len(seconds) == len(sources):
+        return [max(1, round(1000 * known)) for known in seconds]
+    if not any(member_of(audio) for audio in sounds_of(sources)):
+        return [max(1, sum(files.size(audio) for audio in sounds_of([source]))) for source in sources]
+    return [len(source.turns) for source in sources]
+
+
+def _known_seconds(source: SourceConversation) -> float | None:
+    """Seconds of sound that are read for a conversation; none where a turn does not say when it ends."""
+    ends: dict[str, float] = {}
+    for turn in source.turns:
+        if turn.duration is None:
+            return None
+        ends[turn.audio] = max(ends.get(turn.audio, 0.0), (turn.start or 0.0) + turn.duration)
+    return sum(ends.values())
+
+
 def _without_text(corpus: Corpus, sounds: Iterable[str]) -> list[Rejection]:
     """Sound files that no record names."""
     named = {file_of(turn.audio) for source in corpus.conversations for turn in source.turns}
@@ -175,13 +209,3 @@ def _without_text(corpus: Corpus, sounds: Iterable[str]) -> list[Rejection]:
         for sound in sounds
         if sound not in named and not is_archive(sound)
     ]
-
-
-def _refuse_twins(corpus: Corpus) -> None:
-    """Raises when two turns have one id."""
-    seen: set[str] = set()
-    for source in corpus.conversations:
-        for turn in source.turns:
-            if turn.id in seen:
-                raise InputError(f"turn {turn.id} is there twice (again in conversation {source.id}); ids must differ")
-            seen.add(turn.id)

@@ -22,7 +22,8 @@ from csm_components import made
 from csm_components.ingest import step
 from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import committed_part, part_path
-from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus
+from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus, work_of
+from csm_components.ingest.speakers import Numbering
 from csm_components.program import code_digest
 from csm_components.settings import Settings
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
@@ -64,7 +65,7 @@ def plan_ingest(
     max_conversations: int | None = None,
     settings: Settings | None = None,
 ) -> ShardPlan:
-    """Divides a corpus into at most `shards` shards of the same number of conversations, give or take one.
+    """Divides a corpus into at most `shards` shards that take about the same time.
 
     Raises:
         InputError: what `corpora.describe` raises, or a number of shards that cannot be.
@@ -108,7 +109,7 @@ def ingest_shard(
     with open_corpus(corpus, settings) as files:
         described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
         everything = described.corpus.conversations
-        sources = everything[shard_span(shard, len(everything))]
+        sources = everything[shard_span(shard, work_of(files, everything))]
         digests = digests_of_sounds(files, sources)
         keys = keys_of(sources, rules, digests)
         key = _key_of_shard(keys)
@@ -144,8 +145,9 @@ def shard_keys(
         described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
         everything = described.corpus.conversations
         keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
+        work = work_of(files, everything)
     return {
-        name: _key_of_shard({source.id: keys[source.id] for source in everything[shard_span(name, len(everything))]})
+        name: _key_of_shard({source.id: keys[source.id] for source in everything[shard_span(name, work)]})
         for name in shard_names(shards, len(everything))
     }
 
@@ -158,6 +160,7 @@ def join_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    numbering: Numbering = "auto",
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> step.IngestResult:
@@ -170,6 +173,7 @@ def join_ingest(
         layout: as the shards had it.
         default_license: as the shards had it.
         max_conversations: as the shards had it.
+        numbering: where speakers' numbers count (`speakers`).
         settings: of the storage that holds the corpus.
         console: where tables go; standard error without it.
 
@@ -187,7 +191,7 @@ def join_ingest(
         if source.id not in folders:
             raise InputError(f"conversation {source.id} is in none of {len(parts)} shards; join all of one plan")
     keys = keys_of(sources, Rules(), digests)
-    inputs = step.inputs_of(described, keys)
+    inputs = step.inputs_of(described, keys, numbering=numbering)
     if (known := step.committed(out, inputs)) is not None:
         return known
     made.forget(out)
@@ -201,7 +205,8 @@ def join_ingest(
             if file := read_json(part)["file"]:
                 copy_file(folder / file, out / file)
             copy_file(part, part_path(out, source.id))
-    return step.finish(corpus.rstrip("/").rpartition("/")[2], out, described, inputs=inputs, console=console)
+    name = corpus.rstrip("/").rpartition("/")[2]
+    return step.finish(name, out, described, inputs=inputs, numbering=numbering, console=console)
 
 
 def _key_of_shard(keys: dict[str, str]) -> str:

@@ -24,6 +24,10 @@ Reason = Literal[
 ]
 
 
+Track = tuple[str, int | None]
+"""A sound file, and the channel of it; none is the mean of all its channels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceTurn:
     """One spoken turn of the corpus."""
@@ -59,15 +63,24 @@ class SourceConversation:
     """As the corpus gives it; none where it does not."""
     whole: bool = True
     """Whether it is all of its recording; else it is a stretch, which is cut out of it."""
+    one_clock: bool = False
+    """Whether times count from one moment in all its files: microphones that ran side by side."""
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The channels of files that its turns are in, in order."""
+        found = {(turn.audio, turn.channel) for turn in self.turns}
+        return tuple(sorted(found, key=lambda track: (track[0], -1 if track[1] is None else track[1])))
 
     @property
     def one_timeline(self) -> bool:
-        """Whether every turn is a stretch of one and the same recording, which is then kept as it is."""
-        first = self.turns[0]
-        return all(
-            (turn.audio, turn.channel) == (first.audio, first.channel) and turn.duration is not None
-            for turn in self.turns
-        )
+        """Whether every turn is a stretch of one and the same recording, whose times are then kept.
+
+        Turns of one channel that do not say where they end are each a recording of its own.
+        """
+        if len(self.tracks) == 1:
+            return all(turn.duration is not None for turn in self.turns)
+        return self.one_clock or len({audio for audio, _ in self.tracks}) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,5 +110,3 @@ class Corpus:
     """Names of people for the corpus's speaker labels, where it has a list of them."""
     rejections: tuple[Rejection, ...] = ()
     """Records that cannot be used whatever their sound is."""
-    repeats_answers: bool = False
-    """Whether what everybody says ("yes", "I know") may be in training and in test alike."""

@@ -1,10 +1,20 @@
-"""Numbers for speakers: the model knows people by small integers."""
+"""Numbers for speakers: the model knows people by small integers.
+
+A few voices that are to be called by number keep one number over the whole corpus. The thousands of people of a corpus
+of calls cannot: there numbers count in each conversation, from 0, by who speaks first, and say only who is who in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
 
 from csm_model.errors import InputError
+
+Numbering = Literal["auto", "corpus", "conversation"]
+"""Where the numbers of speakers count; `auto` is the corpus while it needs no more than `PLACES`."""
+PLACES = 16
+"""Speakers that every tokenizer has room for."""
 
 LARGEST_KEPT = 255
 """Labels from 0 to this are taken for numbers already given; greater ones are names that happen to be digits."""
@@ -32,3 +42,13 @@ def number_speakers(
     if keep_numbers and set(ordered) <= set(small):
         return {label: int(label) for label in ordered}
     return {label: number for number, label in enumerate(ordered)}
+
+
+def over_corpus(numbering: Numbering, numbers: Mapping[str, int]) -> bool:
+    """Whether numbers count over the corpus, of which `numbers` are all; else in each conversation alone."""
+    return numbering == "corpus" or (numbering == "auto" and max(numbers.values(), default=0) < PLACES)
+
+
+def number_in_conversation(labels: Iterable[str]) -> dict[str, int]:
+    """0, 1, ... for the labels of a conversation's turns, by first appearance."""
+    return {label: number for number, label in enumerate(dict.fromkeys(labels))}

@@ -9,6 +9,7 @@ from pydantic import Field
 from csm_components import kinds
 from csm_components.ingest.licenses import check_known
 from csm_components.ingest.readers.table import check_layout
+from csm_components.ingest.speakers import Numbering
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 from csm_model.rules import by
 
@@ -31,6 +32,9 @@ class IngestSettings(StepSettings):
     """Reader of the corpus, of those that `csm data readers` lists; none takes the one that recognises it."""
     conversations: int | None = Field(default=None, ge=1)
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
+    speakers: Numbering = "auto"
+    """Where speakers' numbers count: `corpus` (one number a person), `conversation` (from 0 in each, by who speaks
+    first), or `auto`: over the corpus while it needs no number above 15, else in each conversation."""
 
 
 def _chosen(job: StepJob) -> dict[str, Any]:
@@ -50,6 +54,7 @@ def _ingest(job: StepJob) -> Any:
         job.folder("corpus"),
         job.out("conversations"),
         **_chosen(job),
+        numbering=job.of(IngestSettings).speakers,
         workers=job.workers,
     )
 
@@ -84,6 +89,7 @@ def _join(job: StepJob) -> Any:
         job.artefact("corpus").url,
         job.out("conversations"),
         **_chosen(job),
+        numbering=job.of(IngestSettings).speakers,
     )
 
 
@@ -91,7 +97,7 @@ _CORPUS = Input(name="corpus", kind=kinds.CORPUS)
 _CONVERSATIONS = Output(name="conversations", kind=kinds.CONVERSATIONS, folder="ingest", at="conversations/{digest}")
 INGEST = StepSpec(
     name="ingest",
-    description="Checks every record of a corpus and writes what can be used as conversations of 24 kHz mono sound.",
+    description="Checks every record of a corpus and writes what can be used as conversations of sound at 24 kHz.",
     work=_ingest,
     settings=(IngestSettings,),
     inputs=(_CORPUS,),

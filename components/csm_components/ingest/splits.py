@@ -1,15 +1,20 @@
-"""Which conversation is for training, validation or test; and that no test sentence is in training."""
+"""Which conversation is for training, validation or test; and which held-out sentences are in training too."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from csm_components.ingest.records import SPLITS, SourceConversation, Split
 from csm_model.errors import InputError
 
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.05
+LONG_SENTENCE = 5
+"""Words from which on a sentence is held out for good, where shorter ones are said by everybody."""
+LONG_RUN = 13
+"""Words in a row that two texts do not share by chance (Brown et al. 2020, appendix C)."""
 
 _ALIASES: dict[str, Split] = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}
 
@@ -68,12 +73,44 @@ def choose_splits(conversations: Sequence[SourceConversation]) -> tuple[dict[str
     return (given, True) if given else (make_splits([item.id for item in conversations]), False)
 
 
-def leaked(train: Mapping[str, str], test: Mapping[str, str]) -> dict[str, str]:
-    """Training turns whose sentence a test turn has too: turn id to that test turn's id.
+@dataclass(frozen=True)
+class Leak:
+    """A held-out turn that is said elsewhere."""
+
+    turn: str
+    """The turn that says it too."""
+    words: int
+    """Words in a row that both have."""
+
+
+def leaked(held_out: Mapping[str, str], learnt: Iterable[tuple[str, str]]) -> dict[str, Leak]:
+    """Held-out turns whose sentence is learnt: all of it, or `LONG_RUN` words of it in a row.
+
+    What has fewer than `LONG_SENTENCE` words is said by everybody ("yes", "I know"), and is no leak. Memory grows with
+    the held-out texts alone.
 
     Args:
-        train: plain text (`checks.plain_text`) of each training turn.
-        test: the same of each test turn.
+        held_out: plain text (`checks.plain_text`) of each held-out turn.
+        learnt: turn and plain text of all others.
     """
-    held_out = {text: turn for turn, text in test.items()}
-    return {turn: held_out[text] for turn, text in train.items() if text in held_out}
+    whole: dict[str, list[str]] = {}
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for turn, text in held_out.items():
+        words = text.split()
+        if len(words) >= LONG_SENTENCE:
+            whole.setdefault(" ".join(words), []).append(turn)
+        for run in _runs(words):
+            runs.setdefault(run, []).append(turn)
+    found: dict[str, Leak] = {}
+    for turn, text in learnt:
+        words = text.split()
+        for mine in whole.get(" ".join(words), ()):
+            found.setdefault(mine, Leak(turn, len(words)))
+        for run in _runs(words) if runs else ():
+            for mine in runs.get(run, ()):
+                found.setdefault(mine, Leak(turn, LONG_RUN))
+    return found
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[start : start + LONG_RUN]) for start in range(len(words) - LONG_RUN + 1))

@@ -1,4 +1,4 @@
-"""The step ingest: any folder of sound and text to 24 kHz mono conversations.
+"""The step ingest: any folder of sound and text to conversations at 24 kHz, mono or a channel a speaker.
 
 The output folder:
 
@@ -45,6 +45,7 @@ from csm_components.ingest.corpora import (
     sounds_of,
 )
 from csm_components.ingest.records import SourceConversation
+from csm_components.ingest.speakers import Numbering
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
 from csm_components.workers import run_parallel
@@ -77,11 +78,12 @@ def ingest(
     default_license: str | None = None,
     rules: Rules | None = None,
     speakers: Mapping[str, int] | None = None,
+    numbering: Numbering = "auto",
     max_conversations: int | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> IngestResult:
-    """Checks every record of a corpus and writes what can be used as conversations of 24 kHz mono sound.
+    """Checks every record of a corpus and writes what can be used as conversations of sound at 24 kHz.
 
     Args:
         corpus: folder of sound and text (see `layouts`).
@@ -90,34 +92,41 @@ def ingest(
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         rules: bounds of the checks.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
+        numbering: where numbers count that are not given (`speakers`).
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
         workers: processes; `CSM_WORKERS` or one a core without it.
         console: where progress and tables go; standard error without it.
 
     Raises:
-        InputError: no such folder, no sound or no text in it, nothing left after the checks, or splits that leak.
+        InputError: no such folder, no sound or no text in it, or nothing left after the checks.
     """
     console = console or Console(stderr=True)
     files = corpus_in(corpus, leave_out=out.absolute())
     described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
     rules = rules or Rules()
     keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
-    inputs = inputs_of(described, keys, speakers)
+    inputs = inputs_of(described, keys, speakers, numbering)
     if (known := committed(out, inputs)) is not None:
         return known
     made.forget(out)
     (out / MANIFEST).unlink(missing_ok=True)
     convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
-    return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, console=console)
+    return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, numbering=numbering, console=console)
 
 
-def inputs_of(described: Described, keys: Mapping[str, str], speakers: Mapping[str, int] | None = None) -> str:
+def inputs_of(
+    described: Described,
+    keys: Mapping[str, str],
+    speakers: Mapping[str, int] | None = None,
+    numbering: Numbering = "auto",
+) -> str:
     """Digest of all that the conversations are made from.
 
     Args:
         described: the corpus.
         keys: key of each of its conversations.
         speakers: numbers given for its speaker labels.
+        numbering: where numbers count that are not given.
     """
     return digest_of(
         {
@@ -127,6 +136,7 @@ def inputs_of(described: Described, keys: Mapping[str, str], speakers: Mapping[s
             "speakers": dict(speakers) if speakers is not None else None,
             "names": described.corpus.speaker_names,
             "others": [asdict(row) for row in described.others],
+            "numbering": numbering,
         }
     )
 
@@ -165,6 +175,7 @@ def finish(
     inputs: str,
     console: Console,
     speakers: Mapping[str, int] | None = None,
+    numbering: Numbering = "auto",
 ) -> IngestResult:
     """Writes what goes beside the sound in `out`, where every conversation is committed; the manifest last.
 
@@ -175,10 +186,11 @@ def finish(
         inputs: digest of all that the result is made from.
         console: where tables go.
         speakers: numbers given for the corpus's speaker labels.
+        numbering: where numbers count that are not given.
     """
     corpus = described.corpus
     parts = [read_json(part_path(out, source.id)) for source in corpus.conversations]
-    contents = catalogue(corpus, parts, described.others, speakers)
+    contents = catalogue(corpus, parts, described.others, speakers, numbering)
     write_rejected(out, contents.rejections)
     if contents.rejections:
         console.print(rejection_table(contents.rejections))

@@ -139,7 +139,7 @@ def tokenise_shard(
     """
     console = console or Console(stderr=True)
     tasks = _planned(conversations, tools, out, shard_conversations).tasks
-    mine = tasks[shard_span(shard, len(tasks))]
+    mine = tasks[shard_span(shard, [max(1, task.samples) for task in tasks])]
     key = digest_of({"format": FORMAT, "keys": [[task.name, task.key] for task in mine], "code": code_digest()})
     store = shard_store("tokenise", key, out)
     reused = store.made() or store.fetch()

@@ -47,9 +47,14 @@ class ShardTask:
         return self.out / "parts" / f"{self.name}.json"
 
     @property
+    def samples(self) -> int:
+        """Samples of speech in it."""
+        return sum(turn.samples for item in self.conversations for turn in item.turns)
+
+    @property
     def seconds(self) -> float:
         """Seconds of speech in it."""
-        return sum(turn.samples for item in self.conversations for turn in item.turns) / SAMPLE_RATE
+        return self.samples / SAMPLE_RATE
 
 
 def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokenizer: Tokenizer) -> str:
@@ -67,6 +72,7 @@ def shard_key(conversations: tuple[Conversation, ...], codec_digest: str, tokeni
                     item.pcm_sha256,
                     [
                         [turn.id, turn.text, turn.speaker, turn.start_sample, turn.samples, *turn.tags]
+                        + ([turn.channel] if item.channels > 1 else [])
                         for turn in item.turns
                     ],
                 ]

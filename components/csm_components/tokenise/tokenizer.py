@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csm_components.ingest.speakers import PLACES
 from csm_model.errors import InputError
 from csm_model.text import PROMPTS, PhonemeTokenizer, Tokenizer, check_prompt, load_tokenizer, train_bpe
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 PHONEMES, BPE = "phonemes", "bpe:"
-SPEAKERS = 16
-"""Speakers that a new tokenizer has room for, at least."""
 
 
 def check_setting(setting: str | None, prompt: str | None) -> None:
@@ -98,10 +97,11 @@ def choose_tokenizer(
         if beyond:
             raise InputError(
                 f"speaker {beyond[0]} (conversation {speakers[beyond[0]]}) has no place in {base or setting}, whose "
-                f"speakers are 0 to {given.num_speakers - 1}; give the corpus other speaker numbers"
+                f"speakers are 0 to {given.num_speakers - 1}; let numbers count in each conversation, with "
+                "--set data.speakers=conversation"
             )
         return given
-    room = max(SPEAKERS, max(speakers) + 1)
+    room = max(PLACES, max(speakers) + 1)
     size = bpe_size(setting)
     if size is None:
         return PhonemeTokenizer(num_speakers=room)

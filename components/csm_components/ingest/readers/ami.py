@@ -187,5 +187,5 @@ READER = CorpusReader(
     gives="text, speaker over meetings, own channel, times, splits",
     reference="https://groups.inf.ed.ac.uk/ami/corpus",
     detect=detect,
-    read=corpus_of("ami", records),
+    read=corpus_of("ami", records, one_clock=True),
 )

@@ -12,16 +12,17 @@ each other as their lines do; lines without one belong together when they name t
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from csm_components.ingest.readers.record import CorpusReader
-from csm_components.ingest.readers.texts import EncodingError, read_lines
-from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
+from csm_components.ingest.readers.texts import read_lines
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -47,68 +48,71 @@ class JsonlTurn(BaseModel):
     tags: Any = None
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yields number and value of each line that is not blank."""
-    for line in read_lines(path):
-        if line.problem:
-            raise EncodingError(f"{path}:{line.number}: {line.problem}")
-        if not line.text.strip():
-            continue
-        try:
-            yield line.number, json.loads(line.text)
-        except ValueError as error:
-            raise InputError(f"{path}:{line.number}: not valid JSON ({error})") from None
+_LINES_TO_TELL = 20
+"""Lines of a file that are looked at to tell what it is: the first ones may be torn."""
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def find_jsonl(folder: Path) -> list[Path]:
-    """The `.jsonl` files at the top of `folder` whose first line names sound and text, sorted."""
+    """The `.jsonl` files at the top of `folder` whose first readable line names sound and text, sorted."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
-        first = next(_rows(path), None)
-        if first and isinstance(first[1], dict) and {"audio", "text"} & first[1].keys():
+        values = (_value(line.text) for line in itertools.islice(read_lines(path), _LINES_TO_TELL) if not line.problem)
+        first = next((value for value in values if isinstance(value, dict)), None)
+        if first and {"audio", "text"} & first.keys():
             found.append(path)
     return found
 
 
-def read_jsonl(folder: Path, tables: list[Path]) -> Corpus:
-    """Reads the turns of all `tables`; raises `InputError` with file and line for a line that breaks a rule."""
-    turns: dict[str, list[SourceTurn]] = {}
-    splits: dict[str, set[str | None]] = {}
-    for path in tables:
-        for number, value in _rows(path):
-            try:
-                row = JsonlTurn.model_validate(value)
-            except ValidationError as error:
-                problem = error.errors()[0]
-                field = ".".join(map(str, problem["loc"])) or "the line"
-                raise InputError(f"{path}:{number}: {field}: {problem['msg']}") from None
-            conversation = row.conversation or str(Path(row.audio).with_suffix(""))
-            known = turns.setdefault(conversation, [])
-            known.append(
-                SourceTurn(
-                    id=row.id or f"{conversation}-{len(known):03}",
-                    text=row.text,
-                    speaker=row.speaker,
-                    audio=row.audio,
-                    channel=row.channel,
-                    start=row.start,
-                    duration=row.duration,
-                    license=row.license,
-                    voice=row.voice,
-                    origin=row.origin,
-                    tags=tags_of(row.tags, f"{path}:{number}"),
-                )
-            )
-            splits.setdefault(conversation, set()).add(row.split)
-    return Corpus(
-        layout="jsonl",
-        conversations=tuple(
-            SourceConversation(id=name, turns=tuple(turns[name]), split=given_split(name, splits[name]))
-            for name in sorted(turns)
-        ),
-        keep_speaker_numbers=True,
-        speaker_names={},
-    )
+def records(folder: Path, sounds: Sequence[str]) -> Found:
+    """A record for each line that is not blank."""
+    counts: Counter[str] = Counter()
+    for path in find_jsonl(folder):
+        for line in read_lines(path):
+            source = relative(path, folder, line.number)
+            if line.problem:
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem)
+            elif line.text.strip():
+                yield _record(line.text, source, counts)
+
+
+def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRecord:
+    """A line's turn; `counts` holds how many each conversation has had, for ids that are not given."""
+    try:
+        row = JsonlTurn.model_validate(json.loads(text))
+        conversation = row.conversation or str(Path(row.audio).with_suffix(""))
+        record = TurnRecord(
+            id=row.id or f"{conversation}-{counts[conversation]:03}",
+            conversation=conversation,
+            sound=row.audio,
+            text=row.text,
+            speaker=row.speaker,
+            source=source,
+            channel=row.channel,
+            start=row.start,
+            duration=row.duration,
+            license=row.license,
+            split=given_split(conversation, {row.split}),
+            voice=row.voice,
+            origin=row.origin,
+            tags=tags_of(row.tags, source),
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "the line"
+        return BadRecord(source=source, reason="damaged record", detail=f"{field}: {problem['msg']}")
+    except InputError as error:
+        return BadRecord(source=source, reason="damaged record", detail=str(error))
+    except (ValueError, RecursionError) as error:
+        return BadRecord(source=source, reason="damaged record", detail=f"torn line: not valid JSON ({error})")
+    counts[conversation] += 1
+    return record
 
 
 READER = CorpusReader(
@@ -119,6 +123,6 @@ READER = CorpusReader(
     gives="whatever its fields name",
     reference="docs/data.md",
     detect=lambda folder, sounds: bool(find_jsonl(folder)),
-    read=lambda folder, sounds: read_jsonl(folder, find_jsonl(folder)),
+    read=corpus_of("jsonl", records, by_time=False, keep_speaker_numbers=True),
     rank="first",
 )

@@ -11,11 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from csm_components.ingest.readers.record import CorpusReader
-from csm_components.ingest.readers.texts import read_text
-from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
+from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
+from csm_components.ingest.readers.texts import read_lines
+from csm_components.ingest.records import Split
 from csm_components.ingest.splits import given_split
-from csm_model.errors import InputError
 
 
 def find_librispeech(folder: Path) -> list[Path]:
@@ -44,50 +43,42 @@ def _speaker_names(folder: Path) -> dict[str, str]:
     """People's names from `SPEAKERS.TXT`, whose lines are `ID | SEX | SUBSET | MINUTES | NAME`."""
     names = {}
     for path in sorted(folder.rglob("SPEAKERS.TXT")):
-        for line in read_text(path).splitlines():
-            cells = [cell.strip() for cell in line.split("|", 4)]
-            if len(cells) == 5 and not line.startswith(";") and cells[4]:
+        for line in read_lines(path):
+            cells = [cell.strip() for cell in line.text.split("|", 4)]
+            if len(cells) == 5 and not line.text.startswith(";") and cells[4]:
                 names[cells[0]] = cells[4]
     return names
 
 
-def read_librispeech(folder: Path, transcripts: list[Path], sounds: Sequence[str]) -> Corpus:
-    """Reads all `transcripts`; raises `InputError` for one that does not lie in a speaker's and a chapter's folder.
-
-    Args:
-        folder: the corpus.
-        transcripts: those in it.
-        sounds: paths of its sound files, relative to it.
-    """
+def records(folder: Path, sounds: Sequence[str]) -> Found:
+    """A record for each line of each transcript."""
     beside: dict[str, dict[str, str]] = defaultdict(dict)
     for name in sorted(sounds):
         beside[str(PurePosixPath(name).parent)][PurePosixPath(name).stem] = name
-    conversations: dict[str, SourceConversation] = {}
-    for path in transcripts:
+    for path in find_librispeech(folder):
         chapter = path.parent
         if len(chapter.relative_to(folder).parts) < 2:
-            raise InputError(f"{path}: a transcript must lie in SPEAKER/CHAPTER/ under the corpus's folder")
-        speaker = chapter.parent.name
-        here = chapter.relative_to(folder).as_posix()
-        turns = []
-        for line in read_text(path).splitlines():
-            name, _, text = line.strip().partition(" ")
+            where = "a transcript must lie in SPEAKER/CHAPTER/ under the corpus's folder"
+            yield BadRecord(source=relative(path, folder), reason="damaged record", detail=where)
+            continue
+        speaker, here = chapter.parent.name, chapter.relative_to(folder).as_posix()
+        conversation, split = f"{speaker}-{chapter.name}", _subset(folder, chapter)
+        for line in read_lines(path):
+            source = relative(path, folder, line.number)
+            if line.problem:
+                yield BadRecord(source=source, reason=line.reason, detail=line.problem, conversation=conversation)
+                continue
+            name, _, text = line.text.strip().partition(" ")
             if name:
-                sound = beside[here].get(name, f"{here}/{name}.flac")
-                turns.append(SourceTurn(id=name, text=sentence(text), speaker=speaker, audio=sound))
-        conversation = f"{speaker}-{chapter.name}"
-        if conversation in conversations:
-            raise InputError(f"{path}: chapter {conversation} is there twice; remove one of them")
-        if turns:
-            conversations[conversation] = SourceConversation(
-                id=conversation, turns=tuple(turns), split=_subset(folder, chapter)
-            )
-    return Corpus(
-        layout="librispeech",
-        conversations=tuple(conversations[name] for name in sorted(conversations)),
-        keep_speaker_numbers=False,
-        speaker_names=_speaker_names(folder),
-    )
+                yield TurnRecord(
+                    id=name,
+                    conversation=conversation,
+                    sound=beside[here].get(name, f"{here}/{name}.flac"),
+                    text=sentence(text),
+                    speaker=speaker,
+                    source=source,
+                    split=split,
+                )
 
 
 READER = CorpusReader(
@@ -98,6 +89,6 @@ READER = CorpusReader(
     gives="text, speaker, splits",
     reference="https://www.openslr.org/12",
     detect=lambda folder, sounds: bool(find_librispeech(folder)),
-    read=lambda folder, sounds: read_librispeech(folder, find_librispeech(folder), sounds),
+    read=corpus_of("librispeech", records, speaker_names=_speaker_names),
     rank="first",
 )

@@ -8,6 +8,7 @@ there. What breaks one costs itself: it is left out with its reason and its file
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,9 +36,13 @@ class TurnRecord:
     """Seconds into the sound; none is its beginning."""
     end: float | None = None
     """Seconds into the sound; none is its end."""
+    duration: float | None = None
+    """Seconds, where the corpus says how long instead of until when."""
     language: str | None = None
     license: str | None = None
     split: Split | None = None
+    voice: str | None = None
+    origin: str | None = None
     tags: tuple[str, ...] = ()
 
 
@@ -52,6 +57,7 @@ class BadRecord:
     conversation: str = ""
     sound: str = ""
     text: str = ""
+    seconds: float = 0.0
 
 
 Found = Iterator[TurnRecord | BadRecord]
@@ -84,7 +90,10 @@ def corpus_of(
     records: Callable[[Path, Sequence[str]], Found],
     *,
     whole: bool = True,
+    one_clock: bool = False,
+    by_time: bool = True,
     keep_speaker_numbers: bool = False,
+    speaker_names: Callable[[Path], dict[str, str]] = lambda _: {},
 ) -> Callable[[Path, Sequence[str]], Corpus]:
     """`CorpusReader.read` of a reader that yields records.
 
@@ -92,7 +101,10 @@ def corpus_of(
         layout: name of the reader.
         records: yields them.
         whole: whether a conversation is all of its recording; else it is a stretch, which is cut out.
+        one_clock: whether times count from one moment in all files of a conversation.
+        by_time: whether turns of a conversation are in the order of their times; else in that of their records.
         keep_speaker_numbers: whether speakers that are called by small numbers keep them.
+        speaker_names: names of people for the corpus's speaker labels, where it has a list of them.
     """
 
     def read(folder: Path, sounds: Sequence[str]) -> Corpus:
@@ -102,7 +114,10 @@ def corpus_of(
             folder=folder,
             sounds=sounds,
             whole=whole,
+            one_clock=one_clock,
+            by_time=by_time,
             keep_speaker_numbers=keep_speaker_numbers,
+            speaker_names=speaker_names(folder),
         )
 
     return read
@@ -115,9 +130,12 @@ def assemble(
     folder: Path,
     sounds: Iterable[str],
     whole: bool = True,
+    one_clock: bool = False,
+    by_time: bool = True,
     keep_speaker_numbers: bool = False,
+    speaker_names: dict[str, str] | None = None,
 ) -> Corpus:
-    """The corpus that records make: conversations by id, their turns in the order of their times.
+    """The corpus that records make: conversations by id, and their turns in order.
 
     Args:
         layout: name of the reader.
@@ -125,7 +143,10 @@ def assemble(
         folder: the corpus.
         sounds: names of all its sound files and archives.
         whole: see `corpus_of`.
+        one_clock: see `corpus_of`.
+        by_time: see `corpus_of`.
         keep_speaker_numbers: see `corpus_of`.
+        speaker_names: names of people for the corpus's speaker labels.
     """
     known, seen = set(sounds), dict[str, str]()
     turns: dict[str, list[SourceTurn]] = {}
@@ -148,16 +169,16 @@ def assemble(
         conversations=tuple(
             SourceConversation(
                 id=name,
-                turns=tuple(sorted(turns[name], key=lambda turn: turn.start or 0.0)),
+                turns=tuple(sorted(turns[name], key=lambda turn: turn.start or 0.0) if by_time else turns[name]),
                 split=splits[name],
                 whole=whole,
+                one_clock=one_clock,
             )
             for name in sorted(turns)
         ),
         keep_speaker_numbers=keep_speaker_numbers,
-        speaker_names={},
+        speaker_names=speaker_names or {},
         rejections=tuple(rejections),
-        repeats_answers=True,
     )
 
 
@@ -170,8 +191,10 @@ def _turn(record: TurnRecord) -> SourceTurn:
         audio=record.sound,
         channel=record.channel,
         start=record.start,
-        duration=None if record.end is None else round(record.end - start, 6),
+        duration=record.duration if record.end is None else round(record.end - start, 6),
         license=record.license,
+        voice=record.voice,
+        origin=record.origin,
         language=record.language,
         tags=record.tags,
     )
@@ -181,6 +204,10 @@ def _fault(
     record: TurnRecord, folder: Path, known: set[str], seen: dict[str, str], split: Split | None
 ) -> BadRecord | None:
     """What is wrong with a record; none when nothing is."""
+    start, end = record.start or 0.0, record.end
+    if record.duration is not None:
+        end = start + record.duration
+    length = 0.0 if end is None else round(max(0.0, end - start), 3)
 
     def bad(reason: Reason, detail: str) -> BadRecord:
         return BadRecord(
@@ -191,9 +218,9 @@ def _fault(
             conversation=record.conversation,
             sound=record.sound,
             text=record.text,
+            seconds=length if math.isfinite(length) else 0.0,
         )
 
-    start, end = record.start or 0.0, record.end
     if not record.id or not record.conversation or not record.speaker:
         return bad("damaged record", "names no id, conversation or speaker")
     if record.id in seen:
@@ -205,7 +232,7 @@ def _fault(
         return bad("damaged record", f"from {start:g} s to {until}: times are 0 or more, and go forward")
     if record.split != split:
         return bad("damaged record", f"is of {record.split}, but others of its conversation are of {split}")
-    archive = file_of(record.sound)
+    archive = posixpath.normpath(file_of(record.sound))
     if archive not in known and not (folder / archive).is_file():
         return bad("unreadable", f"{archive}: no such file")
     return None
@@ -218,6 +245,7 @@ def _rejection(bad: BadRecord) -> Rejection:
         audio=bad.sound,
         reason=bad.reason,
         detail=f"{bad.source}: {bad.detail}",
+        seconds=bad.seconds,
         text=bad.text,
     )
 
