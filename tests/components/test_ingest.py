@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -321,32 +322,42 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ("not json", r"t\.jsonl:2: not valid JSON"),
+            ("not json", r"t\.jsonl:2: torn line: not valid JSON"),
             ('{"audio": "a.wav", "text": "Hi."}', r"t\.jsonl:2: speaker: Field required"),
             ('{"audio": "a.wav", "text": "Hi.", "speaker": "x", "start": -1}', r"t\.jsonl:2: start: Input should be"),
             ("[1]", r"t\.jsonl:2: the line: "),
         ],
     )
-    def test_a_bad_line(self, tmp_path: Path, line: str, message: str) -> None:
+    def test_a_bad_line(self, tmp_path: Path, say: Callable[..., np.ndarray], line: str, message: str) -> None:
         corpus = tmp_path / "corpus"
         corpus.mkdir()
-        (corpus / "t.jsonl").write_text('{"audio": "a.wav", "text": "Hello.", "speaker": "x"}\n' + line + "\n")
-        self.check(corpus, tmp_path / "out", message)
+        soundfile.write(corpus / "a.wav", say("Hello."), 24_000)
+        good = '{"audio": "a.wav", "text": "Hello.", "speaker": "x", "license": "MIT"}\n'
+        (corpus / "t.jsonl").write_text(good + line + "\n")
+        assert quiet(corpus, tmp_path / "out").turns == 1  # it costs itself
+        (row,) = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+        assert row["reason"] == "damaged record"
+        assert re.match(message, row["detail"])
 
     def test_a_bad_manifest(self, tmp_path: Path, lhotse_corpus: Path) -> None:
         (lhotse_corpus / "recordings.jsonl").write_text('{"id": "x"}\n')
-        self.check(lhotse_corpus, tmp_path / "out", r"recordings\.jsonl: not a lhotse manifest of recordings")
+        self.check(lhotse_corpus, tmp_path / "out", r"no record can be used \(.*recordings\.jsonl:1: torn line")
 
     def test_given_splits_that_leak(self, tmp_path: Path, write_corpus: Writers) -> None:
         splits = {"talk-1": "train", "talk-2": "train", "talk-3": "train", "talk-4": "test"}
         corpus = write_corpus["lhotse"](tmp_path / "corpus", splits=splits)
         text = (corpus / "supervisions.jsonl").read_text()
-        (corpus / "supervisions.jsonl").write_text(text.replace("Is it raining?", "over the bridge!"))
-        self.check(corpus, tmp_path / "out", "test sentence 'over the bridge' .* is in training too")
+        text = text.replace("Is it raining?", "over the bridge!")  # said by everybody
+        text = text.replace("Where is the station?", "No, THE sun is out")
+        (corpus / "supervisions.jsonl").write_text(text)
+        assert quiet(corpus, tmp_path / "out").turns == 8
+        assert rejected(tmp_path / "out") == {"talk-4-0": "held-out sentence"}
 
-    def test_turns_of_one_id(self, tmp_path: Path) -> None:
+    def test_turns_of_one_id(self, tmp_path: Path, say: Callable[..., np.ndarray]) -> None:
         corpus = tmp_path / "corpus"
         corpus.mkdir()
-        line = '{"audio": "a.wav", "text": "Hello.", "speaker": "x", "id": "same"}\n'
+        soundfile.write(corpus / "a.wav", say("Hello."), 24_000)
+        line = '{"audio": "a.wav", "text": "Hello.", "speaker": "x", "id": "same", "license": "MIT"}\n'
         (corpus / "t.jsonl").write_text(line * 2)
-        self.check(corpus, tmp_path / "out", "turn same is there twice")
+        assert quiet(corpus, tmp_path / "out").turns == 1
+        assert rejected(tmp_path / "out") == {"same": "twice"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from csm_components.ingest import fanout
+from csm_components.ingest.corpora import describe, open_corpus, work_of
 from csm_components.ingest.step import ingest
 from csm_components.s3 import S3Storage
 from csm_components.settings import Settings
@@ -47,16 +50,55 @@ def fan_out(corpus: str, home: Path, shards: int, **options: object) -> list[Pat
 @pytest.mark.parametrize(("items", "shards"), [(1, 1), (4, 4), (10, 3), (3, 8), (1000, 7)])
 def test_shards_cover_all_items_once_and_evenly(items: int, shards: int) -> None:
     names = shard_names(shards, items)
-    taken = [list(range(items))[shard_span(name, items)] for name in names]
+    taken = [list(range(items))[shard_span(name, [7] * items)] for name in names]
     assert [item for part in taken for item in part] == list(range(items))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
     assert len(names) == min(shards, items)
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_shards_are_even_in_work(seed: int) -> None:
+    rng = random.Random(seed)
+    work = [rng.choice([1, rng.randint(1, 30), rng.randint(1, 3000)]) for _ in range(rng.randint(1, 60))]
+    work[rng.randrange(len(work))] *= rng.choice([1, 1, 20])
+    names = shard_names(rng.randint(1, 12), len(work))
+    spans = [shard_span(name, work) for name in names]
+    assert [item for span in spans for item in range(len(work))[span]] == list(range(len(work)))
+    sums = [sum(work[span]) for span in spans]
+    assert min(sums) > 0
+    assert max(sums) <= 2 * max(max(work), sum(work) / len(names))  # one that is long holds up itself alone
+
+
+def test_a_long_recording_is_a_shard_of_its_own(tmp_path: Path) -> None:
+    def line(name: str, seconds: float) -> str:
+        row = {"audio": f"{name}.wav", "text": "x", "speaker": "a", "start": seconds - 1, "duration": 1}
+        return json.dumps(row) + "\n"
+
+    lengths = [300.0] * 6 + [28_800.0] + [300.0] * 6
+    (tmp_path / "t.jsonl").write_text("".join(line(f"c{at:02}", seconds) for at, seconds in enumerate(lengths)))
+    for at in range(len(lengths)):
+        (tmp_path / f"c{at:02}.wav").touch()
+    with open_corpus(str(tmp_path)) as files:
+        work = work_of(files, describe(files).corpus.conversations)
+    assert work == [round(1000 * seconds) for seconds in lengths]
+    spans = [shard_span(name, work) for name in shard_names(4, len(work))]
+    assert [span.stop - span.start for span in spans].count(1) == 1
+    assert max(sum(work[span]) for span in spans) == 28_800_000
+
+
+def test_without_times_files_tell_how_long_they_are(tmp_path: Path) -> None:
+    for at, size in enumerate((1000, 50, 50)):
+        (tmp_path / f"c{at}.wav").write_bytes(bytes(size))
+    rows = [{"audio": f"c{at}.wav", "text": "x", "speaker": "a"} for at in range(3)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_corpus(str(tmp_path)) as files:
+        assert work_of(files, describe(files).corpus.conversations) == [1000, 50, 50]
+
+
 @pytest.mark.parametrize("name", ["", "0-of-4", "00004-of-00004", "00000-of-00000", "00001-of-00004/..", "x"])
 def test_a_shard_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be NUMBER-of-COUNT"):
-        shard_span(name, 10)
+        shard_span(name, [1] * 10)
 
 
 @pytest.mark.parametrize("shards", [0, -1, 100_000])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
 from csm_components.ingest.audio import from_pcm, to_model_rate, to_pcm
-from csm_components.ingest.catalogue import thin_out
+from csm_components.ingest.catalogue import catalogue, thin_out
 from csm_components.ingest.checks import Rules, check_sound, clipped_share, plain_text
 from csm_components.ingest.convert import file_name
 from csm_components.ingest.licenses import FREE_LICENSES, canonical, license_of_text
 from csm_components.ingest.readers.librispeech import sentence
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
-from csm_components.ingest.speakers import number_speakers
-from csm_components.ingest.splits import given_split, leaked, make_splits
+from csm_components.ingest.speakers import PLACES, number_in_conversation, number_speakers, over_corpus
+from csm_components.ingest.splits import LONG_RUN, LONG_SENTENCE, Leak, given_split, leaked, make_splits
 from csm_model.errors import InputError
 
 
@@ -45,8 +47,111 @@ def test_given_splits() -> None:
 
 
 def test_leaks_are_found_by_their_words() -> None:
-    train = {"a": plain_text("It's   RAINING!"), "b": plain_text("It is dry.")}
-    assert leaked(train, {"t": plain_text("it's raining")}) == {"a": "t"}
+    held_out = {
+        "a": plain_text("It's   RAINING, my dear!"),
+        "b": plain_text("It is dry."),
+        "c": plain_text("Yes, I do."),
+    }
+    learnt = [("t", plain_text("it's raining my DEAR")), ("u", plain_text("It is dry")), ("v", plain_text("yes I do"))]
+    assert leaked(held_out, learnt) == {"a": Leak("t", 5)}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_leak_is_a_whole_sentence_or_a_long_run_of_words(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def text(words: int) -> str:
+        return " ".join(rng.choice("abcdefghijklmnop") for _ in range(words))
+
+    learnt = {f"t{number}": text(rng.randint(1, 40)) for number in range(40)}
+    held_out, wanted = {}, set()
+    for number in range(40):
+        source = rng.choice([*learnt.values()]).split()
+        length = rng.randint(1, len(source))
+        begin = rng.randrange(len(source) - length + 1)
+        around = [text(rng.randint(0, 3)) for _ in range(2)] if rng.random() < 0.5 else ["", ""]
+        words = " ".join([around[0], *source[begin : begin + length], around[1]]).split()
+        held_out[f"h{number}"] = " ".join(words)
+    for name, said in held_out.items():
+        words = said.split()
+        runs = {tuple(words[start : start + LONG_RUN]) for start in range(len(words) - LONG_RUN + 1)}
+        for other in learnt.values():
+            theirs = other.split()
+            shared = any(tuple(theirs[start : start + LONG_RUN]) in runs for start in range(len(theirs)))
+            if (said == other and len(words) >= LONG_SENTENCE) or shared:
+                wanted.add(name)
+    assert leaked(held_out, learnt.items()).keys() == wanted
+
+
+def talks(count: int, short: float) -> list[tuple[str, list[str]]]:
+    """Conversations whose turns are short answers, by this share, and else sentences that nobody says twice."""
+    rng = random.Random(count)
+    answers = ["yeah", "uh huh", "right", "yes I know", "no not really no"]
+    rows = []
+    for number in range(count):
+        turns = [
+            rng.choice(answers[:4]) if rng.random() < short else f"the story {number} {turn} of a day in {rng.random()}"
+            for turn in range(120)
+        ]
+        rows.append((f"talk-{number:04}", turns))
+    return rows
+
+
+def test_short_answers_are_kept_in_every_split() -> None:
+    rows = talks(100, 0.24)
+    parts = [
+        {
+            "id": name, "file": f"audio/{name}.flac", "samples": 9, "pcm_sha256": "", "rejections": [],
+            "turns": [
+                {"id": f"{name}-{at}", "text": text, "speaker": f"{name}-{at % 2}", "samples": 9, "voice": None,
+                 "license": "MIT", "origin": None, "start": 0}
+                for at, text in enumerate(turns)
+            ],
+        }
+        for name, turns in rows
+    ]  # fmt: skip
+    corpus = Corpus(
+        layout="jsonl",
+        conversations=tuple(
+            SourceConversation(
+                id=name,
+                turns=tuple(
+                    SourceTurn(id=f"{name}-{at}", text=text, speaker=f"{name}-{at % 2}", audio="a.wav")
+                    for at, text in enumerate(turns)
+                ),
+            )
+            for name, turns in rows
+        ),
+        keep_speaker_numbers=True,
+        speaker_names={},
+    )
+    found = catalogue(corpus, parts, (), None)
+    assert not found.rejections
+    assert sum(len(part["turns"]) for part in found.conversations) == 100 * 120
+    # 200 people, two to a talk: each talk has its own 0 and 1, and knows who they are.
+    assert found.speakers == {"0": "speaker 0", "1": "speaker 1"}
+    for part in found.conversations:
+        assert [turn["speaker"] for turn in part["turns"]] == [0, 1] * 60
+        assert {turn["person"] for turn in part["turns"]} == {f"{part['id']}-0", f"{part['id']}-1"}
+    over = catalogue(corpus, parts, (), None, "corpus")
+    assert len(over.speakers) == 200
+    assert "person" not in over.conversations[0]["turns"][0]
+    assert over.digest != found.digest
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_numbers_count_over_the_corpus_while_they_fit(seed: int) -> None:
+    rng = random.Random(seed)
+    labels = [f"p{number}" for number in range(rng.randint(1, 40))]
+    numbers = number_speakers(labels, keep_numbers=True)
+    assert over_corpus("auto", numbers) == (len(labels) <= PLACES)
+    assert over_corpus("corpus", numbers)
+    assert not over_corpus("conversation", numbers)
+    said = [rng.choice(labels) for _ in range(30)]
+    alone = number_in_conversation(said)
+    assert sorted(alone.values()) == list(range(len(set(said))))
+    firsts = [alone[label] for at, label in enumerate(said) if label not in said[:at]]
+    assert firsts == sorted(firsts)
 
 
 def test_speakers() -> None:

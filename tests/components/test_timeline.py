@@ -54,7 +54,7 @@ def write_call(
     with (corpus / "calls.jsonl").open("a") as file:
         for number, (channel, start, seconds) in enumerate(turns):
             row = {
-                "id": f"{name}-{number}", "audio": f"{name}.wav", "text": f"{WORDS} {number}", "license": "MIT",
+                "id": f"{name}-{number}", "audio": f"{name}.wav", "text": f"{WORDS} {name} {number}", "license": "MIT",
                 "speaker": f"{name}-{channel}", "channel": channel, "start": start, "duration": seconds,
             }  # fmt: skip
             file.write(json.dumps(row) + "\n")
@@ -73,7 +73,7 @@ def some_call(rng: random.Random, channels: int) -> list[Turn]:
     free, now = [0.0] * channels, 0.2
     for _ in range(rng.randint(2, 9)):
         channel = rng.randrange(channels)
-        seconds = round(rng.uniform(1.0, 3.0), 3)
+        seconds = round(rng.uniform(1.6, 3.5), 3)
         start = round(max(free[channel], now + rng.choice([-0.7, -0.1, 0.0, 0.4, 2.0])), 3)
         turns.append((channel, start, seconds))
         free[channel] = start + seconds + 0.01
@@ -117,7 +117,7 @@ def test_the_pauses_of_a_call_stay(tmp_path: Path) -> None:
 
 
 def test_a_track_holds_its_own_turns_and_the_sum_is_the_conversation(tmp_path: Path) -> None:
-    turns = [(0, 0.5, 2.0), (1, 1.5, 2.0), (0, 5.0, 1.0)]
+    turns = [(0, 0.5, 2.0), (1, 1.5, 2.0), (0, 5.0, 2.0)]
     write_call(tmp_path / "corpus", "call", turns, bleed=0.5)
     quiet(tmp_path / "corpus", tmp_path / "out")
     call = next(read_conversations(tmp_path / "out"))
