@@ -36,13 +36,13 @@ def write_call(folder: Path, seconds: float, rate: int) -> None:
     turn, rng = round(TURN_SECONDS * rate), np.random.default_rng(0)
     axis = np.arange(turn) / rate
     speech = np.sin(2 * np.pi * 180 * axis) * (0.55 - 0.45 * np.cos(2 * np.pi * 4 * axis)) * (axis < TURN_SECONDS - 0.3)
-    count = round(seconds / TURN_SECONDS)
+    count, noise = round(seconds / TURN_SECONDS), rng.normal(0, 0.0003, (turn, 2))
     with (
         soundfile.SoundFile(folder / "call.flac", "w", rate, 2, "PCM_16", format="FLAC") as file,
         (folder / "call.jsonl").open("w") as lines,
     ):
         for number in range(count):
-            sound = rng.normal(0, 0.001, (turn, 2))
+            sound = noise.copy()
             sound[:, number % 2] += 0.2 * speech
             file.write(sound.astype(np.float32))
             row = {

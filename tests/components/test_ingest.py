@@ -322,7 +322,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ("not json", r"t\.jsonl:2: torn line: not valid JSON"),
+            ("not json", r"t\.jsonl:2: not valid JSON"),
             ('{"audio": "a.wav", "text": "Hi."}', r"t\.jsonl:2: speaker: Field required"),
             ('{"audio": "a.wav", "text": "Hi.", "speaker": "x", "start": -1}', r"t\.jsonl:2: start: Input should be"),
             ("[1]", r"t\.jsonl:2: the line: "),

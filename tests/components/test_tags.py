@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,8 +76,9 @@ def test_from_jsonl(tmp_path: Path, say: Callable[..., np.ndarray]) -> None:
 
     assert read() == [(), ("whispered",)]
     rows[0]["tags"] = {"mood": "sad"}
-    with pytest.raises(InputError, match=r"turns\.jsonl:1: tags \{'mood': 'sad'\}: must be a list of words"):
-        read()
+    assert read() == [("whispered",)]
+    (lost,) = [json.loads(line)["detail"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert re.match(r"turns\.jsonl:1: the line: tags \{'mood': 'sad'\}: must be a list of words", lost)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def read_clips(folder: Path, split: str) -> Iterator[JudgedClip]:
     if (folder / "cuts.jsonl.gz").exists():
         for conversation in read_conversations(folder, split=split):
             for turn, audio in zip(conversation.turns, conversation.turn_audios(), strict=True):
-                yield JudgedClip(text=turn.text, speaker=turn.voice or str(turn.speaker), audio=audio)
+                yield JudgedClip(text=turn.text, speaker=turn.voice or turn.person or str(turn.speaker), audio=audio)
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that ingest wrote, or a corpus")

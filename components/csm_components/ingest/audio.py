@@ -72,6 +72,6 @@ def write_flac(path: Path, blocks: Iterable[Pcm], channels: int = 1) -> tuple[in
     with atomic_path(path) as partial, soundfile.SoundFile(partial, "w", **how) as file:
         for block in blocks:
             file.write(block)
-            digest.update(np.ascontiguousarray(block, "<i2"))
+            digest.update(np.ascontiguousarray(block, "<i2").data)
             length += len(block)
     return length, digest.hexdigest()

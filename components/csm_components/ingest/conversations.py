@@ -47,6 +47,11 @@ class RecordedTurn:
     person: str | None = None
     """The corpus's name of the speaker, where numbers count in each conversation alone."""
 
+    @property
+    def named(self) -> str:
+        """What to call who speaks."""
+        return self.voice or self.person or f"speaker {self.speaker}"
+
 
 _BLOCK = 1 << 18
 
@@ -83,7 +88,7 @@ class Conversation:
             with soundfile.SoundFile(path) as file:
                 digest = hashlib.sha256()
                 while len(block := file.read(_BLOCK, dtype="int16")):
-                    digest.update(np.ascontiguousarray(block, "<i2"))
+                    digest.update(np.ascontiguousarray(block, "<i2").data)
                 if digest.hexdigest() != self.pcm_sha256:
                     raise DigestError(f"{self.path}: is not the sound that the manifest names; run ingest again")
                 yield file
@@ -105,8 +110,9 @@ class Conversation:
             pcm: Pcm = file.read(dtype="int16")
             if self.channels == 1:
                 return from_pcm(pcm)
-            summed = from_pcm(pcm).sum(axis=1)
-            return summed / max(np.float32(1.0), np.abs(summed).max(initial=0.0))
+            summed: Samples = from_pcm(pcm).sum(axis=1)
+            summed /= max(1.0, float(np.abs(summed).max(initial=0.0)))
+            return summed
 
     def turn_audios(self) -> Iterator[Samples]:
         """Sound of every turn, in order, one after another: of a long recording not all is held at once.

@@ -23,6 +23,7 @@ from csm_components.ingest.archives import member_of, open_member
 from csm_model.errors import AudioError
 
 if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
@@ -130,7 +131,7 @@ def _open_av(path: Path, source: Path | io.BytesIO) -> Iterator[OpenSound]:
     import av  # of an extra, which sound that libsndfile reads does not need
 
     try:
-        container = av.open(str(source) if isinstance(source, Path) else source)
+        container = av.open(str(source) if isinstance(source, Path) else source, mode="r")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _no_av(path, error) from None
     with container:
@@ -193,11 +194,16 @@ def _av_blocks(path: Path, container: Any, stream: AudioStream, rate: int) -> Bl
                     yield np.zeros((size, stream.codec_context.channels), np.float32)
         frame.pts = None  # else the resampler fills holes by itself, and by another rule
         for piece in flat.resample(frame):
-            block: Samples = piece.to_ndarray().reshape(-1, len(piece.layout.channels))
+            block = _samples(piece)
             position += len(block)
             yield block
     for piece in flat.resample(None):
-        yield piece.to_ndarray().reshape(-1, len(piece.layout.channels))
+        yield _samples(piece)
+
+
+def _samples(frame: AudioFrame) -> Samples:
+    """A frame of interleaved float32: `[S, C]`."""
+    return frame.to_ndarray().reshape(-1, len(frame.layout.channels)).astype(np.float32, copy=False)
 
 
 def _pieces(length: int) -> Iterator[int]:

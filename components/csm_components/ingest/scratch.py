@@ -86,5 +86,5 @@ class Scratch:
 def open_scratch(folder: Path) -> Iterator[Scratch]:
     """Room for lanes; a file in `folder` where they are many, which has no name and is gone when this process is."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder) as file:
-        yield Scratch(file)  # type: ignore[arg-type]  # typeshed: a spooled file is no IO of its own
+    with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder)) as file:
+        yield Scratch(file)

@@ -224,7 +224,8 @@ def _refuse_nothing(corpus: str, out: Path, result: Catalogue) -> None:
     splits = [part["split"] for part in result.conversations]
     if "train" in splits:
         return
-    first = next(iter(result.rejections), None)
+    said = (row for row in result.rejections if row.reason != "no text")  # a cause first, then what follows from it
+    first = next(said, next(iter(result.rejections), None))
     why = f"; the first: {first.turn or first.audio}: {first.detail}" if first else ""
     what = "no conversation for training is left" if splits else "no record can be used"
     raise InputError(f"{corpus}: {what} ({len(result.rejections)} left out, see {out / 'rejected.jsonl'}){why}")

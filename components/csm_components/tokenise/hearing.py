@@ -115,10 +115,11 @@ def sample(conversations: Sequence[Conversation], turns: int) -> Iterator[tuple[
 
     Of more voices than turns some are taken, evenly in the order of their numbers.
     """
-    voices: dict[int, list[tuple[Conversation, RecordedTurn]]] = {}
+    voices: dict[tuple[str, int], list[tuple[Conversation, RecordedTurn]]] = {}
     for item in conversations:
         for turn in item.turns:
-            voices.setdefault(turn.speaker, []).append((item, turn))
+            who = ("", turn.speaker) if turn.person is None else (turn.person, 0)
+            voices.setdefault(who, []).append((item, turn))
     numbers = sorted(voices)
     if len(numbers) > turns:
         numbers = [numbers[place] for place in np.linspace(0, len(numbers) - 1, turns).round().astype(int)]
@@ -180,10 +181,7 @@ def hear(
 
 
 def _judged(codec: AudioCodec, chosen: Iterator[tuple[Conversation, RecordedTurn]], key: str, workers: int) -> Hearing:
-    clips = [
-        JudgedClip(text=turn.text, speaker=turn.voice or f"speaker {turn.speaker}", audio=item.audio(turn))
-        for item, turn in chosen
-    ]
+    clips = [JudgedClip(text=turn.text, speaker=turn.named, audio=item.audio(turn)) for item, turn in chosen]
     done = itertools.count(1)
     with one_thread():
         judged = judge_clips(

@@ -101,7 +101,7 @@ def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRec
             split=given_split(conversation, {row.split}),
             voice=row.voice,
             origin=row.origin,
-            tags=tags_of(row.tags, source),
+            tags=tags_of(row.tags, "the line"),
         )
     except ValidationError as error:
         problem = error.errors()[0]
@@ -110,7 +110,7 @@ def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRec
     except InputError as error:
         return BadRecord(source=source, reason="damaged record", detail=str(error))
     except (ValueError, RecursionError) as error:
-        return BadRecord(source=source, reason="damaged record", detail=f"torn line: not valid JSON ({error})")
+        return BadRecord(source=source, reason="damaged record", detail=f"not valid JSON ({error})")
     counts[conversation] += 1
     return record
 
