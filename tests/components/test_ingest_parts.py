@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from csm_components.ingest.audio import from_pcm, to_model_rate, to_pcm
-from csm_components.ingest.catalogue import catalogue, thin_out
+from csm_components.ingest.catalogue import catalogue, manifest_of, thin_out
 from csm_components.ingest.checks import Rules, check_sound, clipped_share, plain_text
+from csm_components.ingest.conversations import Conversation, RecordedTurn
 from csm_components.ingest.convert import file_name
 from csm_components.ingest.licenses import FREE_LICENSES, canonical, license_of_text
 from csm_components.ingest.readers.librispeech import sentence
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.speakers import PLACES, number_in_conversation, number_speakers, over_corpus
 from csm_components.ingest.splits import LONG_RUN, LONG_SENTENCE, Leak, given_split, leaked, make_splits
+from csm_components.tokenise.tokenizer import choose_tokenizer
 from csm_model.errors import InputError
+from csm_model.text import PhonemeTokenizer
 
 
 def test_splits_stay_when_a_corpus_grows() -> None:
@@ -97,8 +102,8 @@ def talks(count: int, short: float) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def test_short_answers_are_kept_in_every_split() -> None:
-    rows = talks(100, 0.24)
+def found_in(rows: list[tuple[str, list[str]]]) -> tuple[Corpus, list[dict[str, Any]]]:
+    """A corpus of conversations of two people each, whom no other has, and the part of each."""
     parts = [
         {
             "id": name, "file": f"audio/{name}.flac", "samples": 9, "pcm_sha256": "", "rejections": [],
@@ -125,6 +130,34 @@ def test_short_answers_are_kept_in_every_split() -> None:
         keep_speaker_numbers=True,
         speaker_names={},
     )
+    return corpus, parts
+
+
+def test_ten_thousand_callers_fit_a_base_with_sixteen_places(tmp_path: Path) -> None:
+    corpus, parts = found_in([(f"call-{number:04}", [f"Hello {number}.", "Hello."]) for number in range(5_000)])
+    found = catalogue(corpus, parts, (), None)
+    manifest = manifest_of(corpus, found, inputs="", cuts_sha256="")
+    assert manifest["people"]["count"] == 10_000
+    PhonemeTokenizer(num_speakers=16).save(tmp_path / "tokenizer.json")
+    conversations = [
+        Conversation(
+            id=part["id"], split=part["split"], folder=tmp_path, file=part["file"], samples=9, pcm_sha256="",
+            turns=tuple(
+                RecordedTurn(
+                    id=turn["id"], text=turn["text"], speaker=turn["speaker"], start=0.0, duration=1.0,
+                    start_sample=0, samples=9, license="MIT", person=turn["person"],
+                )
+                for turn in part["turns"]
+            ),
+        )
+        for part in found.conversations
+    ]  # fmt: skip
+    tokenizer = choose_tokenizer(None, None, base=tmp_path / "tokenizer.json", conversations=conversations)
+    assert tokenizer.num_speakers == 16
+
+
+def test_short_answers_are_kept_in_every_split() -> None:
+    corpus, parts = found_in(talks(100, 0.24))
     found = catalogue(corpus, parts, (), None)
     assert not found.rejections
     assert sum(len(part["turns"]) for part in found.conversations) == 100 * 120
