@@ -27,6 +27,36 @@ FREE_LICENSES: tuple[str, ...] = (
 )
 """SPDX names (and the public domain) that allow training and passing on what was trained, commercially too."""
 
+KNOWN_LICENSES: tuple[str, ...] = (
+    *FREE_LICENSES,
+    *(
+        f"CC-BY{kind}-{version}"
+        for kind in ("-NC", "-NC-SA", "-NC-ND", "-ND")
+        for version in ("2.0", "2.5", "3.0", "4.0")
+    ),
+    "0BSD",
+    "BSL-1.0",
+    "C-UDA-1.0",
+    "CC-BY-1.0",
+    "CC-BY-SA-2.0",
+    "CC-BY-SA-2.5",
+    "CC-PDDC",
+    "CDLA-Permissive-1.0",
+    "CDLA-Sharing-1.0",
+    "GFDL-1.3-only",
+    "GPL-2.0-only",
+    "GPL-2.0-or-later",
+    "GPL-3.0-only",
+    "GPL-3.0-or-later",
+    "ISC",
+    "LGPL-3.0-only",
+    "MPL-2.0",
+    "O-UDA-1.0",
+    "ODbL-1.0",
+    "Unlicense",
+)
+"""SPDX names that a policy may allow; the names of data sets' licences, and of what else data are given out under."""
+
 _TEXTS: tuple[tuple[str, str], ...] = (
     # what stands in a licence's own text -> its SPDX name; the more particular first
     (r"attribution-sharealike (\d\.\d)", "CC-BY-SA-{}"),
@@ -56,11 +86,14 @@ def canonical(name: str, known: tuple[str, ...]) -> str | None:
     return next((item for item in known if bare(item) == bare(name)), None)
 
 
-def check_known(name: str) -> None:
-    """Raises `InputError` for a licence that no record is taken under."""
-    if canonical(name, FREE_LICENSES) is None:
+def check_name(name: str) -> None:
+    """Raises `InputError` for what is no name of a licence: neither of SPDX, as far as they are known, nor private."""
+    if not name.startswith("LicenseRef-") and canonical(name, KNOWN_LICENSES) is None:
         known = ", ".join(FREE_LICENSES)
-        raise InputError(f"license {quoted(name)} is not one of {known}{nearest(name, FREE_LICENSES)}")
+        raise InputError(
+            f"license {quoted(name)} is not one of {known}, nor of those that a policy may add"
+            f"{nearest(name, KNOWN_LICENSES)}"
+        )
 
 
 def license_of_text(text: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from csm_components import kinds
-from csm_components.ingest.licenses import check_known
+from csm_components.ingest.licenses import check_name
 from csm_components.ingest.readers.table import check_layout
 from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 from csm_model.rules import by
@@ -25,7 +25,7 @@ class IngestSettings(StepSettings):
 
     section = "data"
 
-    license: Annotated[str | None, by(check_known)] = None
+    license: Annotated[str | None, by(check_name)] = None
     """Licence of records that name none; none takes what the corpus's LICENSE file names."""
     layout: Annotated[str | None, by(check_layout)] = None
     """Reader of the corpus, of those that `csm data readers` lists; none takes the one that recognises it."""
