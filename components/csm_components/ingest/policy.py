@@ -32,9 +32,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from csm_components.ingest.bounds import FigureBounds, TextPolicy
 from csm_components.ingest.licenses import FREE_LICENSES, KNOWN_LICENSES, canonical
+from csm_components.ingest.section import Section
 from csm_components.storage import local_folder
 from csm_model.errors import InputError, quoted
 from csm_model.files import copy_file, digest_of, digest_of_file, write_bytes
@@ -52,14 +54,6 @@ _PRIVATE = re.compile(r"LicenseRef-[A-Za-z0-9.-]+")
 def _check_digest(text: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise InputError(f"{quoted(text)} is no SHA-256 (64 digits of 0-9, a-f); sha256sum FILE prints it")
-
-
-class Section(BaseModel):
-    """A section of the policy; the text under a field is its comment in what `csm data policy` prints."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class CheckBounds(Section):
@@ -125,6 +119,8 @@ class Policy(Section):
     """Documents of the private ones."""
     rights: Rights = Field(default_factory=Rights)
     checks: CheckBounds = Field(default_factory=CheckBounds)
+    text: TextPolicy = Field(default_factory=TextPolicy)
+    figures: FigureBounds = Field(default_factory=FigureBounds)
 
     def license_of_document(self, sha256: str) -> str | None:
         """The private licence that a document is; none where it is none of them."""

@@ -21,6 +21,19 @@ Reason = Literal[
     "damaged record",
     "wrong encoding",
     "twice",
+    "no speech",
+    "music",
+    "noisy",
+    "too quiet",
+    "too loud",
+    "narrow band",
+    "padded",
+    "crosstalk",
+    "wrong language",
+    "invented text",
+    "wrong text",
+    "uncertain speaker",
+    "duplicate",
 ]
 
 
