@@ -33,12 +33,18 @@ def shard_names(shards: int, items: int) -> list[str]:
     return [f"{number:05}-of-{count:05}" for number in range(count)]
 
 
-def shard_span(name: str, items: int) -> slice:
-    """Which of `items` items in order are a shard's; all shards of a plan are of one size, or differ by one item."""
+def shard_place(name: str) -> tuple[int, int]:
+    """The number of a shard, and of how many; raises `InputError` for what names none."""
     match = _NAME.fullmatch(name)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if number >= count:
         raise InputError(f"shard {name!r}: must be NUMBER-of-COUNT in five digits each, such as 00002-of-00008")
+    return number, count
+
+
+def shard_span(name: str, items: int) -> slice:
+    """Which of `items` items in order are a shard's; all shards of a plan are of one size, or differ by one item."""
+    number, count = shard_place(name)
     return slice(items * number // count, items * (number + 1) // count)
 
 

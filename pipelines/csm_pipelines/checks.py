@@ -7,20 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from csm_components.ingest.licenses import license_of_folder
 from csm_components.targets import TrainTarget
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import CsmError, InputError
 from csm_model.files import read_json
 from csm_model.manifest import read_manifest
 from csm_model.training.replay import check_replay
-from csm_pipelines.config import RunConfig
+from csm_pipelines.config import MAKE, RunConfig
 from csm_pipelines.dotted import applied
 from csm_pipelines.fit import misfits, pod_of, this_machine
 from csm_pipelines.presets import resolve
 from csm_serving.client.dialogue import read_dialogue
 
 RANDOM_CODEC = "random"
-_FILES = (("corpus", None), ("codec", "codec.json"), ("base", "manifest.json"), ("replay", "manifest.json"))
+_MADE_HERE = (("codec", RANDOM_CODEC), ("annotations", MAKE))
+_FILES = (
+    ("corpus", None),
+    ("annotations", "manifest.json"),
+    ("codec", "codec.json"),
+    ("base", "manifest.json"),
+    ("replay", "manifest.json"),
+)
 """The folders that a configuration names, each with the file that makes it what it should be."""
 
 
@@ -45,9 +53,12 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: Tra
     found: dict[str, str] = {}
     for name, file in _FILES:
         value = getattr(config.data, name)
-        if value is not None and not (name == "codec" and value == RANDOM_CODEC):
+        if value is not None and (name, value) not in _MADE_HERE:
             with findings.of(f"data.{name}"):
                 found[name] = value if _is_address(f"data.{name}", value) else str(_folder(name, value, file))
+    if config.data.annotations == MAKE:
+        with findings.of("data.license"):
+            _check_license(config, found)
     with findings.of("data.tokenizer"):
         found |= _tokenizer(config)
     if config.data.base is None or "base" in found:
@@ -90,6 +101,16 @@ class _Findings:
             raise self.errors[0]
         if lines:
             raise InputError("; ".join(lines))
+
+
+def _check_license(config: RunConfig, found: Mapping[str, str]) -> None:
+    """Raises `InputError` for sound that nobody says a licence of: all of it would be left out, hours later."""
+    corpus = _here(found, "corpus")
+    if corpus is not None and config.data.license is None and license_of_folder(corpus) is None:
+        raise InputError(
+            f"{corpus} names no licence, so all of it would be left out: put a LICENSE file into it, or give one with "
+            "--set data.license=NAME"
+        )
 
 
 def _dialogue(config: RunConfig) -> dict[str, str]:

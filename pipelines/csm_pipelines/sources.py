@@ -1,4 +1,4 @@
-"""What a run on a cluster is made from: corpus, codec, base, replay and tokenizer, each by the digest of its content.
+"""What a run on a cluster is made from, its corpus, codec, base and the like, each by the digest of its content.
 
 What lies in a folder here is put into the cluster's storage under its digest, `inputs/DIGEST`; what is there already is
 not sent again. What is in the storage already is named by its address, and its digest is that of the tree's list.
@@ -20,8 +20,10 @@ from csm_components.settings import Settings
 from csm_components.settings import load_settings as load_component_settings
 from csm_components.storage import Storage, open_tree
 from csm_components.tree_list import tree_of
+from csm_model.errors import InputError
 from csm_pipelines.checks import RANDOM_CODEC
-from csm_pipelines.config import RunConfig
+from csm_pipelines.config import MAKE, RunConfig
+from csm_pipelines.pipelines import SOURCES
 from csm_pipelines.profile import ClusterProfile
 
 INPUTS = "inputs"
@@ -65,7 +67,13 @@ def find_sources(
         InputError: an address that is no tree of the storage.
     """
     data = config.data
-    given = {"corpus": data.corpus, "codec": data.codec, "base": data.base, "replay": data.replay, "bundle": bundle}
+    if data.annotations == MAKE:
+        raise InputError(
+            "data.annotations make: on a cluster the pipeline annotate makes them; submit it, and name what it has "
+            "kept with --set data.annotations=s3://..."
+        )
+    given = {name: getattr(data, name) for name in SOURCES.values() if name in type(data).model_fields}
+    given["bundle"] = bundle
     if data.tokenizer and ("/" in data.tokenizer or "://" in data.tokenizer):
         given["tokenizer"] = data.tokenizer
     with tempfile.TemporaryDirectory(prefix="csm-inputs-") as scratch:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from csm_components.ingest.spec import INGEST
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
 from csm_model.errors import InputError
@@ -55,10 +56,10 @@ class Prepared:
     def plan(self) -> RunPlan:
         """What will become of each step; reads the storage."""
         shards = {}
-        if self.keys:
+        if self.keys and INGEST in self.pipeline.steps:
             shards["ingest-shard"] = ingest_shards(
                 self.config,
-                self.sources["corpus"],
+                self.sources,
                 self.storage,
                 self.access,
                 shards=self.arguments["shards"],

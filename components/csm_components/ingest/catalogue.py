@@ -164,6 +164,8 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("voice", turn["voice"]),
                     ("origin", turn["origin"]),
                     ("tags", turn.get("tags")),
+                    ("text_heard", turn.get("text_heard")),
+                    ("figures", turn.get("figures")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )

@@ -24,6 +24,8 @@ from csm_model.files import digest_of, known_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
 PART_FORMAT = 1
+_LATER = frozenset({"language", "text_heard", "figures"})
+"""Fields of a turn that came after the first parts were made."""
 GAP_SAMPLES = 3 * FRAME_SAMPLES
 """Silence between turns that come from files of their own: 0.24 s."""
 
@@ -77,8 +79,8 @@ def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str,
 
 
 def _key_of_turn(turn: SourceTurn) -> dict[str, Any]:
-    """What a turn's part depends on; a language that is not named adds nothing."""
-    return {name: value for name, value in asdict(turn).items() if name != "language" or value is not None}
+    """What a turn's part depends on; what corpora have not always told adds nothing where it is not told."""
+    return {name: value for name, value in asdict(turn).items() if name not in _LATER or value is not None}
 
 
 def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
@@ -226,6 +228,8 @@ def convert(task: ConvertTask) -> dict[str, Any]:
             }
             | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
             | ({"language": piece.turn.language} if piece.turn.language else {})
+            | ({"text_heard": piece.turn.text_heard} if piece.turn.text_heard is not None else {})
+            | ({"figures": dict(piece.turn.figures)} if piece.turn.figures else {})
             for piece in pieces
         ]
         write_flac(task.out / part["file"], pcm)

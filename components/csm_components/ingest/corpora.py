@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components.ingest.annotated import read_annotated
 from csm_components.ingest.archives import file_of, is_archive
 from csm_components.ingest.catalogue import thin_out, with_default_license
 from csm_components.ingest.checks import Rules
@@ -126,6 +127,7 @@ def describe(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
 ) -> Described:
     """Reads the texts of a corpus.
 
@@ -134,12 +136,17 @@ def describe(
         layout: name of the reader to read it with; without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
+        annotations: folder that annotate wrote of it (`annotated`); without it, its own texts are all that is known.
 
     Raises:
         InputError: no sound or no text in it, or a turn is there twice.
     """
     license_name = default_license or license_of_folder(files.folder)
-    corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
+    if annotations is None:
+        found = read_corpus(files.folder, list(files.sounds), layout)
+    else:
+        found = read_annotated(files.folder, list(files.sounds), annotations, layout)
+    corpus = with_default_license(found, license_name)
     sounds = files.sounds
     if max_conversations is not None:
         corpus, sounds = thin_out(corpus, max_conversations), ()

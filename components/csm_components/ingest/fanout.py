@@ -62,6 +62,7 @@ def plan_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
     settings: Settings | None = None,
 ) -> ShardPlan:
     """Divides a corpus into at most `shards` shards of the same number of conversations, give or take one.
@@ -70,7 +71,13 @@ def plan_ingest(
         InputError: what `corpora.describe` raises, or a number of shards that cannot be.
     """
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+        )
     count = len(described.corpus.conversations)
     return ShardPlan(shards=shard_names(shards, count), conversations=count)
 
@@ -83,6 +90,7 @@ def ingest_shard(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
     workers: int | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
@@ -96,6 +104,7 @@ def ingest_shard(
         layout: name of the corpus's reader; without it, the one that recognises it.
         default_license: licence of records that name none.
         max_conversations: take only so many of the corpus.
+        annotations: folder that annotate wrote of the corpus, if any.
         workers: processes; `CSM_WORKERS` or one a core without it.
         settings: of the storage that holds the corpus; the environment's without them.
         console: where progress goes; standard error without it.
@@ -106,7 +115,13 @@ def ingest_shard(
     console = console or Console(stderr=True)
     rules = Rules()
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+        )
         everything = described.corpus.conversations
         sources = everything[shard_span(shard, len(everything))]
         digests = digests_of_sounds(files, sources)
@@ -137,11 +152,18 @@ def shard_keys(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+        )
         everything = described.corpus.conversations
         keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
     return {
@@ -158,6 +180,7 @@ def join_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> step.IngestResult:
@@ -170,6 +193,7 @@ def join_ingest(
         layout: as the shards had it.
         default_license: as the shards had it.
         max_conversations: as the shards had it.
+        annotations: as the shards had them.
         settings: of the storage that holds the corpus.
         console: where tables go; standard error without it.
 
@@ -178,7 +202,13 @@ def join_ingest(
     """
     console = console or Console(stderr=True)
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+        )
     notes = {part: _shard_note(part) for part in parts}
     digests = {audio: digest for note in notes.values() for audio, digest in note["sounds"].items()}
     folders = {name: part for part, note in notes.items() for name in note["keys"]}

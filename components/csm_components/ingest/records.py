@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,10 @@ class SourceTurn:
     """As the corpus names it."""
     tags: tuple[str, ...] = ()
     """What the corpus says of how it is spoken."""
+    text_heard: str | None = None
+    """What a recogniser reads in it, where it was annotated."""
+    figures: Mapping[str, float | str] | None = None
+    """What was measured of it (`csm_components.annotate`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,15 @@ ONLY_TEXTS = frozenset({"manifest.json", "cuts.jsonl.gz", "rejected.jsonl"})
 """Files of conversations that are no sound; a conversation fetches its own where it is read."""
 
 
+class LayoutSettings(StepSettings):
+    """How a corpus is read."""
+
+    section = "data"
+
+    layout: Annotated[str | None, by(check_layout)] = None
+    """Reader of the corpus, of those that `csm data readers` lists; none takes the one that recognises it."""
+
+
 class IngestSettings(StepSettings):
     """What of a corpus is taken."""
 
@@ -27,17 +36,18 @@ class IngestSettings(StepSettings):
 
     license: Annotated[str | None, by(check_name)] = None
     """Licence of records that name none; none takes what the corpus's LICENSE file names."""
-    layout: Annotated[str | None, by(check_layout)] = None
-    """Reader of the corpus, of those that `csm data readers` lists; none takes the one that recognises it."""
     conversations: int | None = Field(default=None, ge=1)
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
 
 def _chosen(job: StepJob) -> dict[str, Any]:
     """What a person chose, by the names under which the work of every part takes it."""
+    from csm_components.annotate.annotations import TABLES
+
     settings = job.of(IngestSettings)
     return {
-        "layout": settings.layout,
+        "layout": job.of(LayoutSettings).layout,
+        "annotations": job.folder("annotations", TABLES.__contains__) if job.has("annotations") else None,
         "default_license": settings.license,
         "max_conversations": settings.conversations,
     }
@@ -88,13 +98,14 @@ def _join(job: StepJob) -> Any:
 
 
 _CORPUS = Input(name="corpus", kind=kinds.CORPUS)
+_ANNOTATIONS = Input(name="annotations", kind=kinds.ANNOTATIONS, optional=True)
 _CONVERSATIONS = Output(name="conversations", kind=kinds.CONVERSATIONS, folder="ingest", at="conversations/{digest}")
 INGEST = StepSpec(
     name="ingest",
     description="Checks every record of a corpus and writes what can be used as conversations of 24 kHz mono sound.",
     work=_ingest,
-    settings=(IngestSettings,),
-    inputs=(_CORPUS,),
+    settings=(LayoutSettings, IngestSettings),
+    inputs=(_CORPUS, _ANNOTATIONS),
     outputs=(_CONVERSATIONS,),
     dataset="digest",
     words=lambda r: (
@@ -106,8 +117,8 @@ INGEST = StepSpec(
             role="plan",
             description="Divides a corpus into shards that can be ingested side by side.",
             work=_plan,
-            settings=(IngestSettings,),
-            inputs=(_CORPUS,),
+            settings=(LayoutSettings, IngestSettings),
+            inputs=(_CORPUS, _ANNOTATIONS),
             values={"shards": "Names of the shards."},
         ),
         shard=StepSpec(
@@ -115,8 +126,8 @@ INGEST = StepSpec(
             role="shard",
             description="Ingests the conversations of one shard; of the sound, only theirs is fetched.",
             work=_shard,
-            settings=(IngestSettings,),
-            inputs=(_CORPUS,),
+            settings=(LayoutSettings, IngestSettings),
+            inputs=(_CORPUS, _ANNOTATIONS),
             outputs=(
                 Output(name="part", kind=kinds.CONVERSATIONS_PART, folder="ingest-shard", at="shards/ingest/{key}"),
             ),
@@ -127,8 +138,8 @@ INGEST = StepSpec(
             role="join",
             description="Joins the shards of a corpus to what ingest would have written in one step.",
             work=_join,
-            settings=(IngestSettings,),
-            inputs=(Input(name="parts", kind=kinds.CONVERSATIONS_PART, many=True), _CORPUS),
+            settings=(LayoutSettings, IngestSettings),
+            inputs=(Input(name="parts", kind=kinds.CONVERSATIONS_PART, many=True), _CORPUS, _ANNOTATIONS),
             outputs=(_CONVERSATIONS,),
             dataset="digest",
         ),

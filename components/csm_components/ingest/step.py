@@ -75,6 +75,7 @@ def ingest(
     *,
     layout: str | None = None,
     default_license: str | None = None,
+    annotations: Path | None = None,
     rules: Rules | None = None,
     speakers: Mapping[str, int] | None = None,
     max_conversations: int | None = None,
@@ -88,6 +89,7 @@ def ingest(
         out: folder for the result; may hold part of one from a run that was killed.
         layout: name of the corpus's reader (`readers.table`); without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
+        annotations: folder that annotate wrote of this corpus; without it, its own texts are all that is known.
         rules: bounds of the checks.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
@@ -99,7 +101,13 @@ def ingest(
     """
     console = console or Console(stderr=True)
     files = corpus_in(corpus, leave_out=out.absolute())
-    described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+    described = describe(
+        files,
+        layout=layout,
+        default_license=default_license,
+        max_conversations=max_conversations,
+        annotations=annotations,
+    )
     rules = rules or Rules()
     keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
     inputs = inputs_of(described, keys, speakers)
