@@ -7,14 +7,16 @@ recording that cannot be read costs itself: its part says why.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from csm_components.annotate import activity, recordings, turns, who, words
+from csm_components.annotate import activity, duplicates, figures, recordings, turns, who, words
 from csm_components.annotate.activity import Activity, Layout, VadName, find_activity, load_vad
-from csm_components.annotate.recordings import DecodedSound, Span, common, decoded
+from csm_components.annotate.duplicates import fingerprint
+from csm_components.annotate.figures import measure
+from csm_components.annotate.recordings import RATE, DecodedSound, Span, common, decoded
 from csm_components.annotate.turns import make_turns
 from csm_components.annotate.who import find_speakers, overlap
 from csm_components.annotate.words import WINDOW_S, Heard, Stretch, Word, hear
@@ -24,7 +26,8 @@ from csm_model.errors import AudioError, CsmError
 from csm_model.files import digest_of, known_json, write_json
 
 FORMAT = 1
-STAGES = {module.__name__.rpartition(".")[2]: module.VERSION for module in (recordings, activity, who, words, turns)}
+_MODULES = (recordings, activity, who, words, turns, figures, duplicates)
+STAGES = {module.__name__.rpartition(".")[2]: module.VERSION for module in _MODULES}
 """Versions of the stages; each is raised with what its stage makes."""
 
 
@@ -145,9 +148,9 @@ def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[
             "speaker": str(turn.speaker),
             "text": turn.text,
             "text_heard": turn.text,
-            "figures": {"speaker_certainty": turn.certainty},
+            "certainty": turn.certainty,
         }
-        rows.append(_row(row, task, turn.span, turn.channel, turn.words, heard, speech))
+        rows.append(_row(row, task, sound, turn.span, turn.channel, turn.words, heard, speech))
     return heard, rows
 
 
@@ -177,16 +180,16 @@ def _given(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[
             "speaker": turn.speaker,
             "text": turn.text or text,
             "text_heard": text,
-            "figures": {},
         } | ({"text_given": turn.text} if turn.text else {})
         row |= {"tags": list(turn.tags)} if turn.tags else {}
-        rows.append(_row(row, task, span, turn.channel, said, heard, speech, given=turn.language))
+        rows.append(_row(row, task, sound, span, turn.channel, said, heard, speech, given=turn.language))
     return heard, rows
 
 
 def _row(
     row: dict[str, Any],
     task: RecordingTask,
+    sound: DecodedSound,
     span: Span,
     channel: int | None,
     said: Sequence[Word],
@@ -195,12 +198,22 @@ def _row(
     *,
     given: str | None = None,
 ) -> dict[str, Any]:
-    """A turn's row: what the plan of the data says of it, and figures of its place in the recording."""
-    language = {"given": given, "sound": heard.language}
+    """A turn's row: what the plan of the data says of it, its figures, and its sound's fingerprint."""
+    samples = sound.read(channel, span)
     shared = overlap(span, channel, speech) if span.seconds else None
-    figures: Mapping[str, Any] = row["figures"]
-    if speech.music is not None and span.seconds:
-        figures = {**figures, "music": round(sum(common(span, each) for each in speech.music) / span.seconds, 3)}
+    found = measure(
+        samples,
+        RATE,
+        text=row["text"],
+        text_given=row.get("text_given"),
+        text_heard=row["text_heard"],
+        language_given=given,
+        language_sound=heard.language,
+        speech=_within(span, channel, speech),
+        music=_share(span, speech.music),
+        speaker_certainty=row.pop("certainty", None),
+    )
+    languages = {name: found[f"language_{name}"] for name in ("given", "text", "sound") if f"language_{name}" in found}
     return {
         **row,
         "audio": task.audio,
@@ -209,6 +222,24 @@ def _row(
         "start": span.start,
         "end": span.end,
         "words": [[word.text.strip(), word.start, word.end, word.confidence] for word in said],
-        "language": {name: value for name, value in language.items() if value},
-        "figures": figures,
+        "language": languages,
+        "figures": found,
+        "fingerprint": list(fingerprint(samples, RATE)),
     } | ({} if shared is None else {"overlap": shared})
+
+
+def _within(span: Span, channel: int | None, speech: Activity) -> list[tuple[float, float]] | None:
+    """When there is speech in a turn, seconds from its beginning; None where its channel was not listened to."""
+    place = speech.channels.index(channel) if channel in speech.channels else None
+    if place is None and len(speech.channels) == 1:
+        place = 0  # one that is the same as this, or the mean of all
+    if place is None:
+        return None
+    return [(each.start - span.start, each.end - span.start) for each in speech.speech[place] if common(span, each)]
+
+
+def _share(span: Span, music: Sequence[Span] | None) -> float | None:
+    """Share of a turn with music; None where that was not looked for."""
+    if music is None or not span.seconds:
+        return None
+    return sum(common(span, each) for each in music) / span.seconds

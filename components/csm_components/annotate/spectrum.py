@@ -21,6 +21,7 @@ FLOOR = 10.0
 """Percentile of a band's frames that is its noise: speech leaves every band again and again."""
 DIGITAL_SILENCE = 1e-9
 """Energy of a frame (-90 dB) in which a converter has written nothing."""
+SNR_RANGE_DB = 60.0
 FEW_FRAMES = 8
 
 
@@ -79,4 +80,5 @@ def _snr(frames: NDArray[np.float32], rate: int) -> float | None:
     bands = np.stack([power[:, a : max(b, a + 1)].sum(axis=1) for a, b in pairwise(edges)])
     noise = float(np.percentile(bands, FLOOR, axis=1).sum())
     whole = float(np.sort(bands.sum(axis=0))[bands.shape[1] // 2 :].mean())
-    return round(float(10 * np.log10(max(whole - noise, 1e-12) / max(noise, 1e-12))), 2)
+    ratio = 10 * np.log10(max(whole - noise, 1e-12) / max(noise, 1e-12))
+    return round(float(np.clip(ratio, -SNR_RANGE_DB, SNR_RANGE_DB)), 2)

@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from csm_components import made
 from csm_components.annotate.annotations import FORMAT, MANIFEST, RECORDINGS, TURNS, write_rows
+from csm_components.annotate.duplicates import Duplicates, Fingerprint
 from csm_components.annotate.knobs import AnnotateSettings
 from csm_components.annotate.recording import STAGES, Asked, RecordingTask, annotate_recording, committed
 from csm_components.annotate.words import recogniser_digest, recogniser_folder
@@ -207,11 +208,16 @@ def finish(out: Path, tasks: Sequence[RecordingTask], inputs: str, *, console: C
     """
     recordings: list[dict[str, Any]] = []
 
+    seen = Duplicates()
+
     def turns() -> Iterable[dict[str, Any]]:
         for task in tasks:
             part = read_json(task.part)
             recordings.append(part["recording"])
-            yield from part["turns"]
+            for row in part["turns"]:
+                if (first := seen.add(row["id"], Fingerprint(*row.pop("fingerprint")))) is not None:
+                    row["figures"]["duplicate_of"] = first
+                yield row
 
     count = write_rows(out / TURNS, turns())
     write_rows(out / RECORDINGS, recordings)

@@ -67,7 +67,7 @@ class FigureBounds(Section):
     max_overlap: Share = OFF
     """A larger share of a turn in which somebody else speaks too is crosstalk; off, for people do talk at once."""
     languages: Annotated[tuple[str, ...], LISTED, Field(min_length=1)] | Off = OFF
-    """Languages of texts that are taken, such as ["en", "de"]; off takes all that the tokenizer reads."""
+    """Languages of texts that are taken, such as ["en", "de"]; off takes all."""
     language_agreement: Share = 0.6
     """A text that is so surely of another language than the sound, or than the corpus says, is of a wrong language."""
     invented: Literal["drop", "keep"] = "drop"
@@ -80,6 +80,8 @@ class FigureBounds(Section):
     """More word errors of the text heard, a word given, and the text is wrong."""
     slack_words: int = Field(default=2, ge=0)
     """Words that may differ in any turn: a short answer is misheard more easily than it is wrong."""
+    max_unheard_words: Amount = 1
+    """More words at the beginning or the end of its text that are not heard, and the sound is cut off."""
     min_speaker_certainty: Share = OFF
     """A speaker less certain than that is not known."""
     duplicates: Literal["drop", "keep"] = "drop"

@@ -33,6 +33,7 @@ Reason = Literal[
     "wrong language",
     "invented text",
     "wrong text",
+    "cut off",
     "uncertain speaker",
     "duplicate",
 ]

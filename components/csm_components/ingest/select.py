@@ -11,12 +11,12 @@ not the other way round, so a turn is left out under the cause and not under wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from csm_components.ingest.bounds import OFF, FigureBounds
 from csm_components.ingest.checks import plain_text
-from csm_components.ingest.records import Reason
+from csm_components.ingest.records import Corpus, Reason
 
 Refusal = tuple[Reason, str]
 """Why a turn is left out: the reason, and the figure and the bound."""
@@ -42,7 +42,7 @@ def select(row: Row, bounds: FigureBounds) -> Selected:
     """Holds a turn's figures against the bounds.
 
     Args:
-        row: `text`, `language` and `figures`, as annotate writes them; what is absent breaks no bound.
+        row: `text`, `text_heard` and `figures`, as annotate writes them; what is absent breaks no bound.
         bounds: of the policy.
     """
     for bound in BOUNDS:
@@ -97,21 +97,15 @@ def _overlap(row: Row, bounds: FigureBounds) -> Refusal | None:
 
 def _language(row: Row, bounds: FigureBounds) -> Refusal | None:
     """The language of a text that is long enough to have one, against the policy's, the corpus's and the sound's."""
-    language = row.get("language") or {}
-    text = language.get("text")
-    if text is None:
+    text, sure = _figure(row, "language_text"), _figure(row, "language_certainty")
+    if text is None or bounds.language_agreement == OFF or sure < bounds.language_agreement:
         return None
+    least = f"at least {bounds.language_agreement} is"
     if bounds.languages != OFF and text not in bounds.languages:
-        return "wrong language", f"its text is {text}, of {', '.join(bounds.languages)} it must be"
-    sure = _figure(row, "language_certainty") or 0.0
-    if bounds.language_agreement == OFF or sure < bounds.language_agreement:
-        return None
-    for whose, other in (("the corpus says", language.get("given")), ("its sound is", language.get("sound"))):
-        if other is not None and other != text:
-            return (
-                "wrong language",
-                f"its text is {text} ({sure:.2f} sure, {bounds.language_agreement} is), {whose} {other}",
-            )
+        return "wrong language", f"its text is {text} ({sure:.2f} sure, {least}), not {' or '.join(bounds.languages)}"
+    for whose, name in (("the corpus says", "language_given"), ("its sound is", "language_sound")):
+        if (other := _figure(row, name)) is not None and other != text:
+            return "wrong language", f"its text is {text} ({sure:.2f} sure, {least}), {whose} {other}"
     return None
 
 
@@ -131,17 +125,37 @@ def _invented(row: Row, bounds: FigureBounds) -> Refusal | None:
     return None
 
 
+def _cut_off(row: Row, bounds: FigureBounds) -> Refusal | None:
+    """Sound that begins or ends within its text; what of the text is heard must be right, or it is another text."""
+    unheard, rate = _figure(row, "unheard_words"), _figure(row, "wer_given_heard")
+    if unheard is None or bounds.max_unheard_words == OFF or unheard <= bounds.max_unheard_words:
+        return None
+    words = _words(row)
+    if bounds.max_wer != OFF and rate * words - unheard > max(bounds.max_wer * (words - unheard), 1):
+        return None
+    rule = f"at most {bounds.max_unheard_words:.0f} may be"
+    return "cut off", f"{unheard} words at an end of its text are not heard, {rule}{_heard(row)}"
+
+
 def _wrong_text(row: Row, bounds: FigureBounds) -> Refusal | None:
     """More errors than `max_wer` a word, and than `slack_words` in all."""
     rate = _figure(row, "wer_given_heard")
     if rate is None or bounds.max_wer == OFF or rate <= bounds.max_wer:
         return None
-    words = len(plain_text(row.get("text_given") or row.get("text") or "").split())
-    if rate * words <= bounds.slack_words + 1e-6:
+    if rate * _words(row) <= bounds.slack_words + 1e-3:
         return None
+    rule = f"at most {bounds.max_wer:.0%} may be"
+    return "wrong text", f"{rate:.0%} of its words are heard otherwise, {rule}{_heard(row)}"
+
+
+def _words(row: Row) -> int:
+    return len(plain_text(row.get("text_given") or row.get("text") or "").split())
+
+
+def _heard(row: Row) -> str:
+    """What was heard, its beginning."""
     heard = row.get("text_heard")
-    said = "" if heard is None else f" (heard: {' '.join(heard.split()[:12])!r})"
-    return "wrong text", f"{rate:.0%} of its words are heard otherwise, at most {bounds.max_wer:.0%} may be{said}"
+    return "" if heard is None else f" (heard: {' '.join(heard.split()[:12])!r})"
 
 
 def _duplicate(row: Row, bounds: FigureBounds) -> Refusal | None:
@@ -154,18 +168,17 @@ def _duplicate(row: Row, bounds: FigureBounds) -> Refusal | None:
 BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
     _above("clipped", "max_clipped", "clipped", "{0:.1%} of the samples are cut off, at most {1:.1%} may be"),
     _duplicate,
-    _above("music", "max_music", "music", "music in {0:.0%} of it, in at most {1:.0%} may be"),
-    _below("speech", "min_speech", "no speech", "speech in {0:.0%} of it, in at least {1:.0%} must be"),
-    _below("snr_db", "min_snr_db", "noisy", "speech {0:.0f} dB above the noise, at least {1:.0f} dB are needed"),
     _below("loudness_db", "min_loudness_db", "too quiet", "{0:.0f} dB of full scale, at least {1:.0f} dB are needed"),
     _above("loudness_db", "max_loudness_db", "too loud", "{0:.0f} dB of full scale, at most {1:.0f} dB may be"),
+    _below("speech", "min_speech", "no speech", "speech in {0:.0%} of it, in at least {1:.0%} must be"),
+    _above("music", "max_music", "music", "music in {0:.0%} of it, in at most {1:.0%} may be"),
+    _below("snr_db", "min_snr_db", "noisy", "speech {0:.0f} dB above the noise, at least {1:.0f} dB are needed"),
     _drop_narrow,
-    _above(
-        "edge_silence_s", "max_edge_silence_s", "padded", "{0:.1f} s of silence around it, at most {1:.1f} s may be"
-    ),
+    _above("edge_silence_s", "max_edge_silence_s", "padded", "{0:.1f} s of silence around it, at most {1:.1f} may be"),
     _overlap,
     _invented,
     _language,
+    _cut_off,
     _wrong_text,
     _below(
         "speaker_certainty",
@@ -175,3 +188,25 @@ BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
     ),
 )
 """The checks in their order."""
+
+
+def selected(corpus: Corpus, bounds: FigureBounds) -> tuple[Corpus, dict[str, Refusal]]:
+    """The corpus with the marks of its turns, and which of them are left out and why, by their ids.
+
+    A turn without figures, of a corpus that was not annotated, is taken as it is.
+    """
+    refused: dict[str, Refusal] = {}
+    conversations = []
+    for source in corpus.conversations:
+        turns = []
+        for turn in source.turns:
+            if turn.figures is not None:
+                row = {"text": turn.text, "text_heard": turn.text_heard, "figures": turn.figures}
+                outcome = select(row, bounds)
+                if outcome.refused is not None:
+                    refused[turn.id] = outcome.refused
+                if outcome.tags:
+                    turn = replace(turn, tags=tuple(dict.fromkeys((*turn.tags, *outcome.tags))))
+            turns.append(turn)
+        conversations.append(replace(source, turns=tuple(turns)))
+    return replace(corpus, conversations=tuple(conversations)), refused

@@ -1,6 +1,11 @@
-"""`csm data readers`: the layouts of corpora that ingest reads."""
+"""`csm data`: the layouts of corpora that ingest reads, what a run's data are made of, and why a record is in them."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from csm_cli.as_json import AsJson, print_json
 
@@ -36,3 +41,96 @@ def readers(as_json: AsJson = False) -> None:
     for row in rows:
         table.add_row(*(row[title] for title in ("name", "license", "layout", "gives")))
     console_for(sys.stdout).print(table, highlight=False, markup=False)
+
+
+_Place = Annotated[
+    Path, typer.Argument(help="Folder of a run, or of what ingest wrote.", metavar="RUN", show_default=False)
+]
+_Name = Annotated[
+    str,
+    typer.Argument(
+        help="A turn or a conversation by its id, or a file of the corpus by its path.",
+        metavar="ID",
+        show_default=False,
+    ),
+]
+_Annotations = Annotated[
+    Path | None,
+    typer.Option("--annotations", help="What annotate wrote of it.", show_default="the run's own, if there are any"),
+]
+
+
+def why(place: _Place, name: _Name, annotations: _Annotations = None, as_json: AsJson = False) -> None:
+    """Say why a record is in the data or not: by which rule, with the figure that was found and its bound.
+
+    [bold]Examples[/bold]
+
+      csm data why runs/demo demo-test-1000000-00
+    """
+    from csm_components.datacard.record import find_folders, find_record
+    from csm_components.datacard.record import why as told
+
+    found = find_record(find_folders(place, annotations), name)
+    if as_json:
+        fields = ("id", "kept", "conversation", "split", "reason", "detail", "tags")
+        print_json([{key: value for key, value in row.to_json().items() if key in fields} for row in found])
+        return
+    for row in found:
+        typer.echo(told(row))
+
+
+def show(
+    place: _Place,
+    name: _Name,
+    annotations: _Annotations = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a record: its text, given and heard, where its sound is, and all figures that were measured of it.
+
+    [bold]Examples[/bold]
+
+      csm data show runs/demo demo-test-1000000-00
+    """
+    from csm_components.datacard.record import find_folders, find_record
+
+    rows = [row.to_json() for row in find_record(find_folders(place, annotations), name)]
+    if as_json:
+        print_json(rows)
+        return
+    for number, row in enumerate(rows):
+        if number:
+            typer.echo()
+        figures = row.pop("figures", {})
+        for key, value in {**row, **figures}.items():
+            typer.echo(f"{key:<24}{', '.join(value) if isinstance(value, tuple) else value}")
+
+
+def card(
+    place: _Place,
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("data.html"),
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the corpus, for the sound of what was left out.", show_default="without that sound"
+        ),
+    ] = None,
+    players: Annotated[int, typer.Option(min=0, help="Players of records kept, and of those left out.")] = 20,
+    annotations: _Annotations = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the card of a run's data: hours by language, licence and reason, histograms, and records to listen to.
+
+    The page holds people's words and voices; card.md beside the conversations has its numbers alone.
+
+    [bold]Examples[/bold]
+
+      csm data card runs/demo --corpus recordings --out data.html
+    """
+    from csm_components.datacard.card import lead, write_page
+    from csm_components.datacard.record import find_folders
+
+    facts = write_page(out, find_folders(place, annotations), corpus=corpus, players=players)
+    if as_json:
+        print_json({"page": str(out), **facts.to_json()})
+        return
+    typer.echo(f"{out}: {lead(facts)}")
