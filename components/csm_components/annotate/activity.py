@@ -36,8 +36,8 @@ STRETCH_S, OVERLAP_S = 600.0, 2.0
 LONGEST_S = 30.0
 """Longest span of speech: what Whisper reads at once."""
 SHORTEST_S = 0.1
-SILENCE_S = 0.2
-"""A shorter silence parts no spans."""
+SILENCE_S = 0.1
+"""A shorter silence parts no spans; people who answer one another leave little more."""
 EDGE_S = 0.05
 """What is taken before and after speech, whose first and last sounds are quiet."""
 

@@ -19,7 +19,7 @@ from csm_components.annotate.figures import measure
 from csm_components.annotate.recordings import RATE, DecodedSound, Span, common, decoded
 from csm_components.annotate.turns import make_turns
 from csm_components.annotate.who import find_speakers, overlap
-from csm_components.annotate.words import WINDOW_S, Heard, Stretch, Word, hear
+from csm_components.annotate.words import WINDOW_S, Heard, Stretch, Word, hear, stretches_of
 from csm_components.ingest.convert import file_name
 from csm_components.ingest.records import SourceTurn
 from csm_model.errors import AudioError, CsmError
@@ -137,9 +137,7 @@ def _annotated(sound: DecodedSound, task: RecordingTask) -> tuple[dict[str, Any]
 def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Heard, list[dict[str, Any]]]:
     """Turns found in the sound."""
     voices = find_speakers(sound, speech, task.asked.speakers)
-    stretches = sorted(
-        Stretch(span, channel) for channel, spans in zip(speech.channels, speech.speech, strict=True) for span in spans
-    )
+    stretches = stretches_of(speech)
     heard = hear(sound, stretches, recogniser=task.asked.recogniser, language=task.asked.language)
     rows = []
     for number, turn in enumerate(make_turns(stretches, heard.words, voices, pause=task.asked.pause)):

@@ -1,7 +1,7 @@
 """Recordings: a sound file decoded once, to 16 kHz, and then read by channel and span.
 
 A file of eight hours fits in no worker's memory, so the samples lie in a scratch folder, two bytes each, and whoever
-wants a span reads it from there. Shapes: S samples of 16 kHz.
+wants a span reads it from there: at 16 kHz, as recognisers hear, or at the model's 24 kHz. Shapes: S samples.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from csm_components.ingest.archives import member_of, open_member
 from csm_model.errors import AudioError, MissingDependencyError
+from csm_model.frames import SAMPLE_RATE
 
 VERSION = 1
 """Of what this module makes; a change of it makes every recording's part anew."""
 RATE = 16_000
+"""What recognisers hear, Hz."""
+FINE_RATE = SAMPLE_RATE
 Samples = NDArray[np.float32]
 """Sound, -1 to 1."""
 _BYTES = 2
@@ -61,23 +64,24 @@ class DecodedSound:
     samples: int
     """Of one channel, at 16 kHz."""
     scratch: Path
-    """Holds them, a file a channel."""
+    """Holds them, a file a channel and rate."""
 
     @property
     def seconds(self) -> float:
         """Length of the recording."""
         return self.samples / RATE
 
-    def read(self, channel: int | None, span: Span | None = None) -> Samples:
+    def read(self, channel: int | None, span: Span | None = None, rate: int = RATE) -> Samples:
         """Sound `[S]` of one channel, or the mean of all where None; of a span, or of all."""
-        first, last = 0, self.samples
+        first, last = 0, self.samples * rate // RATE
         if span is not None:
-            first, last = (min(max(0, round(each * RATE)), self.samples) for each in span)
+            first, last = (min(max(0, round(each * rate)), last) for each in span)
         chosen = range(self.channels) if channel is None else (channel,)
         mixed = np.zeros(max(0, last - first), np.float32)
         for number in chosen:
-            path, count = self.scratch / f"{number}.pcm", len(mixed)
-            mixed += np.fromfile(path, "<i2", count=count, offset=first * _BYTES).astype(np.float32)
+            path, count = self.scratch / _file(number, rate), len(mixed)
+            found = np.fromfile(path, "<i2", count=count, offset=first * _BYTES)
+            mixed[: len(found)] += found
         return mixed / np.float32(_FULL_SCALE * len(chosen))
 
     def stretches(self, seconds: float, *, overlap: float = 0.0) -> Iterator[Span]:
@@ -116,12 +120,12 @@ def decoded(path: Path, scratch: Path) -> Iterator[DecodedSound]:
                 raise AudioError(f"{path}: holds no sound")
             stream = container.streams.audio[0]
             channels = int(stream.codec_context.layout.nb_channels)
-            counts = _unpack(container, stream, scratch, channels)
+            samples = _unpack(container, stream, scratch, channels)
             sound = DecodedSound(
                 rate=int(stream.codec_context.sample_rate),
                 codec=str(stream.codec_context.name),
                 channels=channels,
-                samples=min(counts),
+                samples=samples,
                 scratch=scratch,
             )
     except (av.FFmpegError, ValueError, EOFError) as error:
@@ -132,21 +136,30 @@ def decoded(path: Path, scratch: Path) -> Iterator[DecodedSound]:
     yield sound
 
 
-def _unpack(container: Any, stream: Any, scratch: Path, channels: int) -> list[int]:
-    """Writes a file a channel; returns the samples in each."""
+def _unpack(container: Any, stream: Any, scratch: Path, channels: int) -> int:
+    """Writes a file a channel and rate; returns the samples of one at 16 kHz."""
     import av
 
-    resampler = av.AudioResampler(format="s16p", rate=RATE)
-    counts = [0] * channels
+    resamplers = {rate: av.AudioResampler(format="s16p", rate=rate) for rate in (RATE, FINE_RATE)}
+    samples = 0
     with ExitStack() as stack:
-        files = [stack.enter_context((scratch / f"{number}.pcm").open("wb")) for number in range(channels)]
+        files = {
+            (number, rate): stack.enter_context((scratch / _file(number, rate)).open("wb"))
+            for number in range(channels)
+            for rate in resamplers
+        }
         for frame in _frames(container, stream):
-            for piece in resampler.resample(frame):
-                block = piece.to_ndarray()  # [C, S]
-                for number in range(channels):
-                    files[number].write(np.ascontiguousarray(block[number], "<i2").tobytes())
-                    counts[number] += block.shape[1]
-    return counts
+            for rate, resampler in resamplers.items():
+                for piece in resampler.resample(frame):
+                    block = piece.to_ndarray()  # [C, S]
+                    for number in range(channels):
+                        files[number, rate].write(np.ascontiguousarray(block[number], "<i2").tobytes())
+                    samples += block.shape[1] if rate == RATE else 0
+    return samples
+
+
+def _file(channel: int, rate: int) -> str:
+    return f"{channel}-{rate}.pcm"
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:

@@ -12,6 +12,9 @@ from csm_components.spec import FanOut, Input, Output, StepSpec
 if TYPE_CHECKING:
     from csm_components.job import StepJob
 
+KEPT = "annotated"
+"""Beside the folders of runs: parts of recordings, for runs with other settings of later steps."""
+
 
 def _annotate(job: StepJob) -> Any:
     from csm_components.annotate.step import annotate
@@ -23,6 +26,7 @@ def _annotate(job: StepJob) -> Any:
             job.out("annotations"),
             job.of(AnnotateSettings),
             layout=job.of(LayoutSettings).layout,
+            kept=job.work.parent / KEPT if job.work else None,
             workers=job.workers,
         )
 

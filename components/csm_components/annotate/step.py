@@ -31,7 +31,7 @@ from csm_components.ingest.records import SourceTurn
 from csm_components.settings import worker_count
 from csm_components.workers import run_parallel
 from csm_model.errors import InputError
-from csm_model.files import digest_of, digest_of_file, read_json, write_json
+from csm_model.files import copy_file, digest_of, digest_of_file, known_json, read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ def annotate(
     settings: AnnotateSettings,
     *,
     layout: str | None = None,
+    kept: Path | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> AnnotateResult:
@@ -66,6 +67,7 @@ def annotate(
         out: folder for the result; may hold part of one from a run that was killed.
         settings: what is asked.
         layout: name of the corpus's reader; without it, the one that recognises it, if any.
+        kept: folder that parts of recordings are kept in for runs with other folders; none keeps none.
         workers: processes; `CSM_WORKERS` or one a core without it.
         console: where progress goes; standard error without it.
 
@@ -80,8 +82,27 @@ def annotate(
         return known
     made.forget(out)
     (out / MANIFEST).unlink(missing_ok=True)
-    annotate_all(files, tasks, workers=workers, console=console)
+    if kept is not None:
+        for task in tasks:
+            _take(task, kept)
+
+    def keep(task: RecordingTask) -> None:
+        if kept is not None:
+            copy_file(task.part, _kept_part(kept, task))
+
+    annotate_all(files, tasks, workers=workers, console=console, on_part=keep)
     return finish(out, tasks, inputs, console=console)
+
+
+def _kept_part(kept: Path, task: RecordingTask) -> Path:
+    return kept / task.key[:2] / f"{task.key}.json"
+
+
+def _take(task: RecordingTask, kept: Path) -> None:
+    """Takes what another run has made of the same recording, asked the same."""
+    there = _kept_part(kept, task)
+    if committed(task) is None and (known_json(there) or {}).get("key") == task.key:
+        copy_file(there, task.part)
 
 
 def plan_annotate(

@@ -187,6 +187,7 @@ def _embedded(sound: DecodedSound, channel: int | None, spans: Sequence[Span]) -
     """Windows over the spans, in order, and their embeddings."""
     import torch
 
+    encoder = _encoder()
     windows: list[_Window] = []
     waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
     embeddings: dict[int, NDArray[np.float32]] = {}
@@ -194,7 +195,7 @@ def _embedded(sound: DecodedSound, channel: int | None, spans: Sequence[Span]) -
     def embed(frames: int) -> None:
         rows = waiting.pop(frames)
         with torch.inference_mode():
-            found = _encoder()(torch.from_numpy(np.stack([mel for _, mel in rows]))).numpy()
+            found = encoder(torch.from_numpy(np.stack([mel for _, mel in rows]))).numpy()
         embeddings.update(zip((number for number, _ in rows), found, strict=True))
 
     for number, span in enumerate(spans):

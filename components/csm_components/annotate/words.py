@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from csm_components.annotate.activity import Activity
 from csm_components.annotate.recordings import RATE, DecodedSound, Samples, Span
 from csm_model.errors import InputError
 from csm_model.files import digest_of_file
@@ -27,7 +28,7 @@ PACKAGED = ("tiny", "base")
 """Recognisers inside packages: Whisper tiny.en, and base, of many languages."""
 WINDOW_S = 29.0
 GAP_S = 0.4
-"""Silence between stretches of a window."""
+"""Silence between stretches of a window; people who pause for less are read on."""
 BATCH = 8
 """Windows that are read at once."""
 MOST_TOKENS = 300
@@ -76,6 +77,20 @@ class _Window:
     starts: list[float] = field(default_factory=list)
     """Where each begins in the window, seconds."""
     samples: Samples
+
+
+def stretches_of(activity: Activity) -> list[Stretch]:
+    """Speech as it is read, in the order of its times: a short pause parts no sentence."""
+    found = []
+    for channel, spans in zip(activity.channels, activity.speech, strict=True):
+        mine: list[Span] = []
+        for span in spans:
+            if mine and span.start - mine[-1].end <= GAP_S and span.end - mine[-1].start <= WINDOW_S:
+                mine[-1] = Span(mine[-1].start, span.end)
+            else:
+                mine.append(span)
+        found += [Stretch(span, channel) for span in mine]
+    return sorted(found, key=lambda stretch: stretch.span)
 
 
 def recogniser_folder(name: str) -> Path:
