@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import corpus_layouts as layouts
 import numpy as np
@@ -17,14 +18,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from csm_cli.cli import app
+from csm_components.ingest.bounds import TextPolicy
 from csm_components.ingest.checks import Rules, check_text
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds, read_corpus
 from csm_components.ingest.licenses import FREE_LICENSES
-from csm_components.ingest.readers.marks import telephone
+from csm_components.ingest.readers.marks import read_marks, telephone
 from csm_components.ingest.readers.table import READERS
 from csm_components.ingest.readers.texts import read_lines, read_text
-from csm_components.ingest.records import Corpus
+from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
 from csm_components.ingest.step import IngestResult, ingest
 from csm_model.errors import InputError
 
@@ -349,13 +351,35 @@ def test_marks_of_telephone_calls() -> None:
     for text, words, tags in (
         ("[silence]", "", ()),
         ("[laughter-yeah] okay", "yeah okay", ("laughing",)),
-        ("um-[um] w[ent]- they[re]", "um- w- they", ()),
-        ("{widgy} them_1 %uh (( maybe ))", "widgy them uh maybe", ()),
+        ("um-[um] w[ent]- they[re]", "um- w- they", ("cut-off word",)),
+        ("{widgy} them_1 %uh (( maybe ))", "widgy them uh maybe", ("unclear", "hesitation")),
         ("<b_aside> come here <e_aside> [vocalized-noise]", "come here", ()),
         ("[it'n/isn't] it [cough]", "isn't it", ("coughing",)),
         ("- (( ))", "", ()),
     ):
         assert telephone(text) == (words, tags)
+
+
+@pytest.mark.parametrize("marks", ["keep", "strip"])
+def test_marks_of_any_corpus_become_words_and_tags_by_the_policy(marks: Literal["keep", "strip"]) -> None:
+    plain = ("It is 100% right - I think.", "A well-known fact (really).", "i < 5 and b>3", "Um, no.")
+    told = {
+        "um-[um] i [laughter-yeah] ((x)) %uh w[ent]- home": (
+            {"keep": "um- i yeah x uh w- home", "strip": "i yeah x home"}[marks],
+            ("unclear", "cut-off word", "laughing", "hesitation"),
+        ),
+        "[laughter] oh": ("oh", ("laughing",)),
+        "%uh": ("uh", ("hesitation",)),
+    }
+    turns = [SourceTurn(id=text, text=text, speaker="a", audio="a.wav", tags=("fast",)) for text in (*plain, *told)]
+    source = SourceConversation(id="c", turns=tuple(turns))
+    corpus = Corpus(layout="jsonl", conversations=(source,), keep_speaker_numbers=True, speaker_names={})
+    found = {turn.id: turn for turn in read_marks(corpus, TextPolicy(marks=marks)).conversations[0].turns}
+    for text in plain:
+        assert found[text].text == ("no." if (marks, text) == ("strip", "Um, no.") else text)
+        assert found[text].tags == ("fast",)
+    for text, (words, tags) in told.items():
+        assert (found[text].text, found[text].tags) == (words, ("fast", *tags))
 
 
 def test_one_that_might_be_two_is_asked_for_by_name(tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ VERSION = 1
 STRETCHES, BANDS = 24, 12
 LOW_HZ, HIGH_HZ = 200.0, 3_400.0
 """What every channel carries, a telephone too."""
-SHORTEST_S = 1.0
+SHORTEST_S = 0.7
 """A shorter turn has no shape of its own: everybody's "yes" is alike."""
 SOUNDING_DB = 35.0
 """Frames that far below the loudest are the silence around a turn."""
-ALIKE = 0.9
+ALIKE = 0.93
 SPEED = 0.12
 """Two turns of one sound differ by so much in length at most."""
 TABLES, BITS, FULL = 24, 14, 32

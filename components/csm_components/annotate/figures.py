@@ -40,6 +40,8 @@ from csm_components.ingest.checks import clipped_share, plain_text
 VERSION = 1
 """Of what this module makes."""
 HESITATIONS = frozenset("ah and but eh er erm hm hmm i mhm mm oh so uh uhhuh um well yeah you know".split())
+_LOOP = re.compile(r"(\b[\w']+\b)(?:\W+\1\b){3,}\W*", re.IGNORECASE)
+"""One word four times and more: what recognisers make of a short sound."""
 LONGEST_TEXT = 400
 """Words beyond which two texts are not aligned: its time grows with the square."""
 
@@ -93,7 +95,7 @@ def compare_texts(given: str, heard: str) -> dict[str, float]:
     words = max(len(given.split()), len(heard.split()))
     if not plain_text(given) or words > LONGEST_TEXT:
         return {}
-    errors = word_errors(given, heard)
+    errors = word_errors(given, _LOOP.sub(r"\1", heard))
     figures: dict[str, float] = {"wer_given_heard": round(errors.rate, 4)}
     if plain_text(heard):
         figures["unheard_words"] = max(_unheard(errors.steps), _unheard(errors.steps[::-1]))

@@ -16,7 +16,7 @@ from csm_components.annotate import activity, duplicates, figures, recordings, t
 from csm_components.annotate.activity import Activity, Layout, VadName, find_activity, load_vad
 from csm_components.annotate.duplicates import fingerprint
 from csm_components.annotate.figures import measure
-from csm_components.annotate.recordings import RATE, DecodedSound, Span, common, decoded
+from csm_components.annotate.recordings import FINE_RATE, DecodedSound, Span, common, decoded
 from csm_components.annotate.turns import make_turns
 from csm_components.annotate.who import find_speakers, overlap
 from csm_components.annotate.words import WINDOW_S, Heard, Stretch, Word, hear, stretches_of
@@ -197,11 +197,12 @@ def _row(
     given: str | None = None,
 ) -> dict[str, Any]:
     """A turn's row: what the plan of the data says of it, its figures, and its sound's fingerprint."""
-    samples = sound.read(channel, span)
+    heard_in = channel if channel is None or channel < sound.channels else None
+    samples = sound.read(heard_in, span, FINE_RATE)
     shared = overlap(span, channel, speech) if span.seconds else None
     found = measure(
         samples,
-        RATE,
+        FINE_RATE,
         text=row["text"],
         text_given=row.get("text_given"),
         text_heard=row["text_heard"],
@@ -222,7 +223,7 @@ def _row(
         "words": [[word.text.strip(), word.start, word.end, word.confidence] for word in said],
         "language": languages,
         "figures": found,
-        "fingerprint": list(fingerprint(samples, RATE)),
+        "fingerprint": list(fingerprint(samples, FINE_RATE)),
     } | ({} if shared is None else {"overlap": shared})
 
 

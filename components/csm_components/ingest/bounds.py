@@ -38,9 +38,9 @@ Ratio = Annotated[float | Off, _within()]
 class TextPolicy(Section):
     """What is made of the texts of a corpus."""
 
-    marks: Literal["strip", "keep"] = "strip"
-    """Marks of transcribers, as in "um-[um] [laughter-yeah] ((x)) %uh": strip takes out what is not said and says the
-    rest as tags, keep leaves the words broken off and the hesitations in."""
+    marks: Literal["keep", "strip"] = "keep"
+    """Hesitations and words broken off, which transcribers mark as "%uh", "um-[um]" or "w[ent]-": keep leaves them in
+    the text as words, strip takes them out; either way they are tags of their turn."""
 
 
 class FigureBounds(Section):
@@ -74,15 +74,15 @@ class FigureBounds(Section):
     """Texts that recognisers invent: what stands under films, words over and over, a word too long to be one."""
     min_unique_words: Share = 0.4
     """Fewer different words, of eight or more, are words over and over."""
-    max_longest_word: Amount = 40
+    max_longest_word: Amount = 40.0
     """Letters of the longest word."""
-    max_wer: Amount = 0.5
+    max_wer: Amount = 0.4
     """More word errors of the text heard, a word given, and the text is wrong."""
     slack_words: int = Field(default=2, ge=0)
     """Words that may differ in any turn: a short answer is misheard more easily than it is wrong."""
-    max_unheard_words: Amount = 1
+    max_unheard_words: Amount = 1.0
     """More words at the beginning or the end of its text that are not heard, and the sound is cut off."""
     min_speaker_certainty: Share = OFF
     """A speaker less certain than that is not known."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """Turns with the sound of an earlier one."""
+    """Turns with the sound of an earlier one that is taken."""

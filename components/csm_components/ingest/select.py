@@ -47,9 +47,12 @@ def select(row: Row, bounds: FigureBounds) -> Selected:
     """
     for bound in BOUNDS:
         if (found := bound(row, bounds)) is not None:
-            return Selected(refused=found)
-    narrow = bounds.narrow_band == "mark" and _narrow_band(row, bounds)
-    return Selected(tags=(NARROW_BAND,) if narrow else ())
+            return Selected(refused=found, tags=_marks(row, bounds))
+    return Selected(tags=_marks(row, bounds))
+
+
+def _marks(row: Row, bounds: FigureBounds) -> tuple[str, ...]:
+    return (NARROW_BAND,) if bounds.narrow_band == "mark" and _narrow_band(row, bounds) else ()
 
 
 def _figure(row: Row, name: str) -> Any:
@@ -167,7 +170,6 @@ def _duplicate(row: Row, bounds: FigureBounds) -> Refusal | None:
 
 BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
     _above("clipped", "max_clipped", "clipped", "{0:.1%} of the samples are cut off, at most {1:.1%} may be"),
-    _duplicate,
     _below("loudness_db", "min_loudness_db", "too quiet", "{0:.0f} dB of full scale, at least {1:.0f} dB are needed"),
     _above("loudness_db", "max_loudness_db", "too loud", "{0:.0f} dB of full scale, at most {1:.0f} dB may be"),
     _below("speech", "min_speech", "no speech", "speech in {0:.0%} of it, in at least {1:.0%} must be"),
@@ -186,6 +188,7 @@ BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
         "uncertain speaker",
         "its speaker is {0:.2f} certain, at least {1:.2f} is needed",
     ),
+    _duplicate,
 )
 """The checks in their order."""
 
@@ -196,6 +199,7 @@ def selected(corpus: Corpus, bounds: FigureBounds) -> tuple[Corpus, dict[str, Re
     A turn without figures, of a corpus that was not annotated, is taken as it is.
     """
     refused: dict[str, Refusal] = {}
+    taken: set[str] = set()  # sounds of which a turn is, by the first turn that has each
     conversations = []
     for source in corpus.conversations:
         turns = []
@@ -203,7 +207,10 @@ def selected(corpus: Corpus, bounds: FigureBounds) -> tuple[Corpus, dict[str, Re
             if turn.figures is not None:
                 row = {"text": turn.text, "text_heard": turn.text_heard, "figures": turn.figures}
                 outcome = select(row, bounds)
-                if outcome.refused is not None:
+                sound = str(turn.figures.get("duplicate_of", turn.id))
+                if outcome.refused is None or (outcome.refused[0] == "duplicate" and sound not in taken):
+                    taken.add(sound)  # of copies the first that is good: the very first may be left out
+                else:
                     refused[turn.id] = outcome.refused
                 if outcome.tags:
                     turn = replace(turn, tags=tuple(dict.fromkeys((*turn.tags, *outcome.tags))))
