@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from csm_cli.cli import app
 from csm_components.annotate.annotations import FORMAT, RECORDINGS, TURNS, write_rows
-from csm_components.datacard.card import CARD, drawn, markdown, write_card, write_page
 from csm_components.datacard.facts import EDGES, histogram, read_facts
+from csm_components.datacard.page import drawn, write_page
 from csm_components.datacard.record import find_folders, find_record, read_records, why
+from csm_components.datacard.summary import CARD, markdown
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.step import ingest
 from csm_model.errors import DigestError, InputError
@@ -119,7 +120,6 @@ def test_every_value_is_in_one_bin(title: str) -> None:
 
 
 def test_the_markdown_has_the_numbers_and_nobody_in_it(run: Path) -> None:
-    write_card(run / "ingest")
     text = (run / "ingest" / CARD).read_text()
     facts = read_facts(run / "ingest")
     assert text == markdown(facts)
@@ -160,7 +160,7 @@ def test_a_record_says_why_it_is_there_or_not(run: Path) -> None:
     assert silent.figures["snr_db"] == 12.0
     assert {row.id for row in find_record(folders, "c1")} == {"turn3", "turn4", "turn5"}
     assert [row.id for row in find_record(folders, "3.flac")] == ["turn3"]
-    with pytest.raises(InputError, match="'turn99': no turn, conversation or file of .*; did you mean turn9"):
+    with pytest.raises(InputError, match=r"'turn99': no turn, conversation or file of .*; did you mean turn9"):
         find_record(folders, "turn99")
     with pytest.raises(InputError, match="holds no conversations"):
         find_folders(run / "corpus")

@@ -173,14 +173,14 @@ def _given(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[
     rows = []
     for turn, span, said in zip(task.given, spans, mine, strict=True):
         text = " ".join("".join(word.text for word in said).split())
-        row = {
+        told: dict[str, Any] = {
             "id": turn.id,
             "speaker": turn.speaker,
             "text": turn.text or text,
             "text_heard": text,
         } | ({"text_given": turn.text} if turn.text else {})
-        row |= {"tags": list(turn.tags)} if turn.tags else {}
-        rows.append(_row(row, task, sound, span, turn.channel, said, heard, speech, given=turn.language))
+        told |= {"tags": list(turn.tags)} if turn.tags else {}
+        rows.append(_row(told, task, sound, span, turn.channel, said, heard, speech, given=turn.language))
     return heard, rows
 
 

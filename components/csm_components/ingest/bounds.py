@@ -82,6 +82,8 @@ class FigureBounds(Section):
     """Words that may differ in any turn: a short answer is misheard more easily than it is wrong."""
     max_unheard_words: Amount = 1.0
     """More words at the beginning or the end of its text that are not heard, and the sound is cut off."""
+    max_characters_per_second: Amount = 25.0
+    """More letters and digits a second than anybody says, and the sound is cut off."""
     min_speaker_certainty: Share = OFF
     """A speaker less certain than that is not known."""
     duplicates: Literal["drop", "keep"] = "drop"

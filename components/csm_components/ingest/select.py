@@ -182,6 +182,9 @@ BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
     _language,
     _cut_off,
     _wrong_text,
+    _above(
+        "characters_per_second", "max_characters_per_second", "cut off", "{0:.0f} letters a second, at most {1:.0f} fit"
+    ),
     _below(
         "speaker_certainty",
         "min_speaker_certainty",

@@ -107,6 +107,7 @@ INGEST = StepSpec(
     settings=(LayoutSettings, IngestSettings),
     inputs=(_CORPUS, _ANNOTATIONS),
     outputs=(_CONVERSATIONS,),
+    keep=("card.md",),
     dataset="digest",
     words=lambda r: (
         f"{r['conversations']} conversations, {r['speech_seconds'] / 60:.0f} min of speech, {r['rejected']} left out"
@@ -141,6 +142,7 @@ INGEST = StepSpec(
             settings=(LayoutSettings, IngestSettings),
             inputs=(Input(name="parts", kind=kinds.CONVERSATIONS_PART, many=True), _CORPUS, _ANNOTATIONS),
             outputs=(_CONVERSATIONS,),
+            keep=("card.md",),
             dataset="digest",
         ),
     ),

@@ -8,6 +8,7 @@ The output folder:
 | `manifest.json` | digest, counts, seconds, speakers, splits, licences |
 | `cuts.jsonl.gz` | one lhotse cut a conversation, its turns as supervisions |
 | `audio/ID.flac` | the sound of a conversation |
+| `card.md` | hours by language, licence and reason, histograms: numbers alone |
 | `rejected.jsonl` | every record that was left out, and why |
 | `parts/ID.json` | what is committed of one conversation; a killed run goes on from these |
 """
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from csm_components import made
+from csm_components.datacard.summary import write_card
 from csm_components.events import progress as tell
 from csm_components.ingest.catalogue import (
     CUTS,
@@ -195,6 +197,7 @@ def finish(
     prune(out, parts)
     manifest = manifest_of(corpus, contents, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
     write_json(out / MANIFEST, manifest)
+    write_card(out)
     console.print(kept_table(manifest))
     result = _result(out, manifest)
     made.commit(out, "ingest", inputs, result)

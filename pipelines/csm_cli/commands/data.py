@@ -126,8 +126,9 @@ def card(
 
       csm data card runs/demo --corpus recordings --out data.html
     """
-    from csm_components.datacard.card import lead, write_page
+    from csm_components.datacard.page import write_page
     from csm_components.datacard.record import find_folders
+    from csm_components.datacard.summary import lead
 
     facts = write_page(out, find_folders(place, annotations), corpus=corpus, players=players)
     if as_json:

@@ -1,8 +1,4 @@
-"""The data card: hours, reasons, histograms; as Markdown of numbers alone, and as a page with pictures and players.
-
-The Markdown goes wherever figures of a run go, so it holds nobody's words, voice or name. The page has both, and is
-made on demand: `csm data card`.
-"""
+"""The data card as a page: numbers, pictures, and records to listen to. `csm data card` makes it."""
 
 from __future__ import annotations
 
@@ -20,6 +16,7 @@ from scipy.signal import resample_poly
 from csm_components.artefacts import have
 from csm_components.datacard.facts import Amount, DataFacts, Histogram, read_facts
 from csm_components.datacard.record import DataFolders, DataRecord, read_records
+from csm_components.datacard.summary import TITLES, bins, lead
 from csm_components.evaluate import html
 from csm_components.evaluate.charts import opus_uri
 from csm_components.evaluate.html import Markup, element, join, table
@@ -29,7 +26,6 @@ from csm_model.errors import AudioError
 from csm_model.files import write_bytes
 from csm_model.frames import SAMPLE_RATE
 
-CARD = "card.md"
 PLAYERS = 20
 """Players of each kind."""
 LONGEST_S = 20.0
@@ -38,58 +34,8 @@ NOT_HEARD = frozenset(
     {"unknown licence", "no consent", "expired", "not for this use", "blocked", "unreadable", "empty"}
 )
 """Reasons for which nobody is to hear a record either, or could."""
-_BAR = 30
 T = TypeVar("T")
 _SoundOf = Callable[[DataRecord], Samples | None]
-_TITLES = {
-    "corpus": "By layout of the corpus",
-    "split": "By split",
-    "language": "By language",
-    "licence": "By licence",
-    "tag": "By tag",
-    "reason": "Left out, by reason",
-}
-
-
-def write_card(folder: Path) -> None:
-    """Writes `card.md` into a folder that ingest wrote."""
-    write_bytes(folder / CARD, markdown(read_facts(folder)).encode())
-
-
-def markdown(facts: DataFacts) -> str:
-    """The card as Markdown: numbers alone."""
-    lines = [f"# Data {facts.digest[:12]}", "", lead(facts), ""]
-    for title, rows in facts.tables.items():
-        if rows:
-            lines += [f"## {_TITLES[title]}", "", f"| {title} | turns | hours |", "| --- | --- | --- |"]
-            lines += [f"| {name} | {amount.turns} | {amount.hours:.3f} |" for name, amount in rows.items()]
-            lines.append("")
-    for title, found in facts.histograms.items():
-        if found.total:
-            lines += [f"## {title[0].upper()}{title[1:]}", "", "```text"]
-            lines += [
-                f"{label:>16} {count:>8} {'#' * round(_BAR * count / max(found.counts))}".rstrip()
-                for label, count in bins(found)
-            ]
-            lines += ["```", ""]
-    return "\n".join(lines)
-
-
-def lead(facts: DataFacts) -> str:
-    """What there is in a sentence."""
-    whole = facts.kept.seconds + facts.left_out.seconds
-    share = f" ({facts.left_out.seconds / whole:.1%} of the seconds)" if whole else ""
-    return (
-        f"{facts.kept.hours:.2f} hours of speech in {facts.kept.turns} turns of {facts.conversations} conversations; "
-        f"{facts.left_out.turns} records left out{share}."
-    )
-
-
-def bins(found: Histogram) -> Iterator[tuple[str, int]]:
-    """Each bin in words, and its count; of the speakers, which are whole, its first number."""
-    for place, count in enumerate(found.counts):
-        low, high = found.edges[place], found.edges[place + 1]
-        yield (f"{low:g} and more" if place + 1 == len(found.counts) else f"{low:g} to {high:g}"), count
 
 
 def write_page(out: Path, folders: DataFolders, *, corpus: Path | None = None, players: int = PLAYERS) -> DataFacts:
@@ -144,7 +90,7 @@ def _in_turn(rows: Sequence[Sequence[T]], count: int) -> Iterator[T]:
 def _table(title: str, rows: Mapping[str, Amount]) -> Markup:
     cells = [(name, str(amount.turns), f"{amount.hours:.3f}") for name, amount in rows.items()]
     shown = table((title, "turns", "hours"), cells)
-    return join(element("h2", _TITLES[title]), element("div", shown, cls="panel"))
+    return join(element("h2", TITLES[title]), element("div", shown, cls="panel"))
 
 
 def picture(title: str, found: Histogram) -> Markup:
@@ -158,11 +104,11 @@ def picture(title: str, found: Histogram) -> Markup:
         x, y = place * step, height - tall
         parts.append(_svg("rect", None, x=x + 2, y=y, width=step - 4, height=tall, rx=2, fill="#1971c2"))
         middle = x + step / 2
-        text = {"fill": "#627d98", "font-size": 10}
+        text: dict[str, float | str] = {"fill": "#627d98", "font-size": 10}
         if count:
-            parts.append(_svg("text", str(count), x=middle, y=y - 4, **text, **{"text-anchor": "middle"}))
-        turned = {"transform": f"translate({middle + 3:.1f} {height + 10}) rotate(35)"}
-        parts.append(_svg("text", label.replace(" and more", "+").split(" to ")[0], x=0, y=0, **text, **turned))
+            parts.append(_svg("text", str(count), x=middle, y=y - 4, **{**text, "text-anchor": "middle"}))
+        turned: dict[str, float | str] = {"transform": f"translate({middle + 3:.1f} {height + 10}) rotate(35)"}
+        parts.append(_svg("text", label.replace(" and more", "+").split(" to ")[0], x=0, y=0, **{**text, **turned}))
     drawing = _svg("svg", join(*parts), viewBox=f"0 0 {width} {height + foot}", role="img", width="100%")
     caption = element("figcaption", f"{title}: {found.total} values; each bar begins at its number")
     return element("figure", join(drawing, caption))
