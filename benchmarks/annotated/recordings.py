@@ -28,6 +28,7 @@ from csm_components.annotate.recordings import RATE, Samples
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "corpus"
 PAUSE_S = 0.5
+_FRAME = RATE // 100
 TALKS = 5
 """Of the demo, in a recording."""
 
@@ -42,11 +43,12 @@ class Recorded(NamedTuple):
 
 
 def laid_out(name: str, clips: Sequence[tuple[Samples, str, str]]) -> Recorded:
-    """Clips (sound, speaker, text) one after another; a clip's edges are where it sounds."""
+    """Clips (sound, speaker, text) one after another; a clip begins and ends within 40 dB of its loudest 10 ms."""
     gap, at, pieces, turns = np.zeros(round(PAUSE_S * RATE), np.float32), 0, [], []
     for sound, speaker, text in clips:
-        loud = np.flatnonzero(np.abs(sound) > 0.02 * np.abs(sound).max())
-        turns.append(Said((at + loud[0]) / RATE, (at + loud[-1]) / RATE, speaker, text))
+        levels = np.square(sound[: len(sound) // _FRAME * _FRAME]).reshape(-1, _FRAME).mean(axis=1)
+        loud = np.flatnonzero(levels > 1e-4 * levels.max()) * _FRAME
+        turns.append(Said((at + loud[0]) / RATE, (at + loud[-1] + _FRAME) / RATE, speaker, text))
         pieces += [sound, gap]
         at += len(sound) + len(gap)
     return Recorded(name, [np.concatenate(pieces)], turns)

