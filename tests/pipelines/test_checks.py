@@ -131,11 +131,12 @@ def mutations() -> Iterator[Mutation]:
 
 
 CHOSEN = (
+    ("data.annotations", "nowhere"), ("annotate.recogniser", "large"),
     ("data.corpus", "nowhere"), ("data.codec", "nowhere"), ("data.base", "nowhere"), ("data.replay", "nowhere"),
     ("data.tokenizer", "nowhere.json"), ("data.tokenizer", "bpe:none"), ("data.prompt_format", "plain"),
     ("data.license", "CC-BY-9.0"), ("data.corpus", "s3://Bucket"), ("release.dialogue", "nowhere.txt"),
     ("release.model", "a/b"), ("release.model", "models:/x"), ("release.model", "-x"), ("release.model", "x" * 64),
-    ("data.annotations", "nowhere"), ("annotate.recogniser", "large"), ("release.model", ""), ("release.say", "..."), ("train.nodes", "2"), ("train.nodes", "0x1"),
+    ("release.model", ""), ("release.say", "..."), ("train.nodes", "2"), ("train.nodes", "0x1"),
     ("train.recipe.model", "csm-9b"), ("train.recipe.row_length", 100_000), ("train.recipe.batch_packs", 3),
     ("train.recipe.micro_packs", 3), ("train.recipe.mirror", "http://mirror"), ("train.recipe.checkpoint", "nowhere"),
     ("train.recipe.model", "csm-8b"), ("train.recipe.loss_weights", {"speaker:ann": 1.0}),

@@ -305,8 +305,8 @@ def _spectral(points: Embeddings, count: int | None) -> NDArray[np.int64]:
     except ImportError:
         raise MissingDependencyError("package spectralcluster is not installed; install csm-foundry[eval]") from None
     clusterer = SpectralClusterer(
-        # Of one voice it makes two that are alike, which are joined again; asked whether there is one, it says so of two
-        # actors.
+        # Of one voice it makes two that are alike, which are joined again; asked whether there is one, it says so where
+        # two actors speak.
         min_clusters=count or 2,
         max_clusters=count or max(2, min(MOST_SPEAKERS, len(points) // FEWEST_OF_A_VOICE)),
         refinement_options=configs.icassp2018_refinement_options,
