@@ -86,11 +86,12 @@ def sides(recordings: Iterator[Recorded], leak: float = 0.05) -> Iterator[Record
         yield Recorded(f"{recording.name}-sides", list(own + leak * own[::-1] + noise), recording.turns)
 
 
-def acted(game: Path, count: int, least: int = 8) -> Iterator[Recorded]:
+def acted(game: Path, count: int, skip: int = 10, least: int = 8) -> Iterator[Recorded]:
     """Dialogues of the game's data file, `queen.1c`: options of a talk and their replies, in order.
 
-    Of each file the longest talks of two people come first. The format: a table of names, places and sizes; a talk is a
-    tree of six options a level, whose texts are cut by `*NN` into segments, and a clip a segment.
+    The longest talks come first; those that the bounds of `annotate.who` were chosen on are left out. The
+    format: a table of names, places and sizes; a talk is a tree of six options a level, whose texts are cut by `*NN`
+    into segments, and a clip a segment.
     """
     data = game.read_bytes()
     (entries,) = struct.unpack_from(">H", data, 13)
@@ -106,7 +107,7 @@ def acted(game: Path, count: int, least: int = 8) -> Iterator[Recorded]:
             if len(lines) >= least:
                 found.append((name[:-4], lines))
     found.sort(key=lambda row: -len(row[1]))
-    for name, lines in found[:count]:
+    for name, lines in found[skip : skip + count]:
         clips = []
         for file, speaker, text in lines[:24]:
             offset, size = table[file]
