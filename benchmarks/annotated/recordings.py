@@ -28,6 +28,7 @@ from csm_components.annotate.recordings import RATE, Samples
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "corpus"
 PAUSE_S = 0.5
+_FRAME = RATE // 100
 TALKS = 5
 """Of the demo, in a recording."""
 
@@ -42,11 +43,12 @@ class Recorded(NamedTuple):
 
 
 def laid_out(name: str, clips: Sequence[tuple[Samples, str, str]]) -> Recorded:
-    """Clips (sound, speaker, text) one after another; a clip's edges are where it sounds."""
+    """Clips (sound, speaker, text) one after another; a clip begins and ends within 40 dB of its loudest 10 ms."""
     gap, at, pieces, turns = np.zeros(round(PAUSE_S * RATE), np.float32), 0, [], []
     for sound, speaker, text in clips:
-        loud = np.flatnonzero(np.abs(sound) > 0.02 * np.abs(sound).max())
-        turns.append(Said((at + loud[0]) / RATE, (at + loud[-1]) / RATE, speaker, text))
+        levels = np.square(sound[: len(sound) // _FRAME * _FRAME]).reshape(-1, _FRAME).mean(axis=1)
+        loud = np.flatnonzero(levels > 1e-4 * levels.max()) * _FRAME
+        turns.append(Said((at + loud[0]) / RATE, (at + loud[-1] + _FRAME) / RATE, speaker, text))
         pieces += [sound, gap]
         at += len(sound) + len(gap)
     return Recorded(name, [np.concatenate(pieces)], turns)
@@ -84,11 +86,12 @@ def sides(recordings: Iterator[Recorded], leak: float = 0.05) -> Iterator[Record
         yield Recorded(f"{recording.name}-sides", list(own + leak * own[::-1] + noise), recording.turns)
 
 
-def acted(game: Path, count: int, least: int = 8) -> Iterator[Recorded]:
+def acted(game: Path, count: int, skip: int = 10, least: int = 8) -> Iterator[Recorded]:
     """Dialogues of the game's data file, `queen.1c`: options of a talk and their replies, in order.
 
-    Of each file the longest talks of two people come first. The format: a table of names, places and sizes; a talk is a
-    tree of six options a level, whose texts are cut by `*NN` into segments, and a clip a segment.
+    The longest talks come first; those that the bounds of `annotate.who` were chosen on are left out. The
+    format: a table of names, places and sizes; a talk is a tree of six options a level, whose texts are cut by `*NN`
+    into segments, and a clip a segment.
     """
     data = game.read_bytes()
     (entries,) = struct.unpack_from(">H", data, 13)
@@ -104,7 +107,7 @@ def acted(game: Path, count: int, least: int = 8) -> Iterator[Recorded]:
             if len(lines) >= least:
                 found.append((name[:-4], lines))
     found.sort(key=lambda row: -len(row[1]))
-    for name, lines in found[:count]:
+    for name, lines in found[skip : skip + count]:
         clips = []
         for file, speaker, text in lines[:24]:
             offset, size = table[file]

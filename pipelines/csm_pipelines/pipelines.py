@@ -134,11 +134,6 @@ PIPELINES: Mapping[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline(
-            name="annotate",
-            description="Recordings in; who says what and when in them out, which is kept.",
-            steps=(ANNOTATE,),
-        ),
-        Pipeline(
             name="training",
             description="Recorded conversations in, a registered and judged model out; its float bundle is kept.",
             steps=(*_DATA, TRAIN, *_JUDGED),
@@ -162,6 +157,11 @@ PIPELINES: Mapping[str, Pipeline] = {
             steps=(*_DATA, TRAIN, *_JUDGED, CARD, DEPLOY),
             needs={"base": _BASE.format("nightly")},
             keyed=False,
+        ),
+        Pipeline(
+            name="annotate",
+            description="Recordings in; who says what and when in them out, which is kept.",
+            steps=(ANNOTATE,),
         ),
     )
 }

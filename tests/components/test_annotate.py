@@ -47,7 +47,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in TALKS:
         shutil.copy(DEMO / "audio" / f"{name}.opus", folder / "calls")
     (folder / "broken.flac").write_bytes(b"fLaC" + bytes(2000))
-    soundfile.write(folder / "quiet.wav", np.zeros(32_000, np.float32), 16_000)
+    soundfile.write(folder / "quiet.wav", np.zeros(8_000, np.float32), 16_000)
     (folder / "LICENSE").write_text("CC-BY-4.0\n")
     return folder
 

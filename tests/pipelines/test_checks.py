@@ -131,6 +131,7 @@ def mutations() -> Iterator[Mutation]:
 
 
 CHOSEN = (
+    ("data.annotations", "nowhere"), ("annotate.recogniser", "large"),
     ("data.corpus", "nowhere"), ("data.codec", "nowhere"), ("data.base", "nowhere"), ("data.replay", "nowhere"),
     ("data.tokenizer", "nowhere.json"), ("data.tokenizer", "bpe:none"), ("data.prompt_format", "plain"),
     ("data.license", "CC-BY-9.0"), ("data.corpus", "s3://Bucket"), ("release.dialogue", "nowhere.txt"),

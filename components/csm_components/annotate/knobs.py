@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from csm_components.spec import StepSettings
+from csm_model.errors import InputError, quoted
+from csm_model.rules import by, nearest
+
+PACKAGED = ("tiny", "base")
+"""Recognisers inside packages: Whisper tiny.en, and base, of many languages."""
+
+
+def check_recogniser(name: str) -> None:
+    """Raises `InputError` for what names neither a packaged recogniser nor a folder."""
+    if name not in PACKAGED and "/" not in name:
+        raise InputError(
+            f"recogniser {quoted(name)} is not one of {', '.join(PACKAGED)}, nor the path of a folder of faster-whisper"
+            f"{nearest(name, PACKAGED)}"
+        )
 
 
 class AnnotateSettings(StepSettings):
@@ -14,7 +28,7 @@ class AnnotateSettings(StepSettings):
 
     section = "annotate"
 
-    recogniser: str = Field(default="base", min_length=1)
+    recogniser: Annotated[str, by(check_recogniser)] = "base"
     """Whisper that reads: tiny (English) or base, which packages bring, or a folder of faster-whisper."""
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
     """What is spoken, such as en; none has the recogniser find out, for each recording."""

@@ -137,7 +137,7 @@ def _annotated(sound: DecodedSound, task: RecordingTask) -> tuple[dict[str, Any]
 def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Heard, list[dict[str, Any]]]:
     """Turns found in the sound."""
     voices = find_speakers(sound, speech, task.asked.speakers)
-    stretches = stretches_of(speech)
+    stretches = stretches_of(speech, sound.seconds)
     heard = hear(sound, stretches, recogniser=task.asked.recogniser, language=task.asked.language)
     rows = []
     for number, turn in enumerate(make_turns(stretches, heard.words, voices, pause=task.asked.pause)):

@@ -33,11 +33,13 @@ MOST_CLUSTERED = 800
 """Windows that are clustered; the others go to the voice that is nearest."""
 FEWEST_SPECTRAL = 12
 """Fewer windows have no spectrum to speak of: they are linked by their distance."""
-SAME_VOICE = 0.90
+SAME_VOICE = 0.89
 """Voices whose means are more alike than that are one, where nobody has said how many there are."""
 LINKED = 0.25
 """Cosine distance up to which a few windows are one voice."""
-SMALLEST_SHARE = 0.02
+FEWEST_OF_A_VOICE = 12
+"""Windows that a voice should have: fewer do not say how many there are."""
+SMALLEST_SHARE = 0.05
 """A voice with less of the windows is an odd moment of another's."""
 SHORTEST_RUN = 30
 """Frames of 10 ms: nobody speaks for less amid another's speech."""
@@ -303,8 +305,10 @@ def _spectral(points: Embeddings, count: int | None) -> NDArray[np.int64]:
     except ImportError:
         raise MissingDependencyError("package spectralcluster is not installed; install csm-foundry[eval]") from None
     clusterer = SpectralClusterer(
-        min_clusters=count or 1,
-        max_clusters=count or MOST_SPEAKERS,
+        # Of one voice it makes two that are alike, which are joined again; asked whether there is one, it says so where
+        # two actors speak.
+        min_clusters=count or 2,
+        max_clusters=count or max(2, min(MOST_SPEAKERS, len(points) // FEWEST_OF_A_VOICE)),
         refinement_options=configs.icassp2018_refinement_options,
         custom_dist="cosine",
     )

@@ -19,16 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from csm_components.annotate.activity import Activity
+from csm_components.annotate.knobs import PACKAGED
 from csm_components.annotate.recordings import RATE, DecodedSound, Samples, Span
 from csm_model.errors import InputError
 from csm_model.files import digest_of_file
 
 VERSION = 1
-PACKAGED = ("tiny", "base")
-"""Recognisers inside packages: Whisper tiny.en, and base, of many languages."""
 WINDOW_S = 29.0
 GAP_S = 0.4
 """Silence between stretches of a window; people who pause for less are read on."""
+AROUND_S = 0.1
+"""Read before and after speech: its first and last sounds are quiet."""
 BATCH = 8
 """Windows that are read at once."""
 MOST_TOKENS = 300
@@ -79,17 +80,27 @@ class _Window:
     samples: Samples
 
 
-def stretches_of(activity: Activity) -> list[Stretch]:
-    """Speech as it is read, in the order of its times: a short pause parts no sentence."""
+def stretches_of(activity: Activity, seconds: float) -> list[Stretch]:
+    """Speech as it is read, in the order of its times: a short pause parts no sentence, and a little is read around.
+
+    Args:
+        activity: the speech.
+        seconds: length of the recording.
+    """
     found = []
     for channel, spans in zip(activity.channels, activity.speech, strict=True):
         mine: list[Span] = []
         for span in spans:
-            if mine and span.start - mine[-1].end <= GAP_S and span.end - mine[-1].start <= WINDOW_S:
+            if mine and span.start - mine[-1].end <= GAP_S and span.end - mine[-1].start <= WINDOW_S - 2 * AROUND_S:
                 mine[-1] = Span(mine[-1].start, span.end)
             else:
                 mine.append(span)
-        found += [Stretch(span, channel) for span in mine]
+        found += [
+            Stretch(
+                Span(max(0.0, round(span.start - AROUND_S, 3)), min(seconds, round(span.end + AROUND_S, 3))), channel
+            )
+            for span in mine
+        ]
     return sorted(found, key=lambda stretch: stretch.span)
 
 
@@ -106,7 +117,9 @@ def recogniser_folder(name: str) -> Path:
         return whisper_folder(size)
     folder = Path(name)
     if not (folder / "model.bin").is_file():
-        raise InputError(f"recogniser {name!r}: is not one of {', '.join(PACKAGED)}, nor a folder with a model.bin")
+        raise InputError(
+            f"recogniser {name}: no model.bin there; name a folder of faster-whisper, or {' or '.join(PACKAGED)}"
+        )
     return folder
 
 
