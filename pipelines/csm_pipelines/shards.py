@@ -44,14 +44,17 @@ def ingest_shards(
         shards: parts that the corpus is cut into.
     """
     from csm_components.ingest.fanout import shard_keys
+    from csm_components.ingest.rights import open_gate
 
-    keys = shard_keys(
-        str(corpus.folder or corpus.address),
-        shards=shards,
-        layout=config.data.layout,
-        default_license=config.data.license,
-        max_conversations=config.data.conversations,
-        settings=settings,
-    )
+    with open_gate(config.data.policy, use=config.data.use, storage=storage, settings=settings) as gate:
+        keys = shard_keys(
+            str(corpus.folder or corpus.address),
+            shards=shards,
+            layout=config.data.layout,
+            default_license=config.data.license,
+            max_conversations=config.data.conversations,
+            gate=gate,
+            settings=settings,
+        )
     there = sum(storage.has_tree(shard_tree("ingest", key)) for key in keys.values())
     return ShardsInStorage(there=there, planned=len(keys))

@@ -164,6 +164,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("voice", turn["voice"]),
                     ("origin", turn["origin"]),
                     ("tags", turn.get("tags")),
+                    ("rights", turn.get("rights")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )
