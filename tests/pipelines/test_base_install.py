@@ -49,6 +49,8 @@ ASKED: dict[str, list[tuple[str, str | int]]] = {
     "make-bucket": [("s3://x", "the bucket 'x' is no name")],
     "prepare-tenants": [("tenants.json", DONE)],
     "data readers": [("", DONE)],
+    "data policy": [("", DONE)],
+    "data forget": [("anna", "nothing here is of")],
     "codec train": [("--corpus . --out c", "needs torch")],
     "codec adapt": [(f"{BASE} --codec {CODEC} --out b", "needs torch")],
     "checkpoint convert": [(f"{BASE} c --to hf", "needs torch")],

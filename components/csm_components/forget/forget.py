@@ -186,7 +186,7 @@ def _named(value: str, units: Sequence[Unit], runs: Path | None, storage: Storag
     for unit in (unit for unit in units if unit.sort == "conversations"):
         for part in unit.parts().values():
             found |= found_kinds(part, value)
-    for unit in (unit for unit in units if unit.sort == "corpus" and not found):
+    for unit in (unit for unit in units if unit.sort in ("copy", "yours") and not found):
         found |= {row for row in _corpus_names(unit) if row.value == value}
     if len(found) == 1:
         return found
@@ -212,7 +212,7 @@ def _trace(search: _Search) -> None:
         if parts and (digest := _digest_of_conversations(unit, search.units)):
             search.traces.datasets |= digest
     for unit in search.units:
-        manifest = unit.read("manifest.json") if unit.sort == "other" else None
+        manifest = unit.read("manifest.json") if unit.sort == "made" else None
         if isinstance(manifest, dict) and manifest.get("dataset_digest") in search.traces.datasets:
             search.traces.tokens.add(str(manifest["digest"]))
 
@@ -260,13 +260,12 @@ def _remove(search: _Search, *, dry_run: bool) -> tuple[list[Removed], list[str]
     yours: list[str] = []
     last: list[tuple[Unit, list[str]]] = []
     for unit in sorted(search.units, key=lambda unit: unit.sort == "conversations"):
-        if unit.sort == "corpus" and (is_corpus := _corpus_holds(unit, search.rows)) is not None:
-            first, after = (list(unit.keys) if is_corpus else []), list[str]()
-            if is_corpus and not unit.name.startswith("inputs/"):
-                yours.append(f"{unit.shelf.name}/{unit.name}")
-                continue
-        else:
-            first, after = doomed(unit, search.rows, search.traces)
+        first, after = doomed(unit, search.rows, search.traces)
+        if unit.sort in ("copy", "yours") and not first and _corpus_holds(unit, search.rows):
+            first = list(unit.keys)
+        if unit.sort == "yours":
+            yours += [f"{unit.shelf.name.rstrip('/')}/{unit.name}"] * bool(first)
+            continue
         if first or after:
             place = f"{unit.shelf.name.rstrip('/')}/{unit.name}"
             keys = [*first, *after]
@@ -280,10 +279,9 @@ def _remove(search: _Search, *, dry_run: bool) -> tuple[list[Removed], list[str]
     return sorted(removed, key=lambda row: row.place), yours
 
 
-def _corpus_holds(unit: Unit, rows: Blocklist) -> bool | None:
-    """Whether a tree is a corpus with any of these names in it; none where it is no corpus."""
-    named = set(_corpus_names(unit))
-    return bool(named & rows.rows) if named else None
+def _corpus_holds(unit: Unit, rows: Blocklist) -> bool:
+    """Whether a tree is a corpus with any of these names in it."""
+    return any(row in rows.rows for row in _corpus_names(unit))
 
 
 def _corpus_names(unit: Unit) -> Iterator[Blocked]:

@@ -7,24 +7,33 @@ so that the next run makes what is missing and no more.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from csm_components.forget.shelves import RunsShelf, Shelf, StorageShelf
 from csm_components.forget.traces import Traces, holds
 from csm_components.ingest.blocklist import BLOCKLIST, Blocklist
-from csm_components.tree_list import TREE
+from csm_components.table import STEPS
+from csm_components.tree_list import MADE, TREE
 from csm_model.errors import CsmError
 from csm_model.files import known_json
 
-Sort = Literal["conversations", "corpus", "models", "other"]
+Sort = Literal["conversations", "made", "models", "copy", "yours"]
+"""Conversations; what steps made of them; what has learnt; copies of corpora; and what no step of ours has written."""
 _MODELS = frozenset({"train", "bundle", "register", "release", "trained", "exported", "releases", "bundles"})
 """Folders with what has learnt, which cannot forget; of these only single files go."""
+_MADE = frozenset(
+    output.at.split("/")[0] or output.kind.name
+    for step in STEPS
+    for task in (step, *step.tasks)
+    for output in task.outputs
+)
+"""Folders of a storage that steps write trees of conversations, and of what is made of them, to."""
 _BY_FILE = frozenset({"logs", "mlruns", "steps", "ledger", "inputs", *_MODELS})
 """Of these, each file by itself."""
 _PART = re.compile(r"parts/[^/]+\.json")
-_NAMES_ALL = ("cuts.jsonl.gz", "rejected.jsonl", "manifest.json", "made.json", TREE)
+_NAMES_ALL = ("cuts.jsonl.gz", "rejected.jsonl", "manifest.json", MADE, TREE)
 """Files of conversations that speak of them all."""
 
 
@@ -81,7 +90,7 @@ def units_of_runs(shelf: RunsShelf) -> list[Unit]:
 
 
 def _sort(name: str) -> Sort:
-    return "models" if _MODELS & set(name.split("/")[:2]) else "other"
+    return "models" if _MODELS & set(name.split("/")[:2]) else "made"
 
 
 def _is_ours(key: str) -> bool:
@@ -106,8 +115,8 @@ def units_of_storage(shelf: StorageShelf) -> list[Unit]:
 
 def _half(parts: Sequence[str]) -> str | None:
     """The tree that a file belongs to whose list is not there: a step was stopped, or a forgetting was."""
-    depth = {"conversations": 2, "tokens": 2, "evaluations": 2, "shards": 3, "inputs": 2}.get(parts[0], 0)
-    return "/".join(parts[:depth]) if 0 < depth < len(parts) else None
+    depth = 3 if parts[0] == "shards" else 2
+    return "/".join(parts[:depth]) if parts[0] in {*_MADE, "inputs"} and depth < len(parts) else None
 
 
 def _sort_of_tree(name: str) -> Sort:
@@ -116,7 +125,9 @@ def _sort_of_tree(name: str) -> Sort:
         return "conversations"
     if top in _MODELS:
         return "models"
-    return "other" if top in ("tokens", "shards", "evaluations", "ledger") else "corpus"
+    if top == "inputs":
+        return "copy"
+    return "made" if top in {*_MADE, "ledger"} else "yours"
 
 
 def doomed(unit: Unit, rows: Blocklist, traces: Traces) -> tuple[list[str], list[str]]:
@@ -130,11 +141,16 @@ def doomed(unit: Unit, rows: Blocklist, traces: Traces) -> tuple[list[str], list
     """
     if unit.sort == "conversations":
         return _of_conversations(unit, rows)
-    if _made_of(unit, traces):
-        return list(unit.keys), []
     if unit.sort == "models" or len(unit.keys) == 1:
         return [key for key in unit.keys if _holds(unit, key, traces)], []
-    return (list(unit.keys), []) if any(_holds(unit, key, traces) for key in unit.keys) else ([], [])
+    shows = f"{unit.name}/manifest.json" if _made_of(unit, traces) else None
+    shows = shows or next((key for key in unit.keys if _holds(unit, key, traces)), None)
+    return ([*_record_first(key for key in unit.keys if key != shows), shows], []) if shows else ([], [])
+
+
+def _record_first(keys: Iterable[str]) -> list[str]:
+    """Files in the order in which they go: what says that they are whole goes first."""
+    return sorted(keys, key=lambda key: not key.endswith((TREE, MADE)))
 
 
 def _of_conversations(unit: Unit, rows: Blocklist) -> tuple[list[str], list[str]]:
@@ -148,13 +164,12 @@ def _of_conversations(unit: Unit, rows: Blocklist) -> tuple[list[str], list[str]
         first = [key for key in unit.keys if key in files | halves | names_all]
     else:
         first = [key for key in unit.keys if key not in parts]
-    first.sort(key=lambda key: not key.endswith((TREE, "made.json")))  # without its record nothing of it is trusted
-    return first, list(parts)
+    return _record_first(first), list(parts)
 
 
 def _made_of(unit: Unit, traces: Traces) -> bool:
     """Whether a unit is tokens of a data set that holds a record."""
-    manifest = unit.read("manifest.json") if unit.sort == "other" else None
+    manifest = unit.read("manifest.json") if unit.sort == "made" else None
     return isinstance(manifest, dict) and manifest.get("dataset_digest") in traces.datasets
 
 

@@ -110,7 +110,7 @@ def license_of_text(text: str) -> str | None:
     if tag:
         return tag.group(1)
     lines = text.split("\n")
-    if len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
+    if "\ufffd" not in text and len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
         return text.strip()
     flat = re.sub(r"\s+", " ", text.lower())
     for pattern, name in _TEXTS:
