@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csm_components.ingest.licenses import license_of_folder
+from csm_components.ingest.policy import load_policy
 from csm_components.targets import TrainTarget
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import CsmError, InputError
@@ -44,8 +45,8 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: Tra
 
     Raises:
         InputError: a setting that there is none of or that breaks its rule; no such corpus, codec, base, replay or
-            tokenizer; another tokenizer or codec than the base's; a dialogue of another form; a recipe that does not
-            fit base, processes or memory. Several are told together.
+            tokenizer; a policy that breaks a rule; another tokenizer or codec than the base's; a dialogue of another
+            form; a recipe that does not fit base, processes or memory. Several are told together.
         ArtifactError: what is given is damaged, or a replay is of another codec or tokenizer.
     """
     config, problems = applied(config, settings)
@@ -61,6 +62,8 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: Tra
             _check_license(config, found)
     with findings.of("data.tokenizer"):
         found |= _tokenizer(config)
+    with findings.of("data.policy"):
+        found |= _policy(config)
     if config.data.base is None or "base" in found:
         with findings.of("data.tokenizer or data.prompt_format"):
             _check_tokenizer(config, found)
@@ -106,7 +109,7 @@ class _Findings:
 def _check_license(config: RunConfig, found: Mapping[str, str]) -> None:
     """Raises `InputError` for sound that nobody says a licence of: all of it would be left out, hours later."""
     corpus = _here(found, "corpus")
-    if corpus is not None and config.data.license is None and license_of_folder(corpus) is None:
+    if corpus is not None and config.data.license is None and license_of_folder(corpus, {}) is None:
         raise InputError(
             f"{corpus} names no licence, so all of it would be left out: put a LICENSE file into it, or give one with "
             "--set data.license=NAME"
@@ -120,6 +123,18 @@ def _dialogue(config: RunConfig) -> dict[str, str]:
     path = resolve(config.release.dialogue).absolute()
     read_dialogue(path)
     return {"dialogue": str(path)}
+
+
+def _policy(config: RunConfig) -> dict[str, str]:
+    """The absolute path of the policy, which is read for the sake of what is wrong with it; an address as it is."""
+    setting = config.data.policy
+    if setting is not None and _is_address("data.policy", setting):
+        return {"policy": setting}
+    path = None if setting is None else resolve(setting).absolute()
+    policy = load_policy(path)
+    if config.data.license is not None:
+        policy.check_license(config.data.license)
+    return {} if path is None else {"policy": str(path)}
 
 
 def _tokenizer(config: RunConfig) -> dict[str, str]:

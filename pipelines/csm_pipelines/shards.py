@@ -48,22 +48,25 @@ def ingest_shards(
     """
     from csm_components.annotate.annotations import TABLES
     from csm_components.ingest.fanout import shard_keys
+    from csm_components.ingest.rights import open_gate
 
     corpus, found = sources["corpus"], sources.get("annotations")
     with tempfile.TemporaryDirectory(prefix="csm-annotations-") as scratch:
-        annotations = found and (found.folder or Path(scratch))
+        annotations = None if found is None else Path(found.folder or scratch)
         if found is not None and found.folder is None:
             part, key = open_tree(found.address, settings)
             files = part.read_tree(key)["files"]
             part.get_files(key, {name: row for name, row in files.items() if name in TABLES}, Path(scratch))
-        keys = shard_keys(
-            str(corpus.folder or corpus.address),
-            shards=shards,
-            layout=config.data.layout,
-            default_license=config.data.license,
-            max_conversations=config.data.conversations,
-            annotations=annotations,
-            settings=settings,
-        )
+        with open_gate(config.data.policy, use=config.data.use, storage=storage, settings=settings) as gate:
+            keys = shard_keys(
+                str(corpus.folder or corpus.address),
+                shards=shards,
+                layout=config.data.layout,
+                default_license=config.data.license,
+                max_conversations=config.data.conversations,
+                annotations=annotations,
+                gate=gate,
+                settings=settings,
+            )
     there = sum(storage.has_tree(shard_tree("ingest", key)) for key in keys.values())
     return ShardsInStorage(there=there, planned=len(keys))

@@ -34,7 +34,7 @@ LICENSES = ("CC0-1.0", "CC-BY-4.0", "No-Such-License")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder: conversations of a corpus with two bad files and a licence that is not taken; annotations."""
+    """A run's folder: conversations of a corpus with two silent files, a noisy one and a licence that is not taken."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "corpus").mkdir()
     records, rows = [], []
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "end": len(sound) / 24_000,
                 "text": clip.text,
                 "language": {"given": language} if language else {},
-                "figures": {"snr_db": 4.0 * number, "bandwidth_hz": 1_000.0 * number},
+                "figures": {"snr_db": 3.0 if number == 4 else 20.0 + number, "bandwidth_hz": 9_000.0},
             }
         )
     (folder / "corpus" / "all.jsonl").write_text("\n".join(map(json.dumps, records)))
@@ -135,8 +135,8 @@ def test_the_page_has_players_of_what_may_be_heard(run: Path, tmp_path: Path) ->
     write_page(tmp_path / "card.html", folders, corpus=run / "corpus")
     page = (tmp_path / "card.html").read_text()
     kept = sum(row.kept for row in read_records(folders))
-    silent = sum(row.reason == "silent" for row in read_records(folders))
-    assert page.count("<audio") == kept + silent, "one whose licence is not taken is not heard"
+    heard = sum(row.reason in ("silent", "noisy") for row in read_records(folders))
+    assert page.count("<audio") == kept + heard == 11, "one whose licence is not taken is not heard"
     assert page.count("<svg") == 5, "no turn overlaps"
     assert not re.search(r'(src|href)="(?!data:)', page)
     write_page(tmp_path / "few.html", folders, players=2)
@@ -146,7 +146,12 @@ def test_the_page_has_players_of_what_may_be_heard(run: Path, tmp_path: Path) ->
 def test_players_are_drawn_over_all_reasons(run: Path) -> None:
     kept, left_out = drawn(read_records(find_folders(run)), 2)
     assert len(kept) == 2
-    assert {row.reason for row in left_out} == {"silent", "unknown licence"}
+    assert {row.reason for row in left_out} == {"silent", "noisy"}
+    assert {row.reason for row in drawn(read_records(find_folders(run)), 3)[1]} == {
+        "silent",
+        "noisy",
+        "unknown licence",
+    }
     assert drawn(read_records(find_folders(run)), 2) == (kept, left_out)
 
 
@@ -154,10 +159,12 @@ def test_a_record_says_why_it_is_there_or_not(run: Path) -> None:
     folders = find_folders(run)
     (kept,), (silent,) = find_record(folders, "turn0"), find_record(folders, "turn3")
     assert why(kept) == f"turn0: kept, in {kept.split} (c0)"
-    assert kept.figures == {"snr_db": 0.0, "bandwidth_hz": 0.0}
+    assert kept.figures == {"snr_db": 20.0, "bandwidth_hz": 9_000.0}
     assert kept.heard == "heard 0"
     assert why(silent) == "turn3: left out, silent: -120 dB of full scale, at least -55 dB are needed"
-    assert silent.figures["snr_db"] == 12.0
+    (noisy,) = find_record(folders, "turn4")
+    assert why(noisy) == "turn4: left out, noisy: speech 3 dB above the noise, at least 12 dB are needed"
+    assert silent.figures["snr_db"] == 23.0
     assert {row.id for row in find_record(folders, "c1")} == {"turn3", "turn4", "turn5"}
     assert [row.id for row in find_record(folders, "3.flac")] == ["turn3"]
     with pytest.raises(InputError, match=r"'turn99': no turn, conversation or file of .*; did you mean turn9"):
@@ -185,8 +192,8 @@ def test_the_commands(run: Path, tmp_path: Path) -> None:
     (told,) = json.loads(asked("why", run, "turn3", "--json"))
     assert (told["kept"], told["reason"]) == (False, "silent")
     (shown,) = json.loads(asked("show", run / "ingest", "turn0", "--json"))
-    assert shown["figures"] == {"snr_db": 0.0, "bandwidth_hz": 0.0}
-    assert re.search(r"^snr_db +0\.0$", asked("show", run, "turn0"), re.MULTILINE)
+    assert shown["figures"] == {"snr_db": 20.0, "bandwidth_hz": 9_000.0}
+    assert re.search(r"^snr_db +20\.0$", asked("show", run, "turn0"), re.MULTILINE)
     page = tmp_path / "data.html"
     numbers = json.loads(asked("card", run, "--out", page, "--json"))
     assert numbers["kept"]["turns"] == read_facts(run / "ingest").kept.turns

@@ -18,7 +18,7 @@ from csm_components.annotate.spectrum import bandwidth
 from csm_components.ingest.bounds import OFF, FigureBounds
 from csm_components.ingest.policy import Policy, parse_policy
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
-from csm_components.ingest.select import NARROW_BAND, select, selected
+from csm_components.ingest.select import NARROW_BAND, Refusal, select, selected
 from csm_model.errors import InputError
 
 FIGURES: dict[str, tuple[str, str, float, float]] = {
@@ -95,18 +95,21 @@ def test_of_copies_the_first_that_is_good_is_taken() -> None:
         turn("e", duplicate_of="d"),
         turn("f"),
     ]
-    marked, refused = selected(corpus_of(*turns), FigureBounds())
+    marked, refused = selected(corpus_of(*turns), FigureBounds(), {})
     assert {name: found[0] for name, found in refused.items()} == {"a": "noisy", "c": "duplicate", "e": "duplicate"}
     assert marked == corpus_of(*turns)
+    blocked: dict[str, Refusal] = {"d": ("blocked", "is on the blocklist")}
+    _, refused = selected(corpus_of(*turns), FigureBounds(), blocked)
+    assert {name: found[0] for name, found in refused.items()} == {"a": "noisy", "c": "duplicate", "d": "blocked"}
 
 
 def test_a_narrow_band_is_marked_dropped_or_taken() -> None:
     corpus = corpus_of(turn("a", bandwidth_hz=4_078.0), turn("b", bandwidth_hz=11_000.0))
-    marked, refused = selected(corpus, FigureBounds())
+    marked, refused = selected(corpus, FigureBounds(), {})
     assert not refused
     assert [each.tags for each in marked.conversations[0].turns] == [(NARROW_BAND,), ()]
-    assert selected(corpus, FigureBounds(min_bandwidth_hz=OFF)) == (corpus, {})
-    _, refused = selected(corpus, FigureBounds(narrow_band="drop"))
+    assert selected(corpus, FigureBounds(min_bandwidth_hz=OFF), {}) == (corpus, {})
+    _, refused = selected(corpus, FigureBounds(narrow_band="drop"), {})
     assert refused == {"a": ("narrow band", "ends at 4078 Hz, at least 5000 are needed")}
 
 

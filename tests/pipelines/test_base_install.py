@@ -52,6 +52,8 @@ ASKED: dict[str, list[tuple[str, str | int]]] = {
     "data card": [("finished", "finished: holds no conversations")],
     "data show": [("finished x", "finished: holds no conversations")],
     "data why": [("finished x", "finished: holds no conversations")],
+    "data policy": [("", DONE)],
+    "data forget": [("anna", "nothing here is of")],
     "codec train": [("--corpus . --out c", "needs torch")],
     "codec adapt": [(f"{BASE} --codec {CODEC} --out b", "needs torch")],
     "checkpoint convert": [(f"{BASE} c --to hf", "needs torch")],

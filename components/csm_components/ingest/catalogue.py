@@ -166,6 +166,7 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("tags", turn.get("tags")),
                     ("text_heard", turn.get("text_heard")),
                     ("figures", turn.get("figures")),
+                    ("rights", turn.get("rights")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )

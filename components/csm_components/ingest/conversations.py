@@ -14,7 +14,7 @@ from typing import Any
 
 from csm_components.artefacts import have
 from csm_components.ingest.audio import Samples, digest_of_pcm, from_pcm, read_flac
-from csm_components.ingest.records import SPLITS
+from csm_components.ingest.records import SPLITS, TurnRights
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import digest_of_file, read_json
 
@@ -37,6 +37,8 @@ class RecordedTurn:
     """Name of the voice, where the corpus gives one."""
     tags: tuple[str, ...] = ()
     """What the corpus says of how it is spoken."""
+    rights: TurnRights | None = None
+    """Where the corpus says something of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
                     license=item.custom["license"],
                     voice=item.custom.get("voice"),
                     tags=tuple(item.custom.get("tags", ())),
+                    rights=TurnRights.of(item.custom.get("rights")),
                 )
                 for item in cut.supervisions
             ),

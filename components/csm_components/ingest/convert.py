@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from csm_components.ingest.audio import Samples, digest_of_pcm, read_sound, to_model_rate, to_pcm, write_flac
-from csm_components.ingest.checks import Rules, check_license, check_sound, check_text
-from csm_components.ingest.licenses import canonical
+from csm_components.ingest.checks import check_sound, check_text
+from csm_components.ingest.policy import Rules
 from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn
 from csm_model.errors import AudioError
 from csm_model.files import digest_of, known_json, write_json
 from csm_model.frames import FRAME_SAMPLES, SAMPLE_RATE
 
 PART_FORMAT = 1
-_LATER = frozenset({"language", "text_heard", "figures"})
+_LATER = frozenset({"language", "text_heard", "figures", "rights"})
 """Fields of a turn that came after the first parts were made."""
+Refusal = tuple[Reason, str]
+"""Why a turn is left out: the reason, and the figure and the bound."""
 GAP_SAMPLES = 3 * FRAME_SAMPLES
 """Silence between turns that come from files of their own: 0.24 s."""
 
@@ -39,6 +41,8 @@ class ConvertTask:
     corpus: Path
     out: Path
     rules: Rules
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    """Turns that the policy does not let in, by their ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +68,28 @@ def part_path(out: Path, conversation: str) -> Path:
     return out / "parts" / f"{file_name(conversation)}.json"
 
 
-def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str, str]) -> str:
+def key_of(
+    source: SourceConversation, rules: Rules, sound_digests: Mapping[str, str], refused: Mapping[str, Refusal]
+) -> str:
     """Digest of everything that a conversation's part is made from, wherever it lies."""
+    left_out = {turn.id: refused[turn.id][0] for turn in source.turns if turn.id in refused}
     return digest_of(
         {
             "format": PART_FORMAT,
             "id": source.id,
             "turns": [_key_of_turn(turn) for turn in source.turns],
-            "rules": asdict(rules),
+            "rules": rules.model_dump(),
             "sounds": {turn.audio: sound_digests[turn.audio] for turn in source.turns},
         }
         | ({} if source.whole else {"whole": False})
+        | ({"refused": left_out} if left_out else {})
     )
 
 
 def _key_of_turn(turn: SourceTurn) -> dict[str, Any]:
     """What a turn's part depends on; what corpora have not always told adds nothing where it is not told."""
-    return {name: value for name, value in asdict(turn).items() if name not in _LATER or value is not None}
+    values = asdict(turn) | {"rights": turn.rights and turn.rights.to_json()}
+    return {name: value for name, value in values.items() if name not in _LATER or value is not None}
 
 
 def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
@@ -122,9 +131,9 @@ def _span(turn: SourceTurn, samples: int, rate: int) -> tuple[int, int]:
     return start, samples if turn.duration is None else start + round(turn.duration * rate)
 
 
-def _check(turn: SourceTurn, sounds: _Sounds, rules: Rules) -> tuple[Reason, str] | None:
+def _check(turn: SourceTurn, sounds: _Sounds, task: ConvertTask) -> Refusal | None:
     """What is wrong with a turn; none when nothing is."""
-    found = check_license(turn.license, rules) or check_text(turn.text)
+    found = task.refused.get(turn.id) or check_text(turn.text)
     if found:
         return found
     try:
@@ -135,7 +144,7 @@ def _check(turn: SourceTurn, sounds: _Sounds, rules: Rules) -> tuple[Reason, str
     if start >= len(samples) or end > len(samples) + rate // 20:  # 50 ms: what codecs add and take away at the end
         seconds = len(samples) / rate
         return "outside its recording", f"from {start / rate:.2f} to {end / rate:.2f} s of {seconds:.2f} s"
-    return check_sound(samples[start:end], rate, turn.text, rules)
+    return check_sound(samples[start:end], rate, turn.text, task.rules)
 
 
 def _one_timeline(source: SourceConversation, kept: set[str], sounds: _Sounds) -> tuple[Samples, list[_Piece]]:
@@ -193,7 +202,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     rejections: list[Rejection] = []
     kept: set[str] = set()
     for turn in source.turns:
-        found = _check(turn, sounds, task.rules)
+        found = _check(turn, sounds, task)
         if found is None:
             kept.add(turn.id)
             continue
@@ -209,6 +218,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
             )
         )
     part: dict[str, Any] = {"key": task.key, "id": source.id, "file": None, "samples": 0, "turns": []}
+    part["of"] = _names(source, task.refused)
     if kept:
         audio, pieces = (_one_timeline if source.one_timeline else _laid_out)(source, kept, sounds)
         pcm = to_pcm(audio)
@@ -222,7 +232,7 @@ def convert(task: ConvertTask) -> dict[str, Any]:
                 "speaker": piece.turn.speaker,
                 "start": piece.start,
                 "samples": piece.samples,
-                "license": canonical(str(piece.turn.license), task.rules.licenses),
+                "license": piece.turn.license,
                 "voice": piece.turn.voice,
                 "origin": piece.turn.origin,
             }
@@ -230,12 +240,24 @@ def convert(task: ConvertTask) -> dict[str, Any]:
             | ({"language": piece.turn.language} if piece.turn.language else {})
             | ({"text_heard": piece.turn.text_heard} if piece.turn.text_heard is not None else {})
             | ({"figures": dict(piece.turn.figures)} if piece.turn.figures else {})
+            | ({"rights": piece.turn.rights.to_json()} if piece.turn.rights else {})
             for piece in pieces
         ]
         write_flac(task.out / part["file"], pcm)
     part["rejections"] = [asdict(rejection) for rejection in rejections]
     write_json(part_path(task.out, source.id), part)
     return part
+
+
+def _names(source: SourceConversation, refused: Mapping[str, Refusal]) -> dict[str, list[str]]:
+    """Who and what is in a conversation, kept or not: what it is found by when somebody is to be forgotten."""
+    blocked = {turn for turn, (reason, _) in refused.items() if reason == "blocked"}
+    turns = [turn for turn in source.turns if turn.id not in blocked]
+    return {
+        "speakers": sorted({turn.speaker for turn in turns}),
+        "recordings": sorted({turn.audio for turn in turns}),
+        "urls": sorted({turn.rights.url for turn in turns if turn.rights and turn.rights.url}),
+    }
 
 
 def _seconds(turn: SourceTurn, sounds: _Sounds) -> float:

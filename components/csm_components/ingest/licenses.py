@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csm_model.errors import InputError, quoted
 from csm_model.rules import nearest
 
+if TYPE_CHECKING:
+    from csm_components.ingest.policy import PrivateLicense
+
+_TITLE = 80
+"""Characters of a document's first line that are told."""
 FREE_LICENSES: tuple[str, ...] = (
     "Apache-2.0",
     "BSD-2-Clause",
@@ -102,7 +110,7 @@ def license_of_text(text: str) -> str | None:
     if tag:
         return tag.group(1)
     lines = text.split("\n")
-    if len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
+    if "\ufffd" not in text and len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
         return text.strip()
     flat = re.sub(r"\s+", " ", text.lower())
     for pattern, name in _TEXTS:
@@ -112,9 +120,25 @@ def license_of_text(text: str) -> str | None:
     return None
 
 
-def license_of_folder(folder: Path) -> str | None:
-    """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file names; none where there is no such file."""
+def license_of_folder(folder: Path, private: Mapping[str, PrivateLicense]) -> str | None:
+    """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file is or names; none where there is no such file.
+
+    Args:
+        folder: the corpus.
+        private: licences without a public name, which are known by their documents.
+    """
     for path in sorted(folder.iterdir()):
-        if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.(txt|md))?", path.name.lower()):
-            return license_of_text(path.read_text(encoding="utf-8", errors="replace"))
+        if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.\w{1,5})?", path.name.lower()):
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            mine = next((name for name, row in private.items() if row.sha256 == digest), None)
+            text = data.decode("utf-8", errors="replace")
+            return mine or license_of_text(text) or _title(text)
     return None
+
+
+def _title(text: str) -> str | None:
+    """What a document that is no known licence calls itself: its first line, which is told as what is not taken."""
+    if "\ufffd" in text:
+        return None
+    return next((line.strip()[:_TITLE] for line in text.split("\n") if re.search(r"\w", line)), None)

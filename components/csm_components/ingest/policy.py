@@ -37,6 +37,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from csm_components.ingest.bounds import FigureBounds, TextPolicy
 from csm_components.ingest.licenses import FREE_LICENSES, KNOWN_LICENSES, canonical
 from csm_components.ingest.section import Section
+from csm_components.settings import Settings
 from csm_components.storage import local_folder
 from csm_model.errors import InputError, quoted
 from csm_model.files import copy_file, digest_of, digest_of_file, write_bytes
@@ -56,7 +57,7 @@ def _check_digest(text: str) -> None:
         raise InputError(f"{quoted(text)} is no SHA-256 (64 digits of 0-9, a-f); sha256sum FILE prints it")
 
 
-class CheckBounds(Section):
+class Rules(Section):
     """Bounds of the checks that each turn goes through."""
 
     min_seconds: float = Field(default=0.2, ge=0)
@@ -118,13 +119,9 @@ class Policy(Section):
     private: Mapping[str, PrivateLicense] = Field(default_factory=dict)
     """Documents of the private ones."""
     rights: Rights = Field(default_factory=Rights)
-    checks: CheckBounds = Field(default_factory=CheckBounds)
+    checks: Rules = Field(default_factory=Rules)
     text: TextPolicy = Field(default_factory=TextPolicy)
     figures: FigureBounds = Field(default_factory=FigureBounds)
-
-    def license_of_document(self, sha256: str) -> str | None:
-        """The private licence that a document is; none where it is none of them."""
-        return next((name for name, row in self.private.items() if row.sha256 == sha256), None)
 
     def known(self, name: str) -> str | None:
         """The spelling of the licence in the policy; none where it is not in it."""
@@ -275,12 +272,17 @@ def load_policy(path: Path | None) -> Policy:
 
 
 @contextmanager
-def open_policy(place: str | None) -> Iterator[tuple[Policy, Path | None]]:
-    """The policy of a setting and the folder of its documents: a file or folder, or an address of the storage."""
+def open_policy(place: str | None, settings: Settings | None = None) -> Iterator[tuple[Policy, Path | None]]:
+    """The policy of a setting and the folder of its documents: a file or folder, or an address of the storage.
+
+    Args:
+        place: of the setting; none is the packaged policy.
+        settings: of the storage.
+    """
     if place is None:
         yield Policy(), None
         return
-    with local_folder(place) as path:
+    with local_folder(place, settings) as path:
         yield load_policy(path), path if path.is_dir() else path.parent
 
 

@@ -196,18 +196,23 @@ BOUNDS: tuple[Callable[[Row, FigureBounds], Refusal | None], ...] = (
 """The checks in their order."""
 
 
-def selected(corpus: Corpus, bounds: FigureBounds) -> tuple[Corpus, dict[str, Refusal]]:
+def selected(corpus: Corpus, bounds: FigureBounds, before: Mapping[str, Refusal]) -> tuple[Corpus, dict[str, Refusal]]:
     """The corpus with the marks of its turns, and which of them are left out and why, by their ids.
 
     A turn without figures, of a corpus that was not annotated, is taken as it is.
+
+    Args:
+        corpus: whatever the policy's rights let in, and what they do not.
+        bounds: of the policy.
+        before: turns that are left out already.
     """
-    refused: dict[str, Refusal] = {}
+    refused = dict(before)
     taken: set[str] = set()  # sounds of which a turn is, by the first turn that has each
     conversations = []
     for source in corpus.conversations:
         turns = []
         for turn in source.turns:
-            if turn.figures is not None:
+            if turn.figures is not None and turn.id not in refused:
                 row = {"text": turn.text, "text_heard": turn.text_heard, "figures": turn.figures}
                 outcome = select(row, bounds)
                 sound = str(turn.figures.get("duplicate_of", turn.id))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,65 +38,62 @@ class IngestSettings(StepSettings):
 
     license: Annotated[str | None, by(check_name)] = None
     """Licence of records that name none; none takes what the corpus's LICENSE file names."""
+    policy: str | None = None
+    """TOML file (or its address) that says which licences are taken and for what, whose consent is needed, and the
+    bounds of the checks, as csm data policy prints it; none is the packaged one."""
+    use: Literal["train", "research"] = "train"
+    """What the model is for: to be given to anybody, or research alone, which takes licences that allow no more."""
     conversations: int | None = Field(default=None, ge=1)
     """Take only so many conversations of the corpus, evenly spread; none takes all."""
 
 
-def _chosen(job: StepJob) -> dict[str, Any]:
+@contextmanager
+def _chosen(job: StepJob) -> Iterator[dict[str, Any]]:
     """What a person chose, by the names under which the work of every part takes it."""
     from csm_components.annotate.annotations import TABLES
+    from csm_components.ingest.rights import open_gate
+    from csm_components.settings import load_settings
+    from csm_components.storage import open_storage
 
     settings = job.of(IngestSettings)
-    return {
-        "layout": job.of(LayoutSettings).layout,
-        "annotations": job.folder("annotations", TABLES.__contains__) if job.has("annotations") else None,
-        "default_license": settings.license,
-        "max_conversations": settings.conversations,
-    }
+    storage = open_storage() if load_settings().storage else None
+    runs = job.work.parent if job.work else None
+    with open_gate(settings.policy, use=settings.use, runs=runs, storage=storage) as gate:
+        yield {
+            "layout": job.of(LayoutSettings).layout,
+            "annotations": job.folder("annotations", TABLES.__contains__) if job.has("annotations") else None,
+            "default_license": settings.license,
+            "max_conversations": settings.conversations,
+            "gate": gate,
+        }
 
 
 def _ingest(job: StepJob) -> Any:
     from csm_components.ingest.step import ingest
 
-    return ingest(
-        job.folder("corpus"),
-        job.out("conversations"),
-        **_chosen(job),
-        workers=job.workers,
-    )
+    with _chosen(job) as chosen:
+        return ingest(job.folder("corpus"), job.out("conversations"), **chosen, workers=job.workers)
 
 
 def _plan(job: StepJob) -> Any:
     from csm_components.ingest.fanout import plan_ingest
 
-    return plan_ingest(
-        job.artefact("corpus").url,
-        shards=job.shards,
-        **_chosen(job),
-    )
+    with _chosen(job) as chosen:
+        return plan_ingest(job.artefact("corpus").url, shards=job.shards, **chosen)
 
 
 def _shard(job: StepJob) -> Any:
     from csm_components.ingest.fanout import ingest_shard
 
-    return ingest_shard(
-        job.artefact("corpus").url,
-        job.shard,
-        job.out("part"),
-        **_chosen(job),
-        workers=job.workers,
-    )
+    with _chosen(job) as chosen:
+        return ingest_shard(job.artefact("corpus").url, job.shard, job.out("part"), **chosen, workers=job.workers)
 
 
 def _join(job: StepJob) -> Any:
     from csm_components.ingest.fanout import join_ingest
 
-    return join_ingest(
-        job.folders("parts"),
-        job.artefact("corpus").url,
-        job.out("conversations"),
-        **_chosen(job),
-    )
+    with _chosen(job) as chosen:
+        return join_ingest(job.folders("parts"), job.artefact("corpus").url, job.out("conversations"), **chosen)
 
 
 _CORPUS = Input(name="corpus", kind=kinds.CORPUS)

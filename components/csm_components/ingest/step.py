@@ -35,7 +35,6 @@ from csm_components.ingest.catalogue import (
     write_cuts,
     write_rejected,
 )
-from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import ConvertTask, committed_part, convert, file_name, part_path
 from csm_components.ingest.corpora import (
     CorpusFiles,
@@ -47,6 +46,7 @@ from csm_components.ingest.corpora import (
     sounds_of,
 )
 from csm_components.ingest.records import SourceConversation
+from csm_components.ingest.rights import Gate
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
 from csm_components.workers import run_parallel
@@ -69,6 +69,8 @@ class IngestResult:
     rejected: int
     reused: bool
     """Whether the committed result of an earlier run was taken as it is."""
+    expires: str | None = None
+    """The last day on which all of it may be used; none where nothing expires."""
 
 
 def ingest(
@@ -78,7 +80,7 @@ def ingest(
     layout: str | None = None,
     default_license: str | None = None,
     annotations: Path | None = None,
-    rules: Rules | None = None,
+    gate: Gate | None = None,
     speakers: Mapping[str, int] | None = None,
     max_conversations: int | None = None,
     workers: int | None = None,
@@ -92,7 +94,7 @@ def ingest(
         layout: name of the corpus's reader (`readers.table`); without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         annotations: folder that annotate wrote of this corpus; without it, its own texts are all that is known.
-        rules: bounds of the checks.
+        gate: which records may be taken, and the bounds of the checks; the packaged policy without it.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
         workers: processes; `CSM_WORKERS` or one a core without it.
@@ -109,15 +111,16 @@ def ingest(
         default_license=default_license,
         max_conversations=max_conversations,
         annotations=annotations,
+        gate=gate,
     )
-    rules = rules or Rules()
-    keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
+    sources = described.corpus.conversations
+    keys = keys_of(sources, described, digests_of_sounds(files, sources))
     inputs = inputs_of(described, keys, speakers)
     if (known := committed(out, inputs)) is not None:
         return known
     made.forget(out)
     (out / MANIFEST).unlink(missing_ok=True)
-    convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
+    convert_all(files, out, sources, keys, described, workers=workers, console=console)
     return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, console=console)
 
 
@@ -138,6 +141,7 @@ def inputs_of(described: Described, keys: Mapping[str, str], speakers: Mapping[s
             "names": described.corpus.speaker_names,
             "others": [asdict(row) for row in described.others],
         }
+        | described.gate.inputs
     )
 
 
@@ -146,7 +150,7 @@ def convert_all(
     out: Path,
     sources: Sequence[SourceConversation],
     keys: Mapping[str, str],
-    rules: Rules,
+    described: Described,
     *,
     workers: int | None,
     console: Console,
@@ -154,7 +158,14 @@ def convert_all(
 ) -> None:
     """Converts the conversations that are not committed in `out` yet, with progress; hands each part to `on_part`."""
     tasks = [
-        ConvertTask(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
+        ConvertTask(
+            source=source,
+            key=keys[source.id],
+            corpus=files.folder,
+            out=out,
+            rules=described.gate.policy.checks,
+            refused={turn.id: found for turn in source.turns if (found := described.refused.get(turn.id))},
+        )
         for source in sources
         if not committed_part(out, source, keys[source.id])
     ]
@@ -196,6 +207,7 @@ def finish(
     write_cuts(out, contents)
     prune(out, parts)
     manifest = manifest_of(corpus, contents, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
+    manifest |= described.gate.leaves(contents.conversations)
     write_json(out / MANIFEST, manifest)
     write_card(out)
     console.print(kept_table(manifest))
@@ -248,4 +260,5 @@ def _result(out: Path, manifest: Mapping[str, Any]) -> IngestResult:
         speakers=manifest["speakers"],
         rejected=sum(manifest["rejected"].values()),
         reused=False,
+        expires=manifest.get("expires"),
     )

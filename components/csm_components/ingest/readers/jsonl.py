@@ -6,8 +6,9 @@
 ```
 
 `audio`, `text` and `speaker` are needed; `start`, `duration`, `channel`, `conversation`, `id`, `license`, `split`,
-`voice`, `origin` and `tags` (a list of words, such as `["laughing"]`) may be there. Turns of one `conversation` follow
-each other as their lines do; lines without one belong together when they name the same sound file.
+`voice`, `origin`, `tags` (a list of words, such as `["laughing"]`) and the rights `consent`, `expires`, `uses` and
+`url` (`csm_components.ingest.rights`) may be there. Turns of one `conversation` follow each other as their lines do;
+lines without one belong together when they name the same sound file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from csm_components.ingest.readers.record import CorpusReader
 from csm_components.ingest.readers.texts import EncodingError, read_lines
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
+from csm_components.ingest.rights import FIELDS, rights_of
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -45,6 +47,10 @@ class JsonlTurn(BaseModel):
     voice: str | None = None
     origin: str | None = None
     tags: Any = None
+    consent: str | None = None
+    expires: str | None = None
+    uses: Any = None
+    url: str | None = None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -97,6 +103,7 @@ def read_jsonl(folder: Path, tables: list[Path]) -> Corpus:
                     voice=row.voice,
                     origin=row.origin,
                     tags=tags_of(row.tags, f"{path}:{number}"),
+                    rights=rights_of(row.model_dump(include=set(FIELDS)), f"{path}:{number}"),
                 )
             )
             splits.setdefault(conversation, set()).add(row.split)

@@ -1,7 +1,8 @@
 """lhotse's layout: `recordings.jsonl[.gz]` and `supervisions.jsonl[.gz]`; one recording is one conversation.
 
 Paths of sound files are relative to the corpus's folder. `supervision.custom` may carry `split`, `license`, `voice`,
-`origin` and `tags` (a list of words). (https://lhotse.readthedocs.io/en/latest/corpus.html)
+`origin`, `tags` (a list of words) and the rights `consent`, `expires`, `uses` and `url`.
+(https://lhotse.readthedocs.io/en/latest/corpus.html)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from csm_components.ingest.readers.record import CorpusReader
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation, SourceTurn
+from csm_components.ingest.rights import rights_of
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -69,6 +71,7 @@ def _turn(recording: Recording, item: SupervisionSegment) -> SourceTurn | None:
         voice=custom.get("voice"),
         origin=custom.get("origin"),
         tags=tags_of(custom.get("tags"), item.id),
+        rights=rights_of(custom, item.id),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from csm_components.ingest.archives import file_of
-from csm_components.ingest.records import Corpus, Reason, Rejection, SourceConversation, SourceTurn, Split
+from csm_components.ingest.records import Corpus, Reason, Rejection, SourceConversation, SourceTurn, Split, TurnRights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class TurnRecord:
     license: str | None = None
     split: Split | None = None
     tags: tuple[str, ...] = ()
+    rights: TurnRights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,7 @@ def _turn(record: TurnRecord) -> SourceTurn:
         license=record.license,
         language=record.language,
         tags=record.tags,
+        rights=record.rights,
     )
 
 
