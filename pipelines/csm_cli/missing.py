@@ -11,6 +11,7 @@ from csm_model.errors import MissingDependencyError
 EXTRAS = {
     "run": "data,train,eval,serve",
     "report": "data,train",
+    "data": "data,train,eval,serve",
     "say": "serve",
     "serve": "serve",
     "codec": "data,train",

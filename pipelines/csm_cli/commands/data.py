@@ -126,11 +126,14 @@ def card(
 
       csm data card runs/demo --corpus recordings --out data.html
     """
-    from csm_components.datacard.page import write_page
     from csm_components.datacard.record import find_folders
+
+    folders = find_folders(place, annotations)
+
+    from csm_components.datacard.page import write_page
     from csm_components.datacard.summary import lead
 
-    facts = write_page(out, find_folders(place, annotations), corpus=corpus, players=players)
+    facts = write_page(out, folders, corpus=corpus, players=players)
     if as_json:
         print_json({"page": str(out), **facts.to_json()})
         return
