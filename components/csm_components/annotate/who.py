@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -31,11 +31,11 @@ WINDOW, HOP, SHORTEST, STEP = 160, 50, 40, 20
 BATCH = 64
 MOST_CLUSTERED = 800
 """Windows that are clustered; the others go to the voice that is nearest."""
-FEWEST_SPECTRAL = 12
+FEWEST_SPECTRAL = 24
 """Fewer windows have no spectrum to speak of: they are linked by their distance."""
 SAME_VOICE = 0.89
 """Voices whose means are more alike than that are one, where nobody has said how many there are."""
-LINKED = 0.25
+LINKED = 0.35
 """Cosine distance up to which a few windows are one voice."""
 FEWEST_OF_A_VOICE = 12
 """Windows that a voice should have: fewer do not say how many there are."""
@@ -43,6 +43,8 @@ SMALLEST_SHARE = 0.05
 """A voice with less of the windows is an odd moment of another's."""
 SHORTEST_RUN = 30
 """Frames of 10 ms: nobody speaks for less amid another's speech."""
+BREATH_S = 0.3
+"""A silence that is no pause, as NIST's scores have it."""
 SURE_MARGIN = 0.2
 """A window that is so much more like its own voice than like the next is as sure as can be."""
 
@@ -77,7 +79,25 @@ def find_speakers(sound: DecodedSound, activity: Activity, speakers: int | None 
     else:
         (channel,), (spans,) = activity.channels, activity.speech
         found = _told_apart(sound, channel, spans, speakers) if spans else []
-    return by_appearance(sorted(found, key=lambda row: (row.span, row.speaker)))
+    return by_appearance(_without_breaths(sorted(found, key=lambda row: (row.span, row.speaker))))
+
+
+def _without_breaths(found: Sequence[VoiceSpan]) -> list[VoiceSpan]:
+    """The same, a speaker's spans as one where only a breath parts them and nobody else speaks in that channel."""
+    joined: list[VoiceSpan] = []
+    last: dict[int | None, int] = {}
+    for row in found:
+        before = joined[last[row.channel]] if row.channel in last else None
+        if before and before.speaker == row.speaker and row.span.start - before.span.end <= BREATH_S:
+            spoken = before.span.seconds + row.span.seconds
+            sure = before.certainty * before.span.seconds + row.certainty * row.span.seconds
+            joined[last[row.channel]] = replace(
+                before, span=Span(before.span.start, row.span.end), certainty=round(sure / spoken, 3)
+            )
+        else:
+            last[row.channel] = len(joined)
+            joined.append(row)
+    return joined
 
 
 def by_appearance(found: Sequence[VoiceSpan]) -> list[VoiceSpan]:
@@ -85,10 +105,7 @@ def by_appearance(found: Sequence[VoiceSpan]) -> list[VoiceSpan]:
     numbers: dict[int, int] = {}
     for row in found:
         numbers.setdefault(row.speaker, len(numbers))
-    return [
-        VoiceSpan(span=row.span, channel=row.channel, speaker=numbers[row.speaker], certainty=row.certainty)
-        for row in found
-    ]
+    return [replace(row, speaker=numbers[row.speaker]) for row in found]
 
 
 def overlap(span: Span, channel: int | None, activity: Activity) -> float | None:
@@ -274,7 +291,7 @@ def _distinct(voices: Embeddings, weights: NDArray[np.int64]) -> Embeddings:
         means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         alike = means @ means.T - 2 * np.eye(len(means))
         small = int(weights.argmin())
-        if weights[small] < max(2, SMALLEST_SHARE * weights.sum()):
+        if weights[small] < SMALLEST_SHARE * weights.sum():
             one, other = small, int(alike[small].argmax())
         else:
             one, other = (int(each) for each in np.unravel_index(alike.argmax(), alike.shape))
