@@ -73,7 +73,7 @@ def about_to(event, given):
 sys.addaudithook(about_to)
 """
 STEPS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("config.json", "inputs"), 0),
+    **dict.fromkeys(("config.json", "inputs", "annotations", "annotate"), 0),
     "ingest": 1,
     **dict.fromkeys(("tokens", "tokenise"), 2),
     "train": 3,

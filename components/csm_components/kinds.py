@@ -5,6 +5,12 @@ from __future__ import annotations
 from csm_components.spec import Kind
 
 CORPUS = Kind(name="corpus", description="Folder or tree of sound and text.", kubeflow="Dataset")
+ANNOTATIONS = Kind(
+    name="annotations",
+    description="Who says what and when in a corpus; empty takes its own texts.",
+    kubeflow="Dataset",
+)
+ANNOTATIONS_PART = Kind(name="annotations-part", description="Annotations of one shard.", kubeflow="Dataset")
 CODEC = Kind(name="codec", description="Folder or tree of the codec.", kubeflow="Model")
 BASE = Kind(name="base", description="Folder or tree of the bundle to begin from; empty begins from nothing.")
 REPLAY = Kind(name="replay", description="Folder or tree of token shards that are replayed; empty replays nothing.")

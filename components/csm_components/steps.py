@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csm_components.artefacts import Artefact
+from csm_components.ingest.rights import is_over
 from csm_components.job import StepJob
 from csm_components.lifeline import sole_user
 from csm_components.made import Record, enter, entered, note, noted
@@ -81,7 +82,7 @@ def _on_cluster(job: StepJob) -> Record:
     storage = open_storage() if settings.storage else None
     key = content_key(job) if storage is not None and job.spec.cacheable else ""
     known = entered(storage, job.spec.step, key) if storage is not None and key else None
-    if known is not None and not _there(known):
+    if known is not None and (not _there(known) or is_over(known.result.get("expires"))):
         known = None
     tracker = job.tracker() if job.spec.records or known else None
     name = f"{job.spec.step}-{job.shard}" if job.shard else job.spec.step

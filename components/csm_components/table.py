@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csm_components.annotate.spec import ANNOTATE
 from csm_components.card.spec import CARD
 from csm_components.deploy.spec import DEPLOY
 from csm_components.evaluate.spec import EVALUATE
@@ -15,7 +16,19 @@ from csm_components.tokenise.spec import TOKENISE
 from csm_components.train.spec import TRAIN
 from csm_model.errors import InputError
 
-STEPS: tuple[StepSpec, ...] = (INGEST, TOKENISE, TRAIN, EXPORT, EVALUATE, REGISTER, CARD, SPEAK, DEPLOY, END_RUN)
+STEPS: tuple[StepSpec, ...] = (
+    ANNOTATE,
+    INGEST,
+    TOKENISE,
+    TRAIN,
+    EXPORT,
+    EVALUATE,
+    REGISTER,
+    CARD,
+    SPEAK,
+    DEPLOY,
+    END_RUN,
+)
 """All steps, in the order in which they follow one another."""
 
 

@@ -27,7 +27,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,6 +153,15 @@ class ModelVersion:
     version: int
     source: str
     tags: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeardVersion:
+    """A version of a registered model that has heard what is to be forgotten."""
+
+    model: str
+    version: int
+    aliases: list[str]
 
 
 def _warn(line: str) -> None:
@@ -342,6 +351,68 @@ class Tracker:
         """Sets tags of a version of the model `name`."""
         for key, text in tags.items():
             self._registry(functools.partial(self.client.set_model_version_tag, name, str(version), key, text))
+
+    def heard(
+        self, datasets: Collection[str], tokens: Collection[str], bundles: Collection[str], mark: str
+    ) -> list[HeardVersion]:
+        """Versions of any model that were made of these, or of a model that was; or that carry the mark already.
+
+        Args:
+            datasets: digests of conversations.
+            tokens: digests of token shards, which may have been replayed.
+            bundles: digests of bundles that were trained on them.
+            mark: tag of versions that were found before.
+        """
+        every = self._registry(lambda: list(self.client.search_model_versions()))
+        taught, found = set(bundles), dict[tuple[str, int], HeardVersion]()
+        while True:
+            before = len(found)
+            for version in every:
+                tags = version.tags
+                own = {tags.get("dataset_digest")} & set(datasets) or {tags.get("replay_digest")} & set(tokens)
+                parents = {tags.get(name) for name in ("bundle_digest", "parent_digest", "base_digest")}
+                if own or parents & taught or mark in tags:
+                    taught |= {tags[name] for name in ("bundle_digest", "parent_digest") if tags.get(name)}
+                    key = (version.name, int(version.version))
+                    found[key] = HeardVersion(model=key[0], version=key[1], aliases=sorted(version.aliases or ()))
+            if len(found) == before:
+                return [found[key] for key in sorted(found)]
+
+    def mark_heard(self, versions: Iterable[HeardVersion], mark: str, day: str) -> None:
+        """Marks versions that have heard what was forgotten on a day; the mark names nobody."""
+        for row in versions:
+            self.tag_version(row.model, row.version, {mark: day})
+
+    def remove_artifacts(self, datasets: Collection[str], holds: Callable[[Path], bool]) -> list[str]:
+        """Removes files that runs of these data keep in MLflow and that hold something; the names of those.
+
+        Args:
+            datasets: digests of conversations.
+            holds: whether a file does.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        gone = []
+        for dataset in sorted(datasets):
+            search = functools.partial(
+                self.client.search_runs, [self.experiment_id], f"tags.dataset_digest = '{dataset}'"
+            )
+            for run in self._registry(search):
+                for path in list(self._artifacts(run.info.run_id)):
+                    with tempfile.TemporaryDirectory(prefix="csm-artifact-") as scratch:
+                        held = holds(Path(self.client.download_artifacts(run.info.run_id, path, scratch)))
+                    if held:
+                        get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
+                        gone.append(f"{run.info.run_id}/{path}")
+        return gone
+
+    def _artifacts(self, run_id: str, folder: str | None = None) -> Iterator[str]:
+        """Files that a run keeps."""
+        for each in self.client.list_artifacts(run_id, folder):
+            if each.is_dir:
+                yield from self._artifacts(run_id, each.path)
+            else:
+                yield each.path
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Moves an alias to a version."""

@@ -93,8 +93,16 @@ voice_app.command(name="list")(voice.list_)
 voice_app.command(name="revoke")(voice.revoke)
 app.add_typer(voice_app, name="voice", rich_help_panel=HERE)
 
-data_app = typer.Typer(help="Say which corpora can be read.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Say which corpora can be read, what is taken of them and why, and forget people.",
+    no_args_is_help=True,
+)
 data_app.command(name="readers")(data.readers)
+data_app.command(name="policy")(data.policy)
+data_app.command(name="forget")(data.forget)
+data_app.command(name="card")(data.card)
+data_app.command(name="show")(data.show)
+data_app.command(name="why")(data.why)
 app.add_typer(data_app, name="data", rich_help_panel=HERE)
 
 token_app = typer.Typer(help="Say who may call a server, each by a token.", no_args_is_help=True)

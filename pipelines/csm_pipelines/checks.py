@@ -7,20 +7,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from csm_components.ingest.licenses import license_of_folder
+from csm_components.ingest.policy import load_policy
 from csm_components.targets import TrainTarget
 from csm_components.tokenise.tokenizer import given_tokenizer, made_by_path
 from csm_model.errors import CsmError, InputError
 from csm_model.files import read_json
 from csm_model.manifest import read_manifest
 from csm_model.training.replay import check_replay
-from csm_pipelines.config import RunConfig
+from csm_pipelines.config import MAKE, RunConfig
 from csm_pipelines.dotted import applied
 from csm_pipelines.fit import misfits, pod_of, this_machine
 from csm_pipelines.presets import resolve
 from csm_serving.client.dialogue import read_dialogue
 
 RANDOM_CODEC = "random"
-_FILES = (("corpus", None), ("codec", "codec.json"), ("base", "manifest.json"), ("replay", "manifest.json"))
+_MADE_HERE = (("codec", RANDOM_CODEC), ("annotations", MAKE))
+_FILES = (
+    ("corpus", None),
+    ("annotations", "manifest.json"),
+    ("codec", "codec.json"),
+    ("base", "manifest.json"),
+    ("replay", "manifest.json"),
+)
 """The folders that a configuration names, each with the file that makes it what it should be."""
 
 
@@ -36,8 +45,8 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: Tra
 
     Raises:
         InputError: a setting that there is none of or that breaks its rule; no such corpus, codec, base, replay or
-            tokenizer; another tokenizer or codec than the base's; a dialogue of another form; a recipe that does not
-            fit base, processes or memory. Several are told together.
+            tokenizer; a policy that breaks a rule; another tokenizer or codec than the base's; a dialogue of another
+            form; a recipe that does not fit base, processes or memory. Several are told together.
         ArtifactError: what is given is damaged, or a replay is of another codec or tokenizer.
     """
     config, problems = applied(config, settings)
@@ -45,11 +54,16 @@ def check_config(config: RunConfig, settings: Iterable[str] = (), *, target: Tra
     found: dict[str, str] = {}
     for name, file in _FILES:
         value = getattr(config.data, name)
-        if value is not None and not (name == "codec" and value == RANDOM_CODEC):
+        if value is not None and (name, value) not in _MADE_HERE:
             with findings.of(f"data.{name}"):
                 found[name] = value if _is_address(f"data.{name}", value) else str(_folder(name, value, file))
+    if config.data.annotations == MAKE:
+        with findings.of("data.license"):
+            _check_license(config, found)
     with findings.of("data.tokenizer"):
         found |= _tokenizer(config)
+    with findings.of("data.policy"):
+        found |= _policy(config)
     if config.data.base is None or "base" in found:
         with findings.of("data.tokenizer or data.prompt_format"):
             _check_tokenizer(config, found)
@@ -92,6 +106,16 @@ class _Findings:
             raise InputError("; ".join(lines))
 
 
+def _check_license(config: RunConfig, found: Mapping[str, str]) -> None:
+    """Raises `InputError` for sound that nobody says a licence of: all of it would be left out, hours later."""
+    corpus = _here(found, "corpus")
+    if corpus is not None and config.data.license is None and license_of_folder(corpus, {}) is None:
+        raise InputError(
+            f"{corpus} names no licence, so all of it would be left out: put a LICENSE file into it, or give one with "
+            "--set data.license=NAME"
+        )
+
+
 def _dialogue(config: RunConfig) -> dict[str, str]:
     """The absolute path of the dialogue, which is read for the sake of what is wrong with it."""
     if config.release.dialogue is None:
@@ -99,6 +123,18 @@ def _dialogue(config: RunConfig) -> dict[str, str]:
     path = resolve(config.release.dialogue).absolute()
     read_dialogue(path)
     return {"dialogue": str(path)}
+
+
+def _policy(config: RunConfig) -> dict[str, str]:
+    """The absolute path of the policy, which is read for the sake of what is wrong with it; an address as it is."""
+    setting = config.data.policy
+    if setting is not None and _is_address("data.policy", setting):
+        return {"policy": setting}
+    path = None if setting is None else resolve(setting).absolute()
+    policy = load_policy(path)
+    if config.data.license is not None:
+        policy.check_license(config.data.license)
+    return {} if path is None else {"policy": str(path)}
 
 
 def _tokenizer(config: RunConfig) -> dict[str, str]:

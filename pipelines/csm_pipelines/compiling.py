@@ -30,7 +30,7 @@ def compile_pipeline(
     """The YAML of a pipeline for a cluster.
 
     Args:
-        name: training, finetune, release or nightly.
+        name: of one of `pipelines.PIPELINES`.
         profile: the cluster.
         keys: cache keys by step; a step without one always runs.
         model: registered model that it is for, a label of the steps' figures; empty leaves it out.

@@ -16,6 +16,8 @@ from csm_components.spec import Knob, StepSettings
 from csm_components.table import STEPS
 
 S = TypeVar("S", bound=StepSettings)
+MAKE = "make"
+"""Annotations that a run makes itself, before all else."""
 
 
 class Sources(StepSettings):
@@ -25,6 +27,9 @@ class Sources(StepSettings):
 
     corpus: str
     """Folder of sound and text, or its address."""
+    annotations: str | None = None
+    """What annotate has found in the corpus, a folder or its address; "make" finds it first, on this machine; none
+    takes the corpus's own texts."""
     codec: str
     """Codec folder or its address; "random" makes a tiny one without training."""
     base: str | None = None

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
+from csm_components.ingest.blocklist import Blocklist
+from csm_components.ingest.rights import is_over
+from csm_components.made import entered
 from csm_components.program import code_digest
 from csm_components.spec import Knob, StepSpec
+from csm_components.storage import Storage
 from csm_model.files import digest_of
 from csm_pipelines.config import RunConfig
 from csm_pipelines.pipelines import Pipeline, WiredStep
@@ -37,9 +42,24 @@ class StepKey:
 
 
 def step_keys(
-    pipeline: Pipeline, config: RunConfig, sources: Mapping[str, Source], profile: ClusterProfile, *, shards: int
+    pipeline: Pipeline,
+    config: RunConfig,
+    sources: Mapping[str, Source],
+    profile: ClusterProfile,
+    *,
+    shards: int,
+    rights: Mapping[str, str] | None = None,
 ) -> dict[str, StepKey]:
-    """The keys of a pipeline's steps, in order; none where its data are not known before it runs."""
+    """The keys of a pipeline's steps, in order; none where its data are not known before it runs.
+
+    Args:
+        pipeline: which.
+        config: the run.
+        sources: what it is made from.
+        profile: the cluster.
+        shards: parts that steps are cut into.
+        rights: what decides beside the policy which records of the corpus are taken (`rights_now`).
+    """
     if not pipeline.keyed:
         return {}
     wholes = {task.spec.name: task for task in pipeline.wired(pipeline.steps)}
@@ -52,6 +72,8 @@ def step_keys(
         inputs: dict[str, Any] = _read(task, sources) | _settings(task.spec, config, sources)
         if spec.role == "plan":
             inputs["shards"] = shards
+        if spec.step == "ingest":
+            inputs |= rights or {}
         inputs |= {"code": code_digest(), "image": profile.image(spec)}
         upstream = tuple(dict.fromkeys(_step_of(feed.task, plans) for feed in task.feeds.values() if feed.task))
         if not keys.keys() >= set(upstream):
@@ -60,6 +82,26 @@ def step_keys(
         key = digest_of({"pipeline": pipeline.name, "step": spec.step, "inputs": inputs, "upstream": before})
         keys[spec.step] = StepKey(step=spec.step, inputs=inputs, upstream=upstream, key=key)
     return keys
+
+
+def rights_now(storage: Storage, keys: Mapping[str, StepKey], day: date | None = None) -> dict[str, str]:
+    """What decides beside the policy which records are taken: the storage's blocklist, and what has expired since.
+
+    Empty where nobody is blocked, and nothing has expired that ingest has taken under its key.
+
+    Args:
+        storage: the cluster's.
+        keys: of a run's steps.
+        day: the day that it is; the clock's without it.
+    """
+    found: dict[str, str] = {}
+    if blocked := Blocklist.of_storage(storage).rows:
+        found["blocklist"] = Blocklist(blocked).digest
+    record = entered(storage, "ingest", keys["ingest"].key) if "ingest" in keys else None
+    last = record.result.get("expires") if record is not None else None
+    if last is not None and is_over(last, day):
+        found["expired"] = last
+    return found
 
 
 def _read(task: WiredStep, sources: Mapping[str, Source]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from csm_components.annotate.spec import ANNOTATE
 from csm_components.card.spec import CARD
 from csm_components.deploy.spec import DEPLOY
 from csm_components.evaluate.spec import EVALUATE
 from csm_components.export.spec import EXPORT
 from csm_components.finish.spec import END_RUN
 from csm_components.ingest.spec import INGEST
-from csm_components.kinds import BASE, CODEC, CORPUS, REPLAY, TRAINED
+from csm_components.kinds import ANNOTATIONS, BASE, CODEC, CORPUS, REPLAY, TRAINED
 from csm_components.register.spec import REGISTER
 from csm_components.speak.spec import SPEAK
 from csm_components.spec import Input, Kind, Knob, StepSpec
@@ -25,6 +26,7 @@ from csm_model.errors import InputError
 
 SOURCES: Mapping[str, str] = {
     CORPUS.name: "corpus",
+    ANNOTATIONS.name: "annotations",
     CODEC.name: "codec",
     BASE.name: "base",
     REPLAY.name: "replay",
@@ -121,6 +123,12 @@ HERE = Pipeline(
     steps=(*_DATA, TRAIN, *_JUDGED, SPEAK),
 )
 """What `csm run` does on this machine."""
+FROM_SOUND = Pipeline(
+    name="run",
+    description="Recordings without a text in, a served conversational speech model out.",
+    steps=(ANNOTATE, *HERE.steps),
+)
+"""What `csm run --data` does: the same, after who says what was found in the sound."""
 _BASE = "{} begins from a base: name one with --set data.base=..."
 PIPELINES: Mapping[str, Pipeline] = {
     pipeline.name: pipeline
@@ -149,6 +157,11 @@ PIPELINES: Mapping[str, Pipeline] = {
             steps=(*_DATA, TRAIN, *_JUDGED, CARD, DEPLOY),
             needs={"base": _BASE.format("nightly")},
             keyed=False,
+        ),
+        Pipeline(
+            name="annotate",
+            description="Recordings in; who says what and when in them out, which is kept.",
+            steps=(ANNOTATE,),
         ),
     )
 }

@@ -83,6 +83,7 @@ def debug() -> RunConfig:
                 "checkpoint_every": 2,
             }
         },
+        annotate={"recogniser": "tiny"},
         judge={
             "sentences_per_voice": 1,
             "parent_per_voice": 1,

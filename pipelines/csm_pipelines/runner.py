@@ -21,10 +21,10 @@ from csm_components.settings import load_settings
 from csm_model.errors import CsmError
 from csm_model.files import digest_of, write_json
 from csm_pipelines.checks import RANDOM_CODEC, check_config
-from csm_pipelines.config import RunConfig
+from csm_pipelines.config import MAKE, RunConfig
 from csm_pipelines.local import run_task
 from csm_pipelines.lost_record import mend
-from csm_pipelines.pipelines import HERE, STEPS, Feed, WiredStep
+from csm_pipelines.pipelines import FROM_SOUND, HERE, Feed, Pipeline, WiredStep
 from csm_pipelines.progress import StepBoard, console_for
 from csm_pipelines.summary import announce, describe_step, record, record_failure, summarise
 
@@ -75,11 +75,18 @@ def _prepared(config: RunConfig, folder: Path) -> RunConfig:
     return config.changed(data={"codec": str(random_codec(folder / "inputs" / "codec"))})
 
 
+def pipeline_of(config: RunConfig) -> Pipeline:
+    """What a run on this machine does."""
+    return FROM_SOUND if config.data.annotations == MAKE else HERE
+
+
 def _execute(config: RunConfig, folder: Path, console: Console) -> None:
     """Every step in its turn."""
-    board = StepBoard(console=console, steps=STEPS, note=lambda step: describe_step(folder, step))
+    pipeline = pipeline_of(config)
+    names = tuple(step.name for step in pipeline.steps)
+    board = StepBoard(console=console, steps=names, note=lambda step: describe_step(folder, step))
     with board:
-        for task in HERE.wired(HERE.steps):
+        for task in pipeline.wired(pipeline.steps):
             step = task.spec.step
             board.started(step)
             try:
@@ -104,7 +111,7 @@ def arguments_of(task: WiredStep, config: RunConfig, folder: Path) -> list[str]:
 
 def _made(feed: Feed, folder: Path) -> Path:
     """The folder that another step has made."""
-    (spec,) = (step for step in HERE.steps if step.name == feed.task)
+    (spec,) = (step for step in FROM_SOUND.steps if step.name == feed.task)
     (output,) = (each for each in spec.outputs if each.name == feed.output)
     return folder / output.folder
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from csm_components.settings import Settings
 from csm_components.sharding import shard_tree
-from csm_components.storage import Storage
+from csm_components.storage import Storage, open_tree
 from csm_pipelines.config import RunConfig
 from csm_pipelines.sources import Source
 
@@ -32,26 +35,38 @@ class ShardsInStorage:
 
 
 def ingest_shards(
-    config: RunConfig, corpus: Source, storage: Storage, settings: Settings, *, shards: int
+    config: RunConfig, sources: Mapping[str, Source], storage: Storage, settings: Settings, *, shards: int
 ) -> ShardsInStorage:
     """Those of ingest; tokenise's are known only when ingest has ended, for they are made from its result.
 
     Args:
         config: the run.
-        corpus: its corpus, here or in the storage.
+        sources: its corpus, and its annotations, here or in the storage.
         storage: the cluster's storage.
         settings: how it is reached from here.
         shards: parts that the corpus is cut into.
     """
+    from csm_components.annotate.annotations import TABLES
     from csm_components.ingest.fanout import shard_keys
+    from csm_components.ingest.rights import open_gate
 
-    keys = shard_keys(
-        str(corpus.folder or corpus.address),
-        shards=shards,
-        layout=config.data.layout,
-        default_license=config.data.license,
-        max_conversations=config.data.conversations,
-        settings=settings,
-    )
+    corpus, found = sources["corpus"], sources.get("annotations")
+    with tempfile.TemporaryDirectory(prefix="csm-annotations-") as scratch:
+        annotations = None if found is None else Path(found.folder or scratch)
+        if found is not None and found.folder is None:
+            part, key = open_tree(found.address, settings)
+            files = part.read_tree(key)["files"]
+            part.get_files(key, {name: row for name, row in files.items() if name in TABLES}, Path(scratch))
+        with open_gate(config.data.policy, use=config.data.use, storage=storage, settings=settings) as gate:
+            keys = shard_keys(
+                str(corpus.folder or corpus.address),
+                shards=shards,
+                layout=config.data.layout,
+                default_license=config.data.license,
+                max_conversations=config.data.conversations,
+                annotations=annotations,
+                gate=gate,
+                settings=settings,
+            )
     there = sum(storage.has_tree(shard_tree("ingest", key)) for key in keys.values())
     return ShardsInStorage(there=there, planned=len(keys))

@@ -1,4 +1,4 @@
-"""What a run on a cluster is made from: corpus, codec, base, replay and tokenizer, each by the digest of its content.
+"""What a run on a cluster is made from, its corpus, codec, base, policy and the like, each by its content's digest.
 
 What lies in a folder here is put into the cluster's storage under its digest, `inputs/DIGEST`; what is there already is
 not sent again. What is in the storage already is named by its address, and its digest is that of the tree's list.
@@ -16,12 +16,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
+from csm_components.ingest.policy import pack_policy
 from csm_components.settings import Settings
 from csm_components.settings import load_settings as load_component_settings
 from csm_components.storage import Storage, open_tree
 from csm_components.tree_list import tree_of
+from csm_model.errors import InputError
 from csm_pipelines.checks import RANDOM_CODEC
-from csm_pipelines.config import RunConfig
+from csm_pipelines.config import MAKE, RunConfig
+from csm_pipelines.pipelines import SOURCES
 from csm_pipelines.profile import ClusterProfile
 
 INPUTS = "inputs"
@@ -53,7 +56,7 @@ def storage_settings(profile: ClusterProfile) -> Settings:
 def find_sources(
     config: RunConfig, profile: ClusterProfile, settings: Settings, *, bundle: str | None = None
 ) -> Iterator[Mapping[str, Source]]:
-    """The digests of what a run is made from, by the names of sources and `tokenizer`; sends nothing.
+    """The digests of what a run is made from, by the names of sources, `tokenizer` and `policy`; sends nothing.
 
     Args:
         config: a run whose folders are absolute (`check_config`).
@@ -65,15 +68,29 @@ def find_sources(
         InputError: an address that is no tree of the storage.
     """
     data = config.data
-    given = {"corpus": data.corpus, "codec": data.codec, "base": data.base, "replay": data.replay, "bundle": bundle}
+    if data.annotations == MAKE:
+        raise InputError(
+            "data.annotations make: on a cluster the pipeline annotate makes them; submit it, and name what it has "
+            "kept with --set data.annotations=s3://..."
+        )
+    given = {name: getattr(data, name) for name in SOURCES.values() if name in type(data).model_fields}
+    given["bundle"] = bundle
     if data.tokenizer and ("/" in data.tokenizer or "://" in data.tokenizer):
         given["tokenizer"] = data.tokenizer
     with tempfile.TemporaryDirectory(prefix="csm-inputs-") as scratch:
+        if data.policy:
+            given["policy"] = data.policy if "://" in data.policy else _packed(data.policy, Path(scratch) / "policy")
         if data.codec == RANDOM_CODEC:
             from csm_pipelines.tiny import random_codec
 
             given["codec"] = str(random_codec(Path(scratch) / "codec"))
         yield {name: _source(value, profile, settings, Path(scratch)) for name, value in given.items() if value}
+
+
+def _packed(policy: str, folder: Path) -> str:
+    """A folder with the policy and all that it names."""
+    pack_policy(Path(policy), folder)
+    return str(folder)
 
 
 def _source(value: str, profile: ClusterProfile, settings: Settings, scratch: Path) -> Source:

@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
+from csm_components.ingest.spec import INGEST
 from csm_components.settings import Settings
 from csm_components.storage import Storage, open_storage
 from csm_model.errors import InputError
 from csm_pipelines.checks import check_config
 from csm_pipelines.compiling import compile_pipeline
 from csm_pipelines.config import RunConfig
-from csm_pipelines.keys import StepKey, step_keys
+from csm_pipelines.keys import StepKey, rights_now, step_keys
 from csm_pipelines.pipelines import Pipeline, pipeline_named
 from csm_pipelines.presets import preset, resolve
 from csm_pipelines.profile import ClusterProfile, load_profile
@@ -55,10 +56,10 @@ class Prepared:
     def plan(self) -> RunPlan:
         """What will become of each step; reads the storage."""
         shards = {}
-        if self.keys:
+        if self.keys and INGEST in self.pipeline.steps:
             shards["ingest-shard"] = ingest_shards(
                 self.config,
-                self.sources["corpus"],
+                self.sources,
                 self.storage,
                 self.access,
                 shards=self.arguments["shards"],
@@ -96,13 +97,16 @@ def prepare(request: Request) -> Iterator[Prepared]:
     access = storage_settings(profile)
     storage = open_storage(profile.storage.url, access)
     with find_sources(config, profile, access, bundle=bundle) as sources:
+        keys = step_keys(pipeline, config, sources, profile, shards=shards)
+        if rights := rights_now(storage, keys):
+            keys = step_keys(pipeline, config, sources, profile, shards=shards, rights=rights)
         yield Prepared(
             pipeline=pipeline,
             config=config,
             profile=profile,
             sources=sources,
             arguments=arguments_of(pipeline, config, sources, shards=shards),
-            keys=step_keys(pipeline, config, sources, profile, shards=shards),
+            keys=keys,
             storage=storage,
             access=access,
         )

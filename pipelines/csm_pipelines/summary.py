@@ -23,7 +23,7 @@ from csm_components.register.gate import Gate
 from csm_components.steps import note_path
 from csm_components.tracking import Tracker
 from csm_model.files import known_json, read_json, write_bytes, write_json
-from csm_pipelines.pipelines import HERE, STEPS
+from csm_pipelines.pipelines import FROM_SOUND
 
 SUMMARY = "summary.json"
 REPORT = "report.html"
@@ -98,7 +98,7 @@ TARGETS = (
 
 def read_steps(folder: Path) -> dict[str, dict[str, Any]]:
     """The notes of the steps that the run in `folder` has finished."""
-    notes = {step: known_json(note_path(folder, step)) for step in STEPS}
+    notes = {step.name: known_json(note_path(folder, step.name)) for step in FROM_SOUND.steps}
     return {step: note for step, note in notes.items() if note is not None}
 
 
@@ -238,7 +238,7 @@ def note_of(summary: Mapping[str, Any]) -> str:
 
 def record_failure(folder: Path) -> None:
     """Marks the run as failed in MLflow, where it has been recorded at all."""
-    if note_path(folder, STEPS[0]).exists():
+    if read_steps(folder):
         Tracker(folder=folder).end_pipeline(failed=True)
 
 
@@ -260,7 +260,7 @@ def describe_step(folder: Path, step: str) -> tuple[bool, str]:
     if note is None:
         return False, ""
     result = note["result"]
-    (spec,) = (each for each in HERE.steps if each.step == step)
+    (spec,) = (each for each in FROM_SOUND.steps if each.step == step)
     return bool(result["reused"]), spec.words(result)
 
 

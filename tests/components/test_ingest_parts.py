@@ -11,10 +11,11 @@ import pytest
 
 from csm_components.ingest.audio import from_pcm, to_model_rate, to_pcm
 from csm_components.ingest.catalogue import catalogue, manifest_of, thin_out
-from csm_components.ingest.checks import Rules, check_sound, clipped_share, plain_text
+from csm_components.ingest.checks import check_sound, clipped_share, plain_text
 from csm_components.ingest.conversations import Conversation, RecordedTurn
 from csm_components.ingest.convert import file_name
 from csm_components.ingest.licenses import FREE_LICENSES, canonical, license_of_text
+from csm_components.ingest.policy import Rules, parse_policy
 from csm_components.ingest.readers.librispeech import sentence
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn, Split
 from csm_components.ingest.speakers import PLACES, number_in_conversation, number_speakers, over_corpus
@@ -220,8 +221,8 @@ def test_licence_names() -> None:
     assert canonical("cc by-sa 4.0", FREE_LICENSES) == "CC-BY-SA-4.0"
     assert canonical("public domain", FREE_LICENSES) == "Public-Domain"
     assert canonical("CC-BY-NC-4.0", FREE_LICENSES) is None
-    with pytest.raises(InputError, match="no licence is allowed"):
-        Rules(licenses=())
+    with pytest.raises(InputError, match="licenses: allows none"):
+        parse_policy("[licenses]", "policy.toml", Path())
 
 
 def test_clipping_is_runs_at_full_scale() -> None:

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import corpus_layouts as layouts
 import numpy as np
@@ -17,14 +18,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from csm_cli.cli import app
-from csm_components.ingest.checks import Rules, check_text
+from csm_components.ingest.bounds import TextPolicy
+from csm_components.ingest.checks import check_text
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds, read_corpus
-from csm_components.ingest.licenses import FREE_LICENSES
-from csm_components.ingest.readers.marks import telephone
+from csm_components.ingest.policy import USES, Policy
+from csm_components.ingest.readers.marks import read_marks, telephone
 from csm_components.ingest.readers.table import READERS
 from csm_components.ingest.readers.texts import read_lines, read_text
-from csm_components.ingest.records import Corpus
+from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
+from csm_components.ingest.rights import Gate
 from csm_components.ingest.step import IngestResult, ingest
 from csm_model.errors import InputError
 
@@ -295,6 +298,11 @@ def quiet(corpus: Path, out: Path, **options: object) -> IngestResult:
     return ingest(corpus, out, workers=1, console=Console(quiet=True), **options)  # type: ignore[arg-type]
 
 
+def ldc() -> Gate:
+    """A policy that takes what the LDC gives out."""
+    return Gate(policy=Policy(licenses={**Policy().licenses, "LicenseRef-LDC": USES}))
+
+
 def pitch_of(samples: np.ndarray) -> float:
     """The strongest pitch of a sound at 24 kHz, Hz."""
     return float(np.argmax(np.abs(np.fft.rfft(samples))) * 24_000 / len(samples))
@@ -302,8 +310,7 @@ def pitch_of(samples: np.ndarray) -> float:
 
 def test_sides_of_a_call_are_heard_apart(tmp_path: Path) -> None:
     layouts.switchboard(tmp_path / "corpus")
-    rules = Rules(licenses=(*FREE_LICENSES, "LicenseRef-LDC"))
-    result = quiet(tmp_path / "corpus", tmp_path / "out", rules=rules)
+    result = quiet(tmp_path / "corpus", tmp_path / "out", gate=ldc())
     assert (result.turns, result.rejected, sorted(result.speakers.values())) == (8, 0, ["1000", "1001", "1002"])
     for conversation in read_conversations(tmp_path / "out"):
         for turn in conversation.turns:
@@ -339,7 +346,7 @@ def test_a_shortened_recording_is_refused_by_name(tmp_path: Path) -> None:
     layouts.switchboard(tmp_path / "corpus")
     sound = tmp_path / "corpus/swb1/sw02001.sph"
     layouts.sphere(sound, layouts.call((300, 900)), "pcm,embedded-shorten-v2.00")
-    quiet(tmp_path / "corpus", tmp_path / "out", rules=Rules(licenses=("LicenseRef-LDC",)))
+    quiet(tmp_path / "corpus", tmp_path / "out", gate=ldc())
     rows = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert all("sw02001.sph: cannot be read as sound (it is packed with shorten" in row["detail"] for row in rows)
@@ -349,13 +356,35 @@ def test_marks_of_telephone_calls() -> None:
     for text, words, tags in (
         ("[silence]", "", ()),
         ("[laughter-yeah] okay", "yeah okay", ("laughing",)),
-        ("um-[um] w[ent]- they[re]", "um- w- they", ()),
-        ("{widgy} them_1 %uh (( maybe ))", "widgy them uh maybe", ()),
+        ("um-[um] w[ent]- they[re]", "um- w- they", ("cut-off word",)),
+        ("{widgy} them_1 %uh (( maybe ))", "widgy them uh maybe", ("unclear", "hesitation")),
         ("<b_aside> come here <e_aside> [vocalized-noise]", "come here", ()),
         ("[it'n/isn't] it [cough]", "isn't it", ("coughing",)),
         ("- (( ))", "", ()),
     ):
         assert telephone(text) == (words, tags)
+
+
+@pytest.mark.parametrize("marks", ["keep", "strip"])
+def test_marks_of_any_corpus_become_words_and_tags_by_the_policy(marks: Literal["keep", "strip"]) -> None:
+    plain = ("It is 100% right - I think.", "A well-known fact (really).", "i < 5 and b>3", "Um, no.")
+    told = {
+        "um-[um] i [laughter-yeah] ((x)) %uh w[ent]- home": (
+            {"keep": "um- i yeah x uh w- home", "strip": "i yeah x home"}[marks],
+            ("unclear", "cut-off word", "laughing", "hesitation"),
+        ),
+        "[laughter] oh": ("oh", ("laughing",)),
+        "%uh": ("uh", ("hesitation",)),
+    }
+    turns = [SourceTurn(id=text, text=text, speaker="a", audio="a.wav", tags=("fast",)) for text in (*plain, *told)]
+    source = SourceConversation(id="c", turns=tuple(turns))
+    corpus = Corpus(layout="jsonl", conversations=(source,), keep_speaker_numbers=True, speaker_names={})
+    found = {turn.id: turn for turn in read_marks(corpus, TextPolicy(marks=marks)).conversations[0].turns}
+    for text in plain:
+        assert found[text].text == ("no." if (marks, text) == ("strip", "Um, no.") else text)
+        assert found[text].tags == ("fast",)
+    for text, (words, tags) in told.items():
+        assert (found[text].text, found[text].tags) == (words, ("fast", *tags))
 
 
 def test_one_that_might_be_two_is_asked_for_by_name(tmp_path: Path) -> None:

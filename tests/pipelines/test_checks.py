@@ -131,6 +131,7 @@ def mutations() -> Iterator[Mutation]:
 
 
 CHOSEN = (
+    ("data.annotations", "nowhere"), ("annotate.recogniser", "large"),
     ("data.corpus", "nowhere"), ("data.codec", "nowhere"), ("data.base", "nowhere"), ("data.replay", "nowhere"),
     ("data.tokenizer", "nowhere.json"), ("data.tokenizer", "bpe:none"), ("data.prompt_format", "plain"),
     ("data.license", "CC-BY-9.0"), ("data.corpus", "s3://Bucket"), ("release.dialogue", "nowhere.txt"),
@@ -286,3 +287,16 @@ def test_a_training_that_a_cluster_cannot_hold_is_refused_before_it_is_sent(
 def test_a_training_that_a_cluster_can_hold_is_sent(pod: dict[str, Any], settings: list[str]) -> None:
     base = ["data.base=null", "data.replay=null", "train.recipe.batch_packs=32", "train.recipe.bf16=true"]
     check_config(preset("demo"), [*base, *settings], target=TrainTarget(backend="volcano", **pod))
+
+
+def test_a_policy_is_read_and_judges_the_licence_before_anything_runs(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[licenses]\nMIT = ["train"]\n')
+    settings = [f"data.policy={policy}"]
+    assert check_config(preset("debug"), settings).data.policy == str(policy)
+    line = refusal(preset("debug"), *settings, "data.license=CC-BY-4.0")
+    assert "data.policy" in line or "data.license" in line
+    assert "license 'CC-BY-4.0' is not one of MIT" in line
+    policy.write_text("[licences]\n")
+    assert "licences: there is no such section; did you mean licenses?" in refusal(preset("debug"), *settings)
+    assert "no such policy" in refusal(preset("debug"), "data.policy=nowhere.toml")

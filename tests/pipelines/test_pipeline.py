@@ -12,10 +12,11 @@ from csm_components.spec import Input, Kind, Knob, StepSpec
 from csm_components.table import STEPS as TABLE
 from csm_model.errors import InputError
 from csm_pipelines.compiling import compile_pipeline
-from csm_pipelines.pipelines import HERE, PIPELINES, STEPS, Pipeline
+from csm_pipelines.config import MAKE
+from csm_pipelines.pipelines import FROM_SOUND, HERE, PIPELINES, STEPS, Pipeline
 from csm_pipelines.presets import demo
 from csm_pipelines.profile import load_profile
-from csm_pipelines.runner import arguments_of
+from csm_pipelines.runner import arguments_of, pipeline_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "components" / "csm_components", ROOT / "pipelines" / "csm_pipelines"]
@@ -59,7 +60,18 @@ def test_the_pipeline_has_only_what_the_runner_gives() -> None:
     for task in HERE.wired(HERE.steps):
         given = arguments_of(task, demo(), Path("runs/x"))
         named = [given[number + 1].partition("=")[0] for number, word in enumerate(given) if word == "--input"]
-        assert named == [each.name for each in task.spec.inputs]
+        assert named == [each.name for each in task.spec.inputs if each.name != "annotations"]
+
+
+def test_annotations_that_a_run_makes_feed_its_ingest() -> None:
+    config = demo().changed(data={"annotations": MAKE})
+    assert pipeline_of(config).steps == FROM_SOUND.steps
+    assert pipeline_of(demo()).steps == HERE.steps
+    (task,) = (task for task in FROM_SOUND.wired(FROM_SOUND.steps) if task.spec.name == "ingest")
+    assert "annotations=runs/x/annotations" in arguments_of(task, config, Path("runs/x"))
+    given = demo().changed(data={"annotations": "elsewhere"})
+    (task,) = (task for task in HERE.wired(HERE.steps) if task.spec.name == "ingest")
+    assert "annotations=elsewhere" in arguments_of(task, given, Path("runs/x"))
 
 
 def test_a_step_whose_input_nobody_makes_is_refused() -> None:

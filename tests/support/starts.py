@@ -56,6 +56,9 @@ STARTERS: Final[Mapping[str, str]] = {
     "judges.Recogniser": "judges",
     "judges.Mos": "judges",
     "judges.SpeakerJudge": "judges",
+    "annotate.step.annotate": "judges",
+    "words.hear": "judges",
+    "who.find_speakers": "judges",
     "SubprocessRunner": "kfp",
     "DockerRunner": "kfp",
     "compiler.Compiler": "kfp",
@@ -65,6 +68,7 @@ STARTERS: Final[Mapping[str, str]] = {
 
 OF_FIXTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "e2e/test_debug_run.py::story": ("triton", "mlflow", "judges", "processes", "kfp"),
+    "e2e/test_sound_alone.py::story": ("triton", "mlflow", "judges", "processes"),
     "e2e/test_training_pipeline.py::story": ("mlflow", "processes", "kfp", "cluster"),
     "components/test_data_components.py::cluster": ("cluster",),
     "model/test_company.py::found": ("company",),

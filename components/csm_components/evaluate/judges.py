@@ -174,7 +174,7 @@ class Mos:
             return float(self._model(self._torch.from_numpy(to_16k(audio))[None]))
 
 
-def _voice_encoder() -> Any:
+def voice_encoder() -> Any:
     """Resemblyzer's encoder; that its imports use pkg_resources and old names of scipy's modules is no news here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
@@ -197,7 +197,7 @@ class SpeakerJudge:
     """Embeds voices and compares them by cosine (GE2E, Wan et al. 2018, arXiv 1710.10467)."""
 
     def __init__(self) -> None:
-        self._encoder = _voice_encoder()
+        self._encoder = voice_encoder()
 
     def embed(self, audio: Audio) -> NDArray[np.float32]:
         """256 numbers of length 1; all 0 for silence. Pauses are cut and loudness is evened out first."""

@@ -23,6 +23,7 @@ _KEPT = (
     "recipe",
     "recipe_digest",
     "steps",
+    "use",
 )
 """What a bundle says of its making, and hands on."""
 

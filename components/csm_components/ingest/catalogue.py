@@ -195,6 +195,9 @@ def _cut(part: dict[str, Any]) -> dict[str, Any]:
                     ("origin", turn["origin"]),
                     ("tags", turn.get("tags")),
                     ("person", turn.get("person")),
+                    ("text_heard", turn.get("text_heard")),
+                    ("figures", turn.get("figures")),
+                    ("rights", turn.get("rights")),
                     ("start_sample", turn["start"]),
                     ("samples", turn["samples"]),
                 )

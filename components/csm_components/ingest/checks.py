@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
 from csm_components.ingest.audio import Samples
-from csm_components.ingest.licenses import FREE_LICENSES, canonical
+from csm_components.ingest.policy import Rules
 from csm_components.ingest.records import Reason
-from csm_model.errors import InputError
 
 FULL_SCALE = 0.999
 SHORTEST_RUN = 3
 """Samples at full scale in a row that are clipping; single peaks are none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """Bounds of the checks."""
-
-    min_seconds: float = 0.2
-    """A turn shorter than this is empty."""
-    min_level_db: float = -55.0
-    """A turn whose root mean square is below this (dB of full scale) is silent."""
-    max_clipped: float = 0.002
-    """A turn with a larger share of its samples cut off at full scale is clipped."""
-    max_chars_per_second: float = 32.0
-    """Letters and digits that nobody says in a second; common speech has 12 to 18."""
-    min_chars_per_second: float = 2.5
-    """Fewer than this, after `slack_seconds`, and the recording holds something that the text does not."""
-    slack_seconds: float = 2.0
-    """Silence and hesitation that any turn may have."""
-    licenses: tuple[str, ...] = FREE_LICENSES
-    """Licences taken, by SPDX name."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_chars_per_second < self.max_chars_per_second:
-            raise InputError(
-                f"chars per second from {self.min_chars_per_second} to {self.max_chars_per_second}: "
-                "the lower bound must be above 0 and below the upper one"
-            )
-        if not self.licenses:
-            raise InputError("no licence is allowed, so every record would be left out; allow at least one")
 
 
 def plain_text(text: str) -> str:
@@ -54,15 +23,6 @@ def plain_text(text: str) -> str:
 def check_text(text: str) -> tuple[Reason, str] | None:
     """Finds text with nothing to say."""
     return None if plain_text(text) else ("no text", f"{text!r} holds no word")
-
-
-def check_license(name: str | None, rules: Rules) -> tuple[Reason, str] | None:
-    """Finds a licence that is not on the list, or none at all."""
-    if name is None:
-        return "unknown licence", "names no licence; put a LICENSE file into the corpus or give one"
-    if canonical(name, rules.licenses) is None:
-        return "unknown licence", f"{name!r} is not on the list of allowed licences"
-    return None
 
 
 class SoundMeter:

@@ -19,7 +19,7 @@ import soundfile
 
 from csm_components.artefacts import have
 from csm_components.ingest.audio import Pcm, Samples, from_pcm
-from csm_components.ingest.records import SPLITS
+from csm_components.ingest.records import SPLITS, TurnRights
 from csm_model.errors import ArtifactError, AudioError, DigestError, InputError
 from csm_model.files import digest_of_file, read_json
 
@@ -46,6 +46,8 @@ class RecordedTurn:
     """Channel of the conversation's sound that it is in; the others are of other speakers."""
     person: str | None = None
     """The corpus's name of the speaker, where numbers count in each conversation alone."""
+    rights: TurnRights | None = None
+    """Where the corpus says something of them."""
 
     @property
     def named(self) -> str:
@@ -174,6 +176,7 @@ def read_conversations(folder: Path, split: str | None = None) -> Iterator[Conve
                     tags=tuple(item.custom.get("tags", ())),
                     channel=item.channel,
                     person=item.custom.get("person"),
+                    rights=TurnRights.of(item.custom.get("rights")),
                 )
                 for item in cut.supervisions
             ),

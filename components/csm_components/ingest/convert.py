@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from csm_components.ingest.audio import write_flac
-from csm_components.ingest.checks import Rules, check_license, check_meter, check_text
+from csm_components.ingest.checks import check_meter, check_text
 from csm_components.ingest.intervals import Stretch
-from csm_components.ingest.licenses import canonical
 from csm_components.ingest.listening import HeardFile, HeardSpan, Span, listen
+from csm_components.ingest.policy import Rules
 from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn, Track
 from csm_components.ingest.scratch import Lane, Scratch, open_scratch
 from csm_components.ingest.timeline import Laid, laid_out, one_timeline
@@ -26,6 +26,10 @@ from csm_model.files import digest_of, known_json, write_json
 from csm_model.frames import SAMPLE_RATE
 
 PART_FORMAT = 1
+_LATER = frozenset({"language", "text_heard", "figures", "rights"})
+"""Fields of a turn that came after the first parts were made."""
+Refusal = tuple[Reason, str]
+"""Why a turn is left out: the reason, and the figure and the bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class ConvertTask:
     corpus: Path
     out: Path
     rules: Rules
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    """Turns that the policy does not let in, by their ids."""
 
 
 def file_name(conversation: str) -> str:
@@ -52,24 +58,29 @@ def part_path(out: Path, conversation: str) -> Path:
     return out / "parts" / f"{file_name(conversation)}.json"
 
 
-def key_of(source: SourceConversation, rules: Rules, sound_digests: Mapping[str, str]) -> str:
+def key_of(
+    source: SourceConversation, rules: Rules, sound_digests: Mapping[str, str], refused: Mapping[str, Refusal]
+) -> str:
     """Digest of everything that a conversation's part is made from, wherever it lies."""
+    left_out = {turn.id: refused[turn.id][0] for turn in source.turns if turn.id in refused}
     return digest_of(
         {
             "format": PART_FORMAT,
             "id": source.id,
             "turns": [_key_of_turn(turn) for turn in source.turns],
-            "rules": asdict(rules),
+            "rules": rules.model_dump(),
             "sounds": {turn.audio: sound_digests[turn.audio] for turn in source.turns},
         }
         | ({} if source.whole else {"whole": False})
         | ({"tracks": len(source.tracks)} if source.one_timeline and len(source.tracks) > 1 else {})
+        | ({"refused": left_out} if left_out else {})
     )
 
 
 def _key_of_turn(turn: SourceTurn) -> dict[str, Any]:
-    """What a turn's part depends on; a language that is not named adds nothing."""
-    return {name: value for name, value in asdict(turn).items() if name != "language" or value is not None}
+    """What a turn's part depends on; what corpora have not always told adds nothing where it is not told."""
+    values = asdict(turn) | {"rights": turn.rights and turn.rights.to_json()}
+    return {name: value for name, value in values.items() if name not in _LATER or value is not None}
 
 
 def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
@@ -161,8 +172,9 @@ class _Heard:
 def convert(task: ConvertTask) -> dict[str, Any]:
     """Checks every turn of a conversation, writes what is left as 24 kHz FLAC, and returns the part."""
     source = task.source
-    faults = {turn.id: found for turn in source.turns if (found := _unheard_fault(turn, task.rules))}
+    faults = {turn.id: found for turn in source.turns if (found := _unheard_fault(turn, task))}
     part: dict[str, Any] = {"key": task.key, "id": source.id, "file": None, "samples": 0, "turns": []}
+    part["of"] = _names(source, task.refused)
     with open_scratch(task.out) as scratch:
         heard = _Heard(task, faults, scratch)
         for turn in source.turns:
@@ -182,12 +194,15 @@ def convert(task: ConvertTask) -> dict[str, Any]:
                     "speaker": piece.turn.speaker,
                     "start": piece.start,
                     "samples": piece.samples,
-                    "license": canonical(str(piece.turn.license), task.rules.licenses),
+                    "license": piece.turn.license,
                     "voice": piece.turn.voice,
                     "origin": piece.turn.origin,
                 }
                 | ({"tags": list(piece.turn.tags)} if piece.turn.tags else {})
                 | ({"language": piece.turn.language} if piece.turn.language else {})
+                | ({"text_heard": piece.turn.text_heard} if piece.turn.text_heard is not None else {})
+                | ({"figures": dict(piece.turn.figures)} if piece.turn.figures else {})
+                | ({"rights": piece.turn.rights.to_json()} if piece.turn.rights else {})
                 | ({"channel": piece.channel} if laid.channels > 1 else {})
                 for piece in laid.pieces
             ]
@@ -209,6 +224,17 @@ def convert(task: ConvertTask) -> dict[str, Any]:
     return part
 
 
-def _unheard_fault(turn: SourceTurn, rules: Rules) -> tuple[Reason, str] | None:
+def _unheard_fault(turn: SourceTurn, task: ConvertTask) -> Refusal | None:
     """What is wrong with a turn whatever its sound is; none when nothing is."""
-    return check_license(turn.license, rules) or check_text(turn.text)
+    return task.refused.get(turn.id) or check_text(turn.text)
+
+
+def _names(source: SourceConversation, refused: Mapping[str, Refusal]) -> dict[str, list[str]]:
+    """Who and what is in a conversation, kept or not: what it is found by when somebody is to be forgotten."""
+    blocked = {turn for turn, (reason, _) in refused.items() if reason == "blocked"}
+    turns = [turn for turn in source.turns if turn.id not in blocked]
+    return {
+        "speakers": sorted({turn.speaker for turn in turns}),
+        "recordings": sorted({turn.audio for turn in turns}),
+        "urls": sorted({turn.rights.url for turn in turns if turn.rights and turn.rights.url}),
+    }

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csm_components.ingest.annotated import read_annotated
 from csm_components.ingest.archives import file_of, is_archive, member_of
 from csm_components.ingest.catalogue import thin_out, with_default_license
-from csm_components.ingest.checks import Rules
-from csm_components.ingest.convert import key_of
+from csm_components.ingest.convert import Refusal, key_of
 from csm_components.ingest.layouts import find_sounds, is_sound, read_corpus
 from csm_components.ingest.licenses import license_of_folder
+from csm_components.ingest.readers.marks import read_marks
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation
+from csm_components.ingest.rights import Gate
+from csm_components.ingest.select import selected
 from csm_components.settings import Settings, worker_count
 from csm_components.storage import Storage, open_tree
 from csm_model.errors import InputError
@@ -130,6 +133,10 @@ class Described:
     corpus: Corpus
     others: tuple[Rejection, ...]
     """Records left out before any sound was looked at."""
+    refused: Mapping[str, Refusal]
+    """Turns that the policy does not let in, by their ids."""
+    gate: Gate
+    """What has refused them."""
 
 
 def describe(
@@ -138,6 +145,8 @@ def describe(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
+    gate: Gate | None = None,
 ) -> Described:
     """Reads the texts of a corpus.
 
@@ -146,16 +155,26 @@ def describe(
         layout: name of the reader to read it with; without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
+        annotations: folder that annotate wrote of it (`annotated`); without it, its own texts are all that is known.
+        gate: what decides which records may be taken; the packaged policy without it.
 
     Raises:
         InputError: no sound or no text in it.
     """
-    license_name = default_license or license_of_folder(files.folder)
-    corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
+    gate = gate or Gate()
+    license_name = default_license or license_of_folder(files.folder, gate.policy.private)
+    if annotations is None:
+        found = read_corpus(files.folder, list(files.sounds), layout)
+    else:
+        found = read_annotated(files.folder, list(files.sounds), annotations, layout)
+    corpus = with_default_license(read_marks(found, gate.policy.text), license_name)
     sounds = files.sounds
     if max_conversations is not None:
         corpus, sounds = thin_out(corpus, max_conversations), ()
-    return Described(corpus=corpus, others=(*corpus.rejections, *_without_text(corpus, sounds)))
+    corpus, refused = gate.passed(corpus)
+    corpus, refused = selected(corpus, gate.policy.figures, refused)
+    others = (*corpus.rejections, *_without_text(corpus, sounds))
+    return Described(corpus=corpus, others=others, refused=refused, gate=gate)
 
 
 def sounds_of(sources: Iterable[SourceConversation]) -> list[str]:
@@ -172,9 +191,10 @@ def digests_of_sounds(files: CorpusFiles, sources: Iterable[SourceConversation])
     return {audio: digests[file_of(audio)] for audio in audios}
 
 
-def keys_of(sources: Iterable[SourceConversation], rules: Rules, digests: Mapping[str, str]) -> dict[str, str]:
-    """The key of each conversation, which covers the bytes of its sound files."""
-    return {source.id: key_of(source, rules, digests) for source in sources}
+def keys_of(sources: Iterable[SourceConversation], described: Described, digests: Mapping[str, str]) -> dict[str, str]:
+    """The key of each conversation of a corpus, which covers the bytes of its sound files."""
+    rules = described.gate.policy.checks
+    return {source.id: key_of(source, rules, digests, described.refused) for source in sources}
 
 
 def work_of(files: CorpusFiles, sources: Sequence[SourceConversation]) -> list[int]:

@@ -58,6 +58,8 @@ class OpenSound:
     rate: int
     """Samples of a channel in a second."""
     channels: int
+    codec: str
+    """How its samples are packed, as the library that reads them calls it."""
     blocks: Callable[[], Blocks]
     """Reads it, once: blocks `[S, C]` (float32, -1 to 1). Raises `AudioError` where it is damaged or ends early."""
 
@@ -100,7 +102,12 @@ def _open_sndfile(path: Path, source: Path | io.BytesIO) -> Iterator[OpenSound]:
             if found < file.frames:
                 raise AudioError(f"{path}: holds {found} of the {file.frames} samples that its header names")
 
-        yield OpenSound(rate=file.samplerate, channels=file.channels, blocks=blocks)
+        yield OpenSound(
+            rate=file.samplerate,
+            channels=file.channels,
+            codec=f"{file.format} {file.subtype}".lower(),
+            blocks=blocks,
+        )
 
 
 def _finite(path: Path, block: Samples) -> Samples:
@@ -156,7 +163,7 @@ def _open_av(path: Path, source: Path | io.BytesIO) -> Iterator[OpenSound]:
             if seconds is not None and found / rate < seconds - _TORN_SECONDS:
                 raise AudioError(f"{path}: holds {found / rate:.2f} of the {seconds:.2f} s that its header names")
 
-        yield OpenSound(rate=rate, channels=channels, blocks=blocks)
+        yield OpenSound(rate=rate, channels=channels, codec=str(stream.codec_context.name), blocks=blocks)
 
 
 def _no_av(path: Path, error: Exception) -> AudioError:

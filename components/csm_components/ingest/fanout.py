@@ -20,9 +20,9 @@ from rich.console import Console
 
 from csm_components import made
 from csm_components.ingest import step
-from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import committed_part, part_path
 from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus, work_of
+from csm_components.ingest.rights import Gate
 from csm_components.ingest.speakers import Numbering
 from csm_components.program import code_digest
 from csm_components.settings import Settings
@@ -63,6 +63,8 @@ def plan_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
+    gate: Gate | None = None,
     settings: Settings | None = None,
 ) -> ShardPlan:
     """Divides a corpus into at most `shards` shards that take about the same time.
@@ -71,7 +73,14 @@ def plan_ingest(
         InputError: what `corpora.describe` raises, or a number of shards that cannot be.
     """
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+            gate=gate,
+        )
     count = len(described.corpus.conversations)
     return ShardPlan(shards=shard_names(shards, count), conversations=count)
 
@@ -84,6 +93,8 @@ def ingest_shard(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
+    gate: Gate | None = None,
     workers: int | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
@@ -97,6 +108,8 @@ def ingest_shard(
         layout: name of the corpus's reader; without it, the one that recognises it.
         default_license: licence of records that name none.
         max_conversations: take only so many of the corpus.
+        annotations: folder that annotate wrote of the corpus, if any.
+        gate: which records may be taken; the packaged policy without it.
         workers: processes; `CSM_WORKERS` or one a core without it.
         settings: of the storage that holds the corpus; the environment's without them.
         console: where progress goes; standard error without it.
@@ -105,13 +118,19 @@ def ingest_shard(
         InputError: what `corpora.describe` raises, or no such shard.
     """
     console = console or Console(stderr=True)
-    rules = Rules()
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+            gate=gate,
+        )
         everything = described.corpus.conversations
         sources = everything[shard_span(shard, work_of(files, everything))]
         digests = digests_of_sounds(files, sources)
-        keys = keys_of(sources, rules, digests)
+        keys = keys_of(sources, described, digests)
         key = _key_of_shard(keys)
         store = shard_store("ingest", key, out)
         reused = store.made() or store.fetch()
@@ -122,7 +141,7 @@ def ingest_shard(
                 here = part_path(out, part["id"]).relative_to(out).as_posix()
                 store.keep(*([part["file"]] if part["file"] else []), here)
 
-            step.convert_all(files, out, sources, keys, rules, workers=workers, console=console, on_part=keep)
+            step.convert_all(files, out, sources, keys, described, workers=workers, console=console, on_part=keep)
             step.prune(out, [read_json(part_path(out, source.id)) for source in sources])
             write_json(out / SHARD, {"format": FORMAT, "keys": keys, "sounds": digests})
     store.commit()  # also where the one that made it here was killed before it could
@@ -138,13 +157,22 @@ def shard_keys(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
+    annotations: Path | None = None,
+    gate: Gate | None = None,
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+            gate=gate,
+        )
         everything = described.corpus.conversations
-        keys = keys_of(everything, Rules(), digests_of_sounds(files, everything))
+        keys = keys_of(everything, described, digests_of_sounds(files, everything))
         work = work_of(files, everything)
     return {
         name: _key_of_shard({source.id: keys[source.id] for source in everything[shard_span(name, work)]})
@@ -161,6 +189,8 @@ def join_ingest(
     default_license: str | None = None,
     max_conversations: int | None = None,
     numbering: Numbering = "auto",
+    annotations: Path | None = None,
+    gate: Gate | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> step.IngestResult:
@@ -174,6 +204,8 @@ def join_ingest(
         default_license: as the shards had it.
         max_conversations: as the shards had it.
         numbering: where speakers' numbers count (`speakers`).
+        annotations: as the shards had them.
+        gate: as the shards had it.
         settings: of the storage that holds the corpus.
         console: where tables go; standard error without it.
 
@@ -182,7 +214,14 @@ def join_ingest(
     """
     console = console or Console(stderr=True)
     with open_corpus(corpus, settings) as files:
-        described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
+        described = describe(
+            files,
+            layout=layout,
+            default_license=default_license,
+            max_conversations=max_conversations,
+            annotations=annotations,
+            gate=gate,
+        )
     notes = {part: _shard_note(part) for part in parts}
     digests = {audio: digest for note in notes.values() for audio, digest in note["sounds"].items()}
     folders = {name: part for part, note in notes.items() for name in note["keys"]}
@@ -190,7 +229,7 @@ def join_ingest(
     for source in sources:
         if source.id not in folders:
             raise InputError(f"conversation {source.id} is in none of {len(parts)} shards; join all of one plan")
-    keys = keys_of(sources, Rules(), digests)
+    keys = keys_of(sources, described, digests)
     inputs = step.inputs_of(described, keys, numbering=numbering)
     if (known := step.committed(out, inputs)) is not None:
         return known

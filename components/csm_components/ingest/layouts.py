@@ -67,5 +67,5 @@ def read_corpus(folder: Path, sounds: Sequence[str], layout: str | None = None) 
         raise InputError(f"{folder}: holds no audio ({', '.join(sorted(AUDIO_SUFFIXES)[:6])}, ...); check the path")
     raise InputError(
         f"{folder}: {len(sounds)} audio files, but no texts for them in a layout that is known: {', '.join(READERS)}; "
-        "csm data readers says what lies where in each"
+        "csm data readers says what lies where in each; for sound alone: csm run --data FOLDER"
     )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csm_model.errors import InputError, quoted
 from csm_model.rules import nearest
 
+if TYPE_CHECKING:
+    from csm_components.ingest.policy import PrivateLicense
+
+_TITLE = 80
+"""Characters of a document's first line that are told."""
 FREE_LICENSES: tuple[str, ...] = (
     "Apache-2.0",
     "BSD-2-Clause",
@@ -26,6 +34,36 @@ FREE_LICENSES: tuple[str, ...] = (
     "Public-Domain",
 )
 """SPDX names (and the public domain) that allow training and passing on what was trained, commercially too."""
+
+KNOWN_LICENSES: tuple[str, ...] = (
+    *FREE_LICENSES,
+    *(
+        f"CC-BY{kind}-{version}"
+        for kind in ("-NC", "-NC-SA", "-NC-ND", "-ND")
+        for version in ("2.0", "2.5", "3.0", "4.0")
+    ),
+    "0BSD",
+    "BSL-1.0",
+    "C-UDA-1.0",
+    "CC-BY-1.0",
+    "CC-BY-SA-2.0",
+    "CC-BY-SA-2.5",
+    "CC-PDDC",
+    "CDLA-Permissive-1.0",
+    "CDLA-Sharing-1.0",
+    "GFDL-1.3-only",
+    "GPL-2.0-only",
+    "GPL-2.0-or-later",
+    "GPL-3.0-only",
+    "GPL-3.0-or-later",
+    "ISC",
+    "LGPL-3.0-only",
+    "MPL-2.0",
+    "O-UDA-1.0",
+    "ODbL-1.0",
+    "Unlicense",
+)
+"""SPDX names that a policy may allow; the names of data sets' licences, and of what else data are given out under."""
 
 _TEXTS: tuple[tuple[str, str], ...] = (
     # what stands in a licence's own text -> its SPDX name; the more particular first
@@ -56,11 +94,14 @@ def canonical(name: str, known: tuple[str, ...]) -> str | None:
     return next((item for item in known if bare(item) == bare(name)), None)
 
 
-def check_known(name: str) -> None:
-    """Raises `InputError` for a licence that no record is taken under."""
-    if canonical(name, FREE_LICENSES) is None:
+def check_name(name: str) -> None:
+    """Raises `InputError` for what is no name of a licence: neither of SPDX, as far as they are known, nor private."""
+    if not name.startswith("LicenseRef-") and canonical(name, KNOWN_LICENSES) is None:
         known = ", ".join(FREE_LICENSES)
-        raise InputError(f"license {quoted(name)} is not one of {known}{nearest(name, FREE_LICENSES)}")
+        raise InputError(
+            f"license {quoted(name)} is not one of {known}, nor of those that a policy may add"
+            f"{nearest(name, KNOWN_LICENSES)}"
+        )
 
 
 def license_of_text(text: str) -> str | None:
@@ -69,7 +110,7 @@ def license_of_text(text: str) -> str | None:
     if tag:
         return tag.group(1)
     lines = text.split("\n")
-    if len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
+    if "\ufffd" not in text and len(text.split()) <= 4 and len([line for line in lines if line.strip()]) == 1:
         return text.strip()
     flat = re.sub(r"\s+", " ", text.lower())
     for pattern, name in _TEXTS:
@@ -79,9 +120,25 @@ def license_of_text(text: str) -> str | None:
     return None
 
 
-def license_of_folder(folder: Path) -> str | None:
-    """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file names; none where there is no such file."""
+def license_of_folder(folder: Path, private: Mapping[str, PrivateLicense]) -> str | None:
+    """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file is or names; none where there is no such file.
+
+    Args:
+        folder: the corpus.
+        private: licences without a public name, which are known by their documents.
+    """
     for path in sorted(folder.iterdir()):
-        if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.(txt|md))?", path.name.lower()):
-            return license_of_text(path.read_text(encoding="utf-8", errors="replace"))
+        if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.\w{1,5})?", path.name.lower()):
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            mine = next((name for name, row in private.items() if row.sha256 == digest), None)
+            text = data.decode("utf-8", errors="replace")
+            return mine or license_of_text(text) or _title(text)
     return None
+
+
+def _title(text: str) -> str | None:
+    """What a document that is no known licence calls itself: its first line, which is told as what is not taken."""
+    if "\ufffd" in text:
+        return None
+    return next((line.strip()[:_TITLE] for line in text.split("\n") if re.search(r"\w", line)), None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from csm_components.ingest.policy import Use
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -21,11 +24,54 @@ Reason = Literal[
     "damaged record",
     "wrong encoding",
     "twice",
+    "no speech",
+    "music",
+    "noisy",
+    "too quiet",
+    "too loud",
+    "narrow band",
+    "padded",
+    "crosstalk",
+    "wrong language",
+    "invented text",
+    "wrong text",
+    "cut off",
+    "uncertain speaker",
+    "duplicate",
+    "no consent",
+    "expired",
+    "not for this use",
+    "blocked",
 ]
 
 
 Track = tuple[str, int | None]
 """A sound file, and the channel of it; none is the mean of all its channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRights:
+    """What a record says of the person who is heard in it; the module `rights` reads it."""
+
+    consent: str | None = None
+    """Number or name of the consent."""
+    expires: str | None = None
+    """The last day on which it may be used, in UTC: `2027-01-31`."""
+    uses: tuple[Use, ...] | None = None
+    """What it may be used for; none is whatever its licence allows."""
+    url: str | None = None
+    """Where it came from."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What is said, without what is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None) -> TurnRights | None:
+        """What `to_json` wrote, if it wrote any."""
+        if values is None:
+            return None
+        return cls(**{**values, "uses": tuple(values["uses"])} if "uses" in values else values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +97,12 @@ class SourceTurn:
     """As the corpus names it."""
     tags: tuple[str, ...] = ()
     """What the corpus says of how it is spoken."""
+    text_heard: str | None = None
+    """What a recogniser reads in it, where it was annotated."""
+    figures: Mapping[str, float | str] | None = None
+    """What was measured of it (`csm_components.annotate`)."""
+    rights: TurnRights | None = None
+    """None where the corpus says nothing of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

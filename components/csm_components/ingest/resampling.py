@@ -1,4 +1,4 @@
-"""Sound of any rate to the model's, block by block: the very samples that one pass over the whole would give.
+"""Sound of any rate to another, block by block: the very samples that one pass over the whole would give.
 
 A polyphase filter (Vaidyanathan 1993) with the window and length of `scipy.signal.resample_poly`. An output depends on
 few inputs around it, so a block needs only the end of the one before; and since each output is summed in the order of
@@ -33,16 +33,16 @@ def _filter(up: int, down: int) -> tuple[Samples, int]:
 
 
 class Resampler:
-    """Mono sound of `rate` to 24 kHz, handed over in blocks.
+    """Mono sound of `rate` to another rate (24 kHz where none is given), handed over in blocks.
 
     resampler = Resampler(44_100)
     chunks = [resampler.push(block) for block in blocks] + [resampler.finish()]
     """
 
-    def __init__(self, rate: int) -> None:
-        common = gcd(rate, SAMPLE_RATE)
-        self._up, self._down = SAMPLE_RATE // common, rate // common
-        self._same = rate == SAMPLE_RATE
+    def __init__(self, rate: int, wanted: int = SAMPLE_RATE) -> None:
+        common = gcd(rate, wanted)
+        self._up, self._down = wanted // common, rate // common
+        self._same = rate == wanted
         self._taken = 0
         if self._same:
             return

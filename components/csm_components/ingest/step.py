@@ -8,6 +8,7 @@ The output folder:
 | `manifest.json` | digest, counts, seconds, speakers, splits, licences |
 | `cuts.jsonl.gz` | one lhotse cut a conversation, its turns as supervisions |
 | `audio/ID.flac` | the sound of a conversation |
+| `card.md` | hours by language, licence and reason, histograms: numbers alone |
 | `rejected.jsonl` | every record that was left out, and why |
 | `parts/ID.json` | what is committed of one conversation; a killed run goes on from these |
 """
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from csm_components import made
+from csm_components.datacard.summary import write_card
 from csm_components.events import progress as tell
 from csm_components.ingest.catalogue import (
     CUTS,
@@ -33,7 +35,6 @@ from csm_components.ingest.catalogue import (
     write_cuts,
     write_rejected,
 )
-from csm_components.ingest.checks import Rules
 from csm_components.ingest.convert import ConvertTask, committed_part, convert, file_name, part_path
 from csm_components.ingest.corpora import (
     CorpusFiles,
@@ -45,6 +46,7 @@ from csm_components.ingest.corpora import (
     sounds_of,
 )
 from csm_components.ingest.records import SourceConversation
+from csm_components.ingest.rights import Gate
 from csm_components.ingest.speakers import Numbering
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
@@ -68,6 +70,8 @@ class IngestResult:
     rejected: int
     reused: bool
     """Whether the committed result of an earlier run was taken as it is."""
+    expires: str | None = None
+    """The last day on which all of it may be used; none where nothing expires."""
 
 
 def ingest(
@@ -76,7 +80,8 @@ def ingest(
     *,
     layout: str | None = None,
     default_license: str | None = None,
-    rules: Rules | None = None,
+    annotations: Path | None = None,
+    gate: Gate | None = None,
     speakers: Mapping[str, int] | None = None,
     numbering: Numbering = "auto",
     max_conversations: int | None = None,
@@ -90,7 +95,8 @@ def ingest(
         out: folder for the result; may hold part of one from a run that was killed.
         layout: name of the corpus's reader (`readers.table`); without it, the one that recognises it.
         default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
-        rules: bounds of the checks.
+        annotations: folder that annotate wrote of this corpus; without it, its own texts are all that is known.
+        gate: which records may be taken, and the bounds of the checks; the packaged policy without it.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
         numbering: where numbers count that are not given (`speakers`).
         max_conversations: take only so many, evenly spread over the corpus and over its splits.
@@ -102,15 +108,22 @@ def ingest(
     """
     console = console or Console(stderr=True)
     files = corpus_in(corpus, leave_out=out.absolute())
-    described = describe(files, layout=layout, default_license=default_license, max_conversations=max_conversations)
-    rules = rules or Rules()
-    keys = keys_of(described.corpus.conversations, rules, digests_of_sounds(files, described.corpus.conversations))
+    described = describe(
+        files,
+        layout=layout,
+        default_license=default_license,
+        max_conversations=max_conversations,
+        annotations=annotations,
+        gate=gate,
+    )
+    sources = described.corpus.conversations
+    keys = keys_of(sources, described, digests_of_sounds(files, sources))
     inputs = inputs_of(described, keys, speakers, numbering)
     if (known := committed(out, inputs)) is not None:
         return known
     made.forget(out)
     (out / MANIFEST).unlink(missing_ok=True)
-    convert_all(files, out, described.corpus.conversations, keys, rules, workers=workers, console=console)
+    convert_all(files, out, sources, keys, described, workers=workers, console=console)
     return finish(corpus.name, out, described, inputs=inputs, speakers=speakers, numbering=numbering, console=console)
 
 
@@ -138,6 +151,7 @@ def inputs_of(
             "others": [asdict(row) for row in described.others],
             "numbering": numbering,
         }
+        | described.gate.inputs
     )
 
 
@@ -146,7 +160,7 @@ def convert_all(
     out: Path,
     sources: Sequence[SourceConversation],
     keys: Mapping[str, str],
-    rules: Rules,
+    described: Described,
     *,
     workers: int | None,
     console: Console,
@@ -154,7 +168,14 @@ def convert_all(
 ) -> None:
     """Converts the conversations that are not committed in `out` yet, with progress; hands each part to `on_part`."""
     tasks = [
-        ConvertTask(source=source, key=keys[source.id], corpus=files.folder, out=out, rules=rules)
+        ConvertTask(
+            source=source,
+            key=keys[source.id],
+            corpus=files.folder,
+            out=out,
+            rules=described.gate.policy.checks,
+            refused={turn.id: found for turn in source.turns if (found := described.refused.get(turn.id))},
+        )
         for source in sources
         if not committed_part(out, source, keys[source.id])
     ]
@@ -198,7 +219,9 @@ def finish(
     write_cuts(out, contents)
     prune(out, parts)
     manifest = manifest_of(corpus, contents, inputs=inputs, cuts_sha256=digest_of_file(out / CUTS))
+    manifest |= described.gate.leaves(contents.conversations)
     write_json(out / MANIFEST, manifest)
+    write_card(out)
     console.print(kept_table(manifest))
     result = _result(out, manifest)
     made.commit(out, "ingest", inputs, result)
@@ -250,4 +273,5 @@ def _result(out: Path, manifest: Mapping[str, Any]) -> IngestResult:
         speakers=manifest["speakers"],
         rejected=sum(manifest["rejected"].values()),
         reused=False,
+        expires=manifest.get("expires"),
     )

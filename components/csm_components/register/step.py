@@ -87,6 +87,7 @@ def register(
                 "bundle_digest": manifest["digest"],
                 **{name: manifest.get(name) for name in _DIGESTS},
                 "precision": manifest["precision"],
+                "use": manifest.get("use"),
                 "code_version": code_version,
                 "gate": "passed" if not misses else "; ".join(misses),
                 **{name: f"{value:.4g}" for name, value in figures.items() if isinstance(value, int | float)},

@@ -31,6 +31,7 @@ from csm_components import made
 from csm_components.events import progress as tell
 from csm_components.ingest.conversations import Conversation, read_conversations, read_manifest
 from csm_components.ingest.records import SPLITS
+from csm_components.ingest.rights import refuse_expired
 from csm_components.settings import worker_count
 from csm_components.tokenise.check import decode_back
 from csm_components.tokenise.hearing import Hearing, hear
@@ -189,11 +190,13 @@ def plan_work(
         shard_conversations: conversations in a shard.
 
     Raises:
-        InputError: a shard of no conversation.
+        InputError: a shard of no conversation, or records that have expired since ingest.
         ArtifactError: shards have no room for the codec's codes.
     """
     if shard_conversations < 1:
         raise InputError(f"{shard_conversations} conversations a shard: at least 1 is needed")
+    dataset = read_manifest(folder)
+    refuse_expired(dataset)
     the_codec = load_codec(codec)
     if the_codec.codebook_size > 2**15:
         raise ArtifactError(f"{codec}: {the_codec.codebook_size} codes a codebook; shards hold at most {2**15}")
@@ -205,7 +208,7 @@ def plan_work(
             key = shard_key(chosen, the_codec.digest, tokenizer)
             tasks.append(ShardTask(name=f"{split}-{number:05}", key=key, conversations=chosen, out=out))
     return Work(
-        dataset=read_manifest(folder),
+        dataset=dataset,
         conversations=conversations,
         codec=the_codec,
         codec_folder=codec,
@@ -384,6 +387,7 @@ def _manifest(
         "text_prefix": tokenizer.text_prefix,
         "speakers": dataset["speakers"],
         "tags": dataset.get("tags", {}),
+        **{name: dataset[name] for name in ("expires", "use") if name in dataset},
         "turns": sum(row["turns"] for row in rows),
         "frames": sum(row["frames"] for row in rows),
         "left_out": left_out,

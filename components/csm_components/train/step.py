@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csm_components import made
+from csm_components.ingest.rights import refuse_expired
 from csm_components.metrics import TrainingMetrics
 from csm_components.settings import load_settings
 from csm_components.storage import open_storage
@@ -108,6 +109,7 @@ def train(
         say: called with lines of progress.
 
     Raises:
+        InputError: something that is to be learnt from has expired.
         StoppedError: it was asked to stop, and has saved.
         CsmError: of the trainer, with its own type; `LaunchError` where it died of anything else.
     """
@@ -126,6 +128,9 @@ def train(
         if known_json(out / INPUTS) is None:
             write_json(out / INPUTS, {"inputs": inputs})
         return known
+    for place in (tokens, replay):
+        if place:
+            refuse_expired(_manifest_of(place))
     _start_afresh_unless(out, inputs)
     if not (out / METRICS).exists() and (out / "final" / METRICS).exists():
         copy_file(out / "final" / METRICS, out / METRICS)  # the trainer writes only what it does from now on

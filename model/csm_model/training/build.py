@@ -149,6 +149,7 @@ def finish(
         "tokens_digest": manifest["digest"],
         "replay_digest": replayed.get("digest"),
         "parent_digest": base_manifest.get("digest"),
+        **({"use": manifest["use"]} if "use" in manifest else {}),
         "speakers": {
             **base_manifest.get("speakers", {}),
             **replayed.get("speakers", {}),

@@ -1,8 +1,9 @@
 """CSV and TSV: `*.csv` or `*.tsv` at the top of the folder, whose header has the names of the JSONL layout's fields.
 
 `audio`, `text` and `speaker` are needed; `start`, `duration` (or `end`), `channel`, `conversation`, `id`, `license`,
-`language`, `split` and `tags` (words, separated by spaces) may be there, in any order; others are let be. Cells are
-separated by commas or semicolons (`.csv`) or tabs (`.tsv`), and may stand in double quotes. An empty cell says nothing.
+`language`, `split`, `tags` (words, separated by spaces), `consent`, `expires`, `uses` and `url` may be there, in any
+order; others are let be. Cells are separated by commas or semicolons (`.csv`) or tabs (`.tsv`), and may stand in double
+quotes. An empty cell says nothing.
 Licence: what a row or the corpus's LICENSE file names, or data.license.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, number, relative
 from csm_components.ingest.readers.texts import first_line, read_table
+from csm_components.ingest.rights import rights_of
 from csm_components.ingest.splits import given_split
 from csm_model.errors import InputError
 
@@ -82,6 +84,7 @@ def _record(cells: dict[str, str], conversation: str, count: int, source: str) -
         license=cells.get("license"),
         split=given_split(conversation, {cells.get("split")}),
         tags=tuple(dict.fromkeys(cells.get("tags", "").split())),
+        rights=rights_of(cells, source),
     )
 
 

@@ -6,8 +6,9 @@
 ```
 
 `audio`, `text` and `speaker` are needed; `start`, `duration`, `channel`, `conversation`, `id`, `license`, `split`,
-`voice`, `origin` and `tags` (a list of words, such as `["laughing"]`) may be there. Turns of one `conversation` follow
-each other as their lines do; lines without one belong together when they name the same sound file.
+`voice`, `origin`, `tags` (a list of words, such as `["laughing"]`) and the rights `consent`, `expires`, `uses` and
+`url` (`csm_components.ingest.rights`) may be there. Turns of one `conversation` follow each other as their lines do;
+lines without one belong together when they name the same sound file.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import read_lines
+from csm_components.ingest.rights import FIELDS, rights_of
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -46,6 +48,10 @@ class JsonlTurn(BaseModel):
     voice: str | None = None
     origin: str | None = None
     tags: Any = None
+    consent: str | None = None
+    expires: str | None = None
+    uses: Any = None
+    url: str | None = None
 
 
 _LINES_TO_TELL = 20
@@ -102,6 +108,7 @@ def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRec
             voice=row.voice,
             origin=row.origin,
             tags=tags_of(row.tags, "the line"),
+            rights=rights_of(row.model_dump(include=set(FIELDS)), "the line"),
         )
     except ValidationError as error:
         problem = error.errors()[0]

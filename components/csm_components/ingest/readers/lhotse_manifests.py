@@ -1,7 +1,8 @@
 """lhotse's layout: `recordings.jsonl[.gz]` and `supervisions.jsonl[.gz]`; one recording is one conversation.
 
 Paths of sound files are relative to the corpus's folder. `supervision.custom` may carry `split`, `license`, `voice`,
-`origin` and `tags` (a list of words). (https://lhotse.readthedocs.io/en/latest/corpus.html)
+`origin`, `tags` (a list of words) and the rights `consent`, `expires`, `uses` and `url`.
+(https://lhotse.readthedocs.io/en/latest/corpus.html)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import read_lines
 from csm_components.ingest.records import Reason
+from csm_components.ingest.rights import rights_of
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -106,6 +108,7 @@ def _turn(recording: Recording | None, found: _Item[SupervisionSegment]) -> Turn
             voice=custom.get("voice"),
             origin=custom.get("origin"),
             tags=tags_of(custom.get("tags"), item.id),
+            rights=rights_of(custom, item.id),
         )
     except InputError as error:
         return bad("damaged record", str(error))

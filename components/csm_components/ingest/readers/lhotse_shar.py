@@ -1,9 +1,9 @@
 """lhotse Shar: `cuts.000000.jsonl.gz` and `recording.000000.tar`, many pairs of them, in one folder or in several.
 
 The archive holds `CUT.flac` (or another kind of sound) for each cut, from the cut's own beginning, so a turn's times
-count from there. A cut is a conversation, its supervisions are the turns; `custom` may name `license`, `split` and
-`tags`. Sound is read out of the archive where it lies. Licence: what a supervision or the corpus's LICENSE file names,
-or data.license. (https://lhotse.readthedocs.io/en/latest/shar.html)
+count from there. A cut is a conversation, its supervisions are the turns; `custom` may name `license`, `split`,
+`tags`, `consent`, `expires`, `uses` and `url`. Sound is read out of the archive where it lies. Licence: what a
+supervision or the corpus's LICENSE file names, or data.license. (https://lhotse.readthedocs.io/en/latest/shar.html)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from csm_components.ingest.archives import in_archive
 from csm_components.ingest.readers.record import BadRecord, CorpusReader, Found, TurnRecord, corpus_of, relative
 from csm_components.ingest.readers.texts import read_lines
+from csm_components.ingest.rights import rights_of
 from csm_components.ingest.splits import given_split
 from csm_components.ingest.tags import tags_of
 from csm_model.errors import InputError
@@ -71,6 +72,7 @@ def _turns(cut: dict[str, Any], archive: str, source: str) -> list[TurnRecord]:
                 license=custom.get("license"),
                 split=given_split(name, {custom.get("split") or (cut.get("custom") or {}).get("split")}),
                 tags=tags_of(custom.get("tags"), source),
+                rights=rights_of(custom, source),
             )
         )
     return turns

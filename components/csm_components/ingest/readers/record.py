@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from csm_components.ingest.archives import file_of
-from csm_components.ingest.records import Corpus, Reason, Rejection, SourceConversation, SourceTurn, Split
+from csm_components.ingest.records import Corpus, Reason, Rejection, SourceConversation, SourceTurn, Split, TurnRights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class TurnRecord:
     voice: str | None = None
     origin: str | None = None
     tags: tuple[str, ...] = ()
+    rights: TurnRights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,7 @@ def _turn(record: TurnRecord) -> SourceTurn:
         origin=record.origin,
         language=record.language,
         tags=record.tags,
+        rights=record.rights,
     )
 
 

@@ -1,0 +1,1 @@
+"""How good annotations are, against recordings whose truth is known."""
