@@ -191,7 +191,7 @@ def counted(path: Path, turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         def __enter__(self) -> OpenSound:
             sound = self._opened.__enter__()
-            return OpenSound(rate=sound.rate, channels=sound.channels, blocks=lambda: noted(sound))  # type: ignore[arg-type,return-value]
+            return OpenSound(rate=sound.rate, channels=sound.channels, codec=sound.codec, blocks=lambda: noted(sound))  # type: ignore[arg-type,return-value]
 
         def __exit__(self, *error: object) -> None:
             self._opened.__exit__(*error)  # type: ignore[arg-type]
