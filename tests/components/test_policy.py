@@ -18,6 +18,7 @@ from csm_components.ingest.licenses import FREE_LICENSES, KNOWN_LICENSES, licens
 from csm_components.ingest.policy import USES, Policy, Rules, load_policy, pack_policy, parse_policy, sections_of
 from csm_components.ingest.records import Corpus, Reason, SourceConversation, SourceTurn, TurnRights
 from csm_components.ingest.rights import Gate, is_over, last_day, refuse_expired, rights_of
+from csm_components.tree_list import tree_of
 from csm_model.errors import ArtifactError, InputError
 
 LDC = "LDC User Agreement for Non-Members\n\nThis agreement is between...\n"
@@ -156,6 +157,10 @@ def test_a_policy_travels_with_its_documents(tmp_path: Path) -> None:
     pack_policy(tmp_path / "here" / "p.toml", tmp_path / "there")
     packed = load_policy(tmp_path / "there")
     assert packed.licenses == load_policy(tmp_path / "here" / "p.toml").licenses
+    (tmp_path / "here").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "p.toml").rename(tmp_path / "moved" / "another.toml")
+    pack_policy(tmp_path / "moved" / "another.toml", tmp_path / "again")
+    assert tree_of(tmp_path / "again") == tree_of(tmp_path / "there"), "its content counts, not its place"
     assert packed.rights.blocklist is not None
     assert (tmp_path / "there" / packed.rights.blocklist).is_file()
 
