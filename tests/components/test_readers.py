@@ -25,7 +25,7 @@ from csm_components.ingest.readers.marks import telephone
 from csm_components.ingest.readers.table import READERS
 from csm_components.ingest.readers.texts import read_lines, read_text
 from csm_components.ingest.records import Corpus
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.step import IngestResult, ingest
 from csm_model.errors import InputError
 
@@ -296,9 +296,9 @@ def quiet(corpus: Path, out: Path, **options: object) -> IngestResult:
     return ingest(corpus, out, workers=1, console=Console(quiet=True), **options)  # type: ignore[arg-type]
 
 
-def ldc() -> Gate:
+def ldc() -> RecordGate:
     """A policy that takes what the LDC gives out."""
-    return Gate(policy=Policy(licenses={**Policy().licenses, "LicenseRef-LDC": USES}))
+    return RecordGate(policy=Policy(licenses={**Policy().licenses, "LicenseRef-LDC": USES}))
 
 
 def pitch_of(samples: np.ndarray) -> float:

@@ -22,7 +22,7 @@ from csm_components.ingest.convert import Refusal, key_of
 from csm_components.ingest.layouts import find_sounds, is_sound, read_corpus
 from csm_components.ingest.licenses import license_of_folder
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.settings import Settings, worker_count
 from csm_components.storage import Storage, open_tree
 from csm_model.errors import InputError
@@ -120,7 +120,7 @@ class Described:
     """Records left out before any sound was looked at."""
     refused: Mapping[str, Refusal]
     """Turns that the policy does not let in, by their ids."""
-    gate: Gate
+    gate: RecordGate
     """What has refused them."""
 
 
@@ -130,7 +130,7 @@ def describe(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
 ) -> Described:
     """Reads the texts of a corpus.
 
@@ -144,7 +144,7 @@ def describe(
     Raises:
         InputError: no sound or no text in it, or a turn is there twice.
     """
-    gate = gate or Gate()
+    gate = gate or RecordGate()
     license_name = default_license or license_of_folder(files.folder, gate.policy.private)
     corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
     sounds = files.sounds

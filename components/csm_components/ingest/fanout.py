@@ -22,7 +22,7 @@ from csm_components import made
 from csm_components.ingest import step
 from csm_components.ingest.convert import committed_part, part_path
 from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.program import code_digest
 from csm_components.settings import Settings
 from csm_components.sharding import SHARD, shard_names, shard_span, shard_store
@@ -62,7 +62,7 @@ def plan_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
 ) -> ShardPlan:
     """Divides a corpus into at most `shards` shards of the same number of conversations, give or take one.
@@ -86,7 +86,7 @@ def ingest_shard(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     workers: int | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
@@ -143,7 +143,7 @@ def shard_keys(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
@@ -167,7 +167,7 @@ def join_ingest(
     layout: str | None = None,
     default_license: str | None = None,
     max_conversations: int | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> step.IngestResult:
