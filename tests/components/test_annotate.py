@@ -22,7 +22,7 @@ from csm_components.ingest.bounds import OFF, FigureBounds
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.corpora import corpus_in
 from csm_components.ingest.policy import Policy
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.step import ingest
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import read_json
@@ -264,7 +264,7 @@ def test_given_texts_stay_and_get_what_is_heard_beside_them(told: Path, tmp_path
     assert rows["t1"]["text"] == rows["t1"]["text_given"]
     digests = []
     for bound, kept in ((FigureBounds().max_wer, ["t0", "t2"]), (OFF, ["t0", "t1", "t2"])):
-        gate = Gate(policy=Policy(figures=FigureBounds(max_wer=bound, max_unheard_words=OFF)))
+        gate = RecordGate(policy=Policy(figures=FigureBounds(max_wer=bound, max_unheard_words=OFF)))
         annotations, out = tmp_path / "annotations", tmp_path / "ingest"
         found = ingest(told, out, annotations=annotations, gate=gate, workers=1, console=QUIET)
         digests.append(found.digest)
