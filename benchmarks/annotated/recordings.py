@@ -86,7 +86,7 @@ def sides(recordings: Iterator[Recorded], leak: float = 0.05) -> Iterator[Record
         yield Recorded(f"{recording.name}-sides", list(own + leak * own[::-1] + noise), recording.turns)
 
 
-def acted(game: Path, count: int, skip: int = 10, least: int = 8) -> Iterator[Recorded]:
+def acted(game: Path, count: int, skip: int = 18, least: int = 8) -> Iterator[Recorded]:
     """Dialogues of the game's data file, `queen.1c`: options of a talk and their replies, in order.
 
     The longest talks come first; those that the bounds of `annotate.who` were chosen on are left out. The

@@ -18,8 +18,11 @@ from csm_components.annotate.annotations import RECORDINGS, TURNS, read_rows
 from csm_components.annotate.fanout import annotate_shard, join_annotate, plan_shards, share
 from csm_components.annotate.knobs import AnnotateSettings
 from csm_components.annotate.step import AnnotateResult, annotate
+from csm_components.ingest.bounds import OFF, FigureBounds
 from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.corpora import corpus_in
+from csm_components.ingest.policy import Policy
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.step import ingest
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.files import read_json
@@ -80,7 +83,9 @@ def test_who_says_what_and_when_is_found_in_sound_alone(made: tuple[AnnotateResu
     for row in rows:
         assert row["text"] == row["text_heard"] == " ".join(word[0] for word in row["words"])
         assert "text_given" not in row
-        assert row["language"] == {"sound": "en"}
+        assert row["language"]["sound"] == "en"
+        assert row["figures"]["bandwidth_hz"] > 8_000, "of the sound at the model's rate"
+        assert row["figures"]["snr_db"] > 15
         assert 0 <= row["figures"]["speaker_certainty"] <= 1
         assert "overlap" not in row, "in one channel nobody can know"
         assert row["start"] - 1e-3 <= row["words"][0][1]
@@ -257,9 +262,15 @@ def test_given_texts_stay_and_get_what_is_heard_beside_them(told: Path, tmp_path
         assert wrong <= 0.2 * words
     assert rows["t1"]["text_given"] != rows["t1"]["text_heard"]
     assert rows["t1"]["text"] == rows["t1"]["text_given"]
-    ingest(told, tmp_path / "ingest", annotations=tmp_path / "annotations", workers=1, console=QUIET)
-    conversations = {item.id: item for item in read_conversations(tmp_path / "ingest")}
-    assert [turn.id for turn in conversations["c"].turns] == ["t0", "t1", "t2"]
+    digests = []
+    for bound, kept in ((FigureBounds().max_wer, ["t0", "t2"]), (OFF, ["t0", "t1", "t2"])):
+        gate = RecordGate(policy=Policy(figures=FigureBounds(max_wer=bound, max_unheard_words=OFF)))
+        annotations, out = tmp_path / "annotations", tmp_path / "ingest"
+        found = ingest(told, out, annotations=annotations, gate=gate, workers=1, console=QUIET)
+        digests.append(found.digest)
+        conversations = {item.id: item for item in read_conversations(out)}
+        assert [turn.id for turn in conversations["c"].turns] == kept
+    assert digests[0] != digests[1], "two policies are two data sets of the same annotations"
     assert f"{TALKS[1]}.opus-w0000" in conversations, "what no text names comes from the sound"
 
 

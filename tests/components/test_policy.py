@@ -17,7 +17,8 @@ from csm_components.ingest.blocklist import Blocked, Blocklist, parse_blocklist,
 from csm_components.ingest.licenses import FREE_LICENSES, KNOWN_LICENSES, license_of_folder
 from csm_components.ingest.policy import USES, Policy, Rules, load_policy, pack_policy, parse_policy, sections_of
 from csm_components.ingest.records import Corpus, Reason, SourceConversation, SourceTurn, TurnRights
-from csm_components.ingest.rights import Gate, is_over, last_day, refuse_expired, rights_of
+from csm_components.ingest.rights import RecordGate, is_over, last_day, refuse_expired, rights_of
+from csm_components.tree_list import tree_of
 from csm_model.errors import ArtifactError, InputError
 
 LDC = "LDC User Agreement for Non-Members\n\nThis agreement is between...\n"
@@ -156,6 +157,10 @@ def test_a_policy_travels_with_its_documents(tmp_path: Path) -> None:
     pack_policy(tmp_path / "here" / "p.toml", tmp_path / "there")
     packed = load_policy(tmp_path / "there")
     assert packed.licenses == load_policy(tmp_path / "here" / "p.toml").licenses
+    (tmp_path / "here").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "p.toml").rename(tmp_path / "moved" / "another.toml")
+    pack_policy(tmp_path / "moved" / "another.toml", tmp_path / "again")
+    assert tree_of(tmp_path / "again") == tree_of(tmp_path / "there"), "its content counts, not its place"
     assert packed.rights.blocklist is not None
     assert (tmp_path / "there" / packed.rights.blocklist).is_file()
 
@@ -229,14 +234,14 @@ def turn(**fields: Any) -> SourceTurn:
     return SourceTurn(**{"id": "t", "text": "Hello.", "speaker": "anna", "audio": "a.wav", "license": "MIT"} | fields)
 
 
-def reason(gate: Gate, split: Any = None, **fields: Any) -> Reason | None:
+def reason(gate: RecordGate, split: Any = None, **fields: Any) -> Reason | None:
     one = turn(**fields)
     found = gate.refusal(one, SourceConversation(id="c", turns=(one,), split=split))
     return found[0] if found else None
 
 
 def test_each_refusal_has_its_reason() -> None:
-    gate = Gate(today=TODAY)
+    gate = RecordGate(today=TODAY)
     assert reason(gate) is None
     assert reason(gate, license=None) == "unknown licence"
     assert reason(gate, license="CC-BY-NC-4.0") == "unknown licence"
@@ -244,14 +249,14 @@ def test_each_refusal_has_its_reason() -> None:
     assert reason(gate, rights=TurnRights(expires="2027-01-30")) == "expired"
     assert reason(gate, rights=TurnRights(uses=("research",))) == "not for this use"
     asks = Policy.model_validate({"rights": {"consent": "required", "days_left": 10}})
-    strict = Gate(policy=asks, today=TODAY)
+    strict = RecordGate(policy=asks, today=TODAY)
     assert reason(strict) == "no consent"
     assert reason(strict, rights=TurnRights(consent="17")) is None
     assert reason(strict, rights=TurnRights(consent="17", expires="2027-02-09")) == "expired"
     assert reason(strict, rights=TurnRights(consent="17", expires="2027-02-10")) is None
     for kind, value in (("speaker", "anna"), ("recording", "a.wav"), ("recording", "c"), ("url", "https://a")):
         listed = Blocklist(frozenset({Blocked(kind=kind, value=value)}))  # type: ignore[arg-type]
-        assert reason(Gate(today=TODAY, blocklist=listed), rights=TurnRights(url="https://a")) == "blocked"
+        assert reason(RecordGate(today=TODAY, blocklist=listed), rights=TurnRights(url="https://a")) == "blocked"
 
 
 @pytest.mark.parametrize("use", ["train", "research"])
@@ -265,7 +270,7 @@ def test_uses_of_licence_and_record_must_both_allow_what_the_run_does(use: Any, 
         return "train" in uses or (use == "research" and "research" in uses) or (judged and "evaluate" in uses)
 
     for licence in sets:
-        gate = Gate(policy=Policy(licenses={"MIT": licence}), use=use, today=TODAY)
+        gate = RecordGate(policy=Policy(licenses={"MIT": licence}), use=use, today=TODAY)
         for record in sets:
             found = reason(gate, split, rights=TurnRights(uses=record))
             assert (found is None) == (allows(licence) and allows(record))
@@ -280,7 +285,7 @@ def test_a_blocked_record_says_no_word_any_more() -> None:
         speaker_names={},
     )
     listed = Blocklist(frozenset({Blocked(kind="speaker", value="anna")}))
-    passed, refusals = Gate(today=TODAY, blocklist=listed).passed(corpus)
+    passed, refusals = RecordGate(today=TODAY, blocklist=listed).passed(corpus)
     assert [each.text for each in passed.conversations[0].turns] == ["", "Hello."]
     assert {name: why for name, (why, _) in refusals.items()} == {"t": "blocked"}
 

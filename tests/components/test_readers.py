@@ -27,7 +27,7 @@ from csm_components.ingest.readers.marks import read_marks, telephone
 from csm_components.ingest.readers.table import READERS
 from csm_components.ingest.readers.texts import read_lines, read_text
 from csm_components.ingest.records import Corpus, SourceConversation, SourceTurn
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.step import IngestResult, ingest
 from csm_model.errors import InputError
 
@@ -298,9 +298,9 @@ def quiet(corpus: Path, out: Path, **options: object) -> IngestResult:
     return ingest(corpus, out, workers=1, console=Console(quiet=True), **options)  # type: ignore[arg-type]
 
 
-def ldc() -> Gate:
+def ldc() -> RecordGate:
     """A policy that takes what the LDC gives out."""
-    return Gate(policy=Policy(licenses={**Policy().licenses, "LicenseRef-LDC": USES}))
+    return RecordGate(policy=Policy(licenses={**Policy().licenses, "LicenseRef-LDC": USES}))
 
 
 def pitch_of(samples: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from csm_components.ingest.conversations import read_conversations
 from csm_components.ingest.layouts import find_sounds, read_corpus
 from csm_components.ingest.policy import USES, Policy, load_policy
 from csm_components.ingest.records import TurnRights
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.step import IngestResult, ingest
 from csm_components.made import Record, enter
 from csm_components.storage import LocalStorage
@@ -93,7 +93,7 @@ def test_rights_go_with_the_turn_and_records_without_them_are_as_before(
     plain = quiet(write_turns({}, {}, {}, {}), tmp_path / "plain")
     assert plain.expires is None
     assert "rights" not in (tmp_path / "plain" / "manifest.json").read_text()
-    gate = Gate(today=date(2027, 1, 1))
+    gate = RecordGate(today=date(2027, 1, 1))
     result = quiet(write_turns({}, RIGHTS, RIGHTS | {"expires": "2029-01-01"}, {}), tmp_path / "out", gate=gate)
     assert (result.turns, result.expires) == (4, "2027-01-31")
     turns = {turn.text: turn.rights for item in read_conversations(tmp_path / "out") for turn in item.turns}
@@ -105,12 +105,12 @@ def test_what_expires_is_left_out_from_the_day_after_and_the_rest_is_not_made_ag
     tmp_path: Path, write_turns: Callable[..., Path], debug_codec: Path
 ) -> None:
     corpus, out = write_turns({}, {"expires": "2001-02-03"}, {}, {}), tmp_path / "out"
-    assert quiet(corpus, out, gate=Gate(today=date(2001, 2, 3))).turns == 4
-    assert quiet(corpus, out, gate=Gate(today=date(2001, 2, 1))).reused, "the day alone changes nothing"
+    assert quiet(corpus, out, gate=RecordGate(today=date(2001, 2, 3))).turns == 4
+    assert quiet(corpus, out, gate=RecordGate(today=date(2001, 2, 1))).reused, "the day alone changes nothing"
     with pytest.raises(InputError, match=r"may be used until 2001-02-03, and today is .* run ingest again"):
         tokenise(out, debug_codec, None, tmp_path / "tokens", workers=1, check_turns=1, console=QUIET)
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
-    result = quiet(corpus, out, gate=Gate(today=date(2001, 2, 4)))
+    result = quiet(corpus, out, gate=RecordGate(today=date(2001, 2, 4)))
     assert (result.turns, result.expires, reasons(out)) == (3, None, ["expired"])
     assert {path.name: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}.items() <= kept.items()
     assert tokenise(out, debug_codec, None, tmp_path / "tokens", workers=1, check_turns=1, console=QUIET).turns == 3
@@ -121,9 +121,9 @@ def test_research_licences_are_taken_by_research_and_said_to_be(
 ) -> None:
     corpus = write_turns({}, {"license": "CC BY-NC 4.0"}, {}, {})
     policy = Policy(licenses={**Policy().licenses, "CC-BY-NC-4.0": ("research",)})
-    assert quiet(corpus, tmp_path / "a", gate=Gate(policy=policy)).turns == 3
+    assert quiet(corpus, tmp_path / "a", gate=RecordGate(policy=policy)).turns == 3
     assert reasons(tmp_path / "a") == ["not for this use"]
-    assert quiet(corpus, tmp_path / "b", gate=Gate(policy=policy, use="research")).turns == 4
+    assert quiet(corpus, tmp_path / "b", gate=RecordGate(policy=policy, use="research")).turns == 4
     manifest = read_json(tmp_path / "b" / "manifest.json")
     assert (manifest["use"], manifest["licenses"]) == ("research", {"CC-BY-NC-4.0": 1, "MIT": 3})
     assert "use" not in read_json(tmp_path / "a" / "manifest.json")
@@ -143,7 +143,7 @@ def test_own_calls_are_taken_by_the_document_that_their_corpus_holds(
         f'sha256 = "{hashlib.sha256(text.encode()).hexdigest()}"\n'
     )
     policy = load_policy(tmp_path / "policy.toml")
-    assert quiet(corpus, tmp_path / "out", gate=Gate(policy=policy)).turns == 4
+    assert quiet(corpus, tmp_path / "out", gate=RecordGate(policy=policy)).turns == 4
     assert read_json(tmp_path / "out" / "manifest.json")["licenses"] == {"LicenseRef-LDC": 4}
 
 
@@ -151,7 +151,7 @@ def test_a_changed_policy_converts_only_what_it_changes(tmp_path: Path, write_tu
     corpus, out = write_turns({}, {"license": "CC-BY-4.0"}, {}, {}), tmp_path / "out"
     quiet(corpus, out)
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
-    assert quiet(corpus, out, gate=Gate(policy=Policy(licenses={"MIT": USES}))).turns == 3
+    assert quiet(corpus, out, gate=RecordGate(policy=Policy(licenses={"MIT": USES}))).turns == 3
     now = {path.name: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
     assert len(now) == 3
     assert now.items() <= kept.items()

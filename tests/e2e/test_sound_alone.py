@@ -24,7 +24,7 @@ from csm_pipelines.pipelines import FROM_SOUND
 
 pytestmark = pytest.mark.timeout(1200)
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "corpus" / "audio"
-TALKS = tuple(f"demo-test-100000{number}.opus" for number in range(4))
+TALKS = tuple(f"demo-test-100000{number}.opus" for number in (0, 1, 2, 5))
 KILL = Moment(name="amid the recordings", step=0, pattern=r"os\.rename annotations/parts/.*", number=3)
 
 

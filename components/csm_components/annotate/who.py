@@ -34,7 +34,7 @@ MOST_CLUSTERED = 800
 """Windows that are clustered; the others go to the voice that is nearest."""
 FEWEST_SPECTRAL = 24
 """Fewer windows have no spectrum to speak of: they are linked by their distance."""
-SAME_VOICE = 0.89
+SAME_VOICE = 0.92
 """Voices whose means are more alike than that are one, where nobody has said how many there are."""
 LINKED = 0.35
 """Cosine distance up to which a few windows are one voice."""

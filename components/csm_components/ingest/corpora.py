@@ -24,7 +24,7 @@ from csm_components.ingest.layouts import find_sounds, is_sound, read_corpus
 from csm_components.ingest.licenses import license_of_folder
 from csm_components.ingest.readers.marks import read_marks
 from csm_components.ingest.records import Corpus, Rejection, SourceConversation
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.select import selected
 from csm_components.settings import Settings, worker_count
 from csm_components.storage import Storage, open_tree
@@ -135,7 +135,7 @@ class Described:
     """Records left out before any sound was looked at."""
     refused: Mapping[str, Refusal]
     """Turns that the policy does not let in, by their ids."""
-    gate: Gate
+    gate: RecordGate
     """What has refused them."""
 
 
@@ -146,7 +146,7 @@ def describe(
     default_license: str | None = None,
     max_conversations: int | None = None,
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
 ) -> Described:
     """Reads the texts of a corpus.
 
@@ -161,7 +161,7 @@ def describe(
     Raises:
         InputError: no sound or no text in it.
     """
-    gate = gate or Gate()
+    gate = gate or RecordGate()
     license_name = default_license or license_of_folder(files.folder, gate.policy.private)
     if annotations is None:
         found = read_corpus(files.folder, list(files.sounds), layout)

@@ -22,7 +22,7 @@ from csm_components import made
 from csm_components.ingest import step
 from csm_components.ingest.convert import committed_part, part_path
 from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus, work_of
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.speakers import Numbering
 from csm_components.program import code_digest
 from csm_components.settings import Settings
@@ -64,7 +64,7 @@ def plan_ingest(
     default_license: str | None = None,
     max_conversations: int | None = None,
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
 ) -> ShardPlan:
     """Divides a corpus into at most `shards` shards that take about the same time.
@@ -94,7 +94,7 @@ def ingest_shard(
     default_license: str | None = None,
     max_conversations: int | None = None,
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     workers: int | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
@@ -158,7 +158,7 @@ def shard_keys(
     default_license: str | None = None,
     max_conversations: int | None = None,
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
@@ -190,7 +190,7 @@ def join_ingest(
     max_conversations: int | None = None,
     numbering: Numbering = "auto",
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
 ) -> step.IngestResult:

@@ -88,7 +88,7 @@ def _uses(given: object, where: str) -> tuple[Use, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class RecordGate:
     """What decides whether a run takes a record."""
 
     policy: Policy = field(default_factory=Policy)
@@ -217,7 +217,7 @@ def open_gate(
     runs: Path | None = None,
     storage: Storage | None = None,
     settings: Settings | None = None,
-) -> Iterator[Gate]:
+) -> Iterator[RecordGate]:
     """The gate of a run: its policy, and all blocklists that there are for it.
 
     Args:
@@ -242,4 +242,4 @@ def open_gate(
             lists |= blocklist_here(runs)
         if storage is not None:
             lists |= Blocklist.of_storage(storage)
-        yield Gate(policy=policy, use=use, today=day or utc_today(), blocklist=lists)
+        yield RecordGate(policy=policy, use=use, today=day or utc_today(), blocklist=lists)

@@ -46,7 +46,7 @@ from csm_components.ingest.corpora import (
     sounds_of,
 )
 from csm_components.ingest.records import SourceConversation
-from csm_components.ingest.rights import Gate
+from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.speakers import Numbering
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
@@ -81,7 +81,7 @@ def ingest(
     layout: str | None = None,
     default_license: str | None = None,
     annotations: Path | None = None,
-    gate: Gate | None = None,
+    gate: RecordGate | None = None,
     speakers: Mapping[str, int] | None = None,
     numbering: Numbering = "auto",
     max_conversations: int | None = None,
