@@ -98,7 +98,7 @@ def test_a_poisoned_file_costs_itself(made: tuple[AnnotateResult, Path]) -> None
     assert "cannot be read as sound" in rows["broken.flac"]["reason"]
     assert rows["quiet.wav"]["speech_seconds"] == 0
     talk = rows[f"calls/{TALKS[0]}.opus"]
-    assert (talk["channels"], talk["codec"], talk["speakers"], talk["music"]) == (1, "opus", 2, 0.0)
+    assert (talk["channels"], talk["codec"], talk["speakers"], talk["music"]) == (1, "ogg opus", 2, 0.0)
     assert len(talk["sha256"]) == 64
 
 
