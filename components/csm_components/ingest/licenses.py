@@ -6,13 +6,19 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from csm_model.errors import InputError, quoted
 from csm_model.rules import nearest
 
-if TYPE_CHECKING:
-    from csm_components.ingest.policy import PrivateLicense
+
+class LicenseDocument(Protocol):
+    """A licence that is known by its document."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the document."""
+
 
 _TITLE = 80
 """Characters of a document's first line that are told."""
@@ -120,7 +126,7 @@ def license_of_text(text: str) -> str | None:
     return None
 
 
-def license_of_folder(folder: Path, private: Mapping[str, PrivateLicense]) -> str | None:
+def license_of_folder(folder: Path, private: Mapping[str, LicenseDocument]) -> str | None:
     """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file is or names; none where there is no such file.
 
     Args:
