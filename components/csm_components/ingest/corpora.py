@@ -145,7 +145,7 @@ def describe(
         InputError: no sound or no text in it, or a turn is there twice.
     """
     gate = gate or RecordGate()
-    license_name = default_license or license_of_folder(files.folder, gate.policy.private)
+    license_name = default_license or license_of_folder(files.folder, gate.policy.documents)
     corpus = with_default_license(read_corpus(files.folder, list(files.sounds), layout), license_name)
     sounds = files.sounds
     if max_conversations is not None:

@@ -127,6 +127,11 @@ class Policy(Section):
     rights: Rights = Field(default_factory=Rights)
     checks: Rules = Field(default_factory=Rules)
 
+    @property
+    def documents(self) -> dict[str, str]:
+        """The private licences by the SHA-256 of their documents."""
+        return {row.sha256: name for name, row in self.private.items()}
+
     def known(self, name: str) -> str | None:
         """The spelling of the licence in the policy; none where it is not in it."""
         return canonical(name, tuple(self.licenses))
