@@ -170,7 +170,7 @@ def test_a_document_in_the_corpus_is_its_private_licence_or_is_named_as_what_is_
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "LICENSE").write_text(LDC)
-    assert license_of_folder(corpus, policy.private) == "LicenseRef-LDC"
+    assert license_of_folder(corpus, policy.documents) == "LicenseRef-LDC"
     assert license_of_folder(corpus, {}) == "LDC User Agreement for Non-Members"
     (corpus / "LICENSE").write_bytes(b"\xff\xfe%PDF")
     assert license_of_folder(corpus, {}) is None

@@ -162,7 +162,7 @@ def describe(
         InputError: no sound or no text in it.
     """
     gate = gate or RecordGate()
-    license_name = default_license or license_of_folder(files.folder, gate.policy.private)
+    license_name = default_license or license_of_folder(files.folder, gate.policy.documents)
     if annotations is None:
         found = read_corpus(files.folder, list(files.sounds), layout)
     else:

@@ -6,19 +6,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from csm_model.errors import InputError, quoted
 from csm_model.rules import nearest
-
-
-class LicenseDocument(Protocol):
-    """A licence that is known by its document."""
-
-    @property
-    def sha256(self) -> str:
-        """Of the document."""
-
 
 _TITLE = 80
 """Characters of a document's first line that are told."""
@@ -126,18 +116,18 @@ def license_of_text(text: str) -> str | None:
     return None
 
 
-def license_of_folder(folder: Path, private: Mapping[str, LicenseDocument]) -> str | None:
+def license_of_folder(folder: Path, documents: Mapping[str, str]) -> str | None:
     """The licence that a corpus's LICENSE (or LICENSE.txt, COPYING) file is or names; none where there is no such file.
 
     Args:
         folder: the corpus.
-        private: licences without a public name, which are known by their documents.
+        documents: licences without a public name, by the SHA-256 of their documents.
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and re.fullmatch(r"(licen[sc]e|copying)(\.\w{1,5})?", path.name.lower()):
             data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
-            mine = next((name for name, row in private.items() if row.sha256 == digest), None)
+            mine = documents.get(digest)
             text = data.decode("utf-8", errors="replace")
             return mine or license_of_text(text) or _title(text)
     return None

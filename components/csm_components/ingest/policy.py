@@ -123,6 +123,11 @@ class Policy(Section):
     text: TextPolicy = Field(default_factory=TextPolicy)
     figures: FigureBounds = Field(default_factory=FigureBounds)
 
+    @property
+    def documents(self) -> dict[str, str]:
+        """The private licences by the SHA-256 of their documents."""
+        return {row.sha256: name for name, row in self.private.items()}
+
     def known(self, name: str) -> str | None:
         """The spelling of the licence in the policy; none where it is not in it."""
         return canonical(name, tuple(self.licenses))
