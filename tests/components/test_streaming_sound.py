@@ -18,7 +18,7 @@ from csm_components.ingest import listening
 from csm_components.ingest.audio import read_sound, to_model_rate, write_flac
 from csm_components.ingest.checks import SoundMeter
 from csm_components.ingest.decoding import AUDIO_SUFFIXES, AV_SUFFIXES, OpenSound, open_sound
-from csm_components.ingest.listening import Span, listen
+from csm_components.ingest.listening import AskedSpan, listen
 from csm_components.ingest.resampling import Resampler
 from csm_components.ingest.scratch import open_scratch
 from csm_model.errors import AudioError
@@ -197,7 +197,7 @@ def counted(path: Path, turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             self._opened.__exit__(*error)  # type: ignore[arg-type]
 
     monkeypatch.setattr(listening, "open_sound", Counted)
-    spans = [Span(channel=number % 2, start=2.2 * number, duration=3.0, kept=False) for number in range(turns)]
+    spans = [AskedSpan(channel=number % 2, start=2.2 * number, duration=3.0, kept=False) for number in range(turns)]
     with open_scratch(tmp_path) as scratch:
         heard = listen(path, spans, scratch)
     return read, sum(span.meter.samples for span in heard.spans if span is not None)

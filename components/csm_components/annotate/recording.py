@@ -19,7 +19,7 @@ from csm_components.annotate.figures import measure
 from csm_components.annotate.recordings import FINE_RATE, DecodedSound, Span, common, decoded
 from csm_components.annotate.turns import make_turns
 from csm_components.annotate.who import find_speakers, overlap
-from csm_components.annotate.words import WINDOW_S, Heard, Stretch, Word, hear, stretches_of
+from csm_components.annotate.words import WINDOW_S, Recognised, Stretch, Word, hear, stretches_of
 from csm_components.ingest.convert import file_name
 from csm_components.ingest.records import SourceTurn
 from csm_model.errors import AudioError, CsmError
@@ -134,7 +134,7 @@ def _annotated(sound: DecodedSound, task: RecordingTask) -> tuple[dict[str, Any]
     return row, found
 
 
-def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Heard, list[dict[str, Any]]]:
+def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Recognised, list[dict[str, Any]]]:
     """Turns found in the sound."""
     voices = find_speakers(sound, speech, task.asked.speakers)
     stretches = stretches_of(speech, sound.seconds)
@@ -152,7 +152,7 @@ def _found(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[
     return heard, rows
 
 
-def _given(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Heard, list[dict[str, Any]]]:
+def _given(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[Recognised, list[dict[str, Any]]]:
     """The corpus's turns, with what is heard in them."""
     stretches: list[Stretch] = []
     owners: list[int] = []
@@ -191,7 +191,7 @@ def _row(
     span: Span,
     channel: int | None,
     said: Sequence[Word],
-    heard: Heard,
+    heard: Recognised,
     speech: Activity,
     *,
     given: str | None = None,

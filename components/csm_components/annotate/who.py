@@ -119,7 +119,7 @@ def overlap(span: Span, channel: int | None, activity: Activity) -> float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Window:
+class _VoiceWindow:
     """A stretch of a span that has an embedding."""
 
     span: int
@@ -154,7 +154,7 @@ def _told_apart(sound: DecodedSound, channel: int | None, spans: Sequence[Span],
 def _runs(
     span: Span,
     channel: int | None,
-    windows: Sequence[_Window],
+    windows: Sequence[_VoiceWindow],
     labels: NDArray[np.int64],
     margins: NDArray[np.float32],
     voices: int,
@@ -203,12 +203,12 @@ def _encoder() -> Any:
     return voice_encoder()
 
 
-def _embedded(sound: DecodedSound, channel: int | None, spans: Sequence[Span]) -> tuple[list[_Window], Embeddings]:
+def _embedded(sound: DecodedSound, channel: int | None, spans: Sequence[Span]) -> tuple[list[_VoiceWindow], Embeddings]:
     """Windows over the spans, in order, and their embeddings."""
     import torch
 
     encoder = _encoder()
-    windows: list[_Window] = []
+    windows: list[_VoiceWindow] = []
     waiting: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
     embeddings: dict[int, NDArray[np.float32]] = {}
 
@@ -221,7 +221,7 @@ def _embedded(sound: DecodedSound, channel: int | None, spans: Sequence[Span]) -
     for number, span in enumerate(spans):
         for first, mel in _mels(sound, channel, span):
             waiting.setdefault(len(mel), []).append((len(windows), mel))
-            windows.append(_Window(span=number, first=first, frames=len(mel)))
+            windows.append(_VoiceWindow(span=number, first=first, frames=len(mel)))
             if len(waiting[len(mel)]) == BATCH:
                 embed(len(mel))
     for frames in list(waiting):

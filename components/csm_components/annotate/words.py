@@ -59,7 +59,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Recognised:
     """What was heard in a recording."""
 
     words: list[list[Word]]
@@ -71,7 +71,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Window:
+class _SpeechWindow:
     """Stretches that are read at once."""
 
     stretches: Sequence[int]
@@ -139,7 +139,9 @@ def _model(name: str) -> Any:
     return WhisperModel(str(recogniser_folder(name)), device="cpu", compute_type="int8", cpu_threads=1)
 
 
-def hear(sound: DecodedSound, stretches: Sequence[Stretch], *, recogniser: str, language: str | None = None) -> Heard:
+def hear(
+    sound: DecodedSound, stretches: Sequence[Stretch], *, recogniser: str, language: str | None = None
+) -> Recognised:
     """Reads stretches of speech.
 
     Args:
@@ -156,10 +158,10 @@ def hear(sound: DecodedSound, stretches: Sequence[Stretch], *, recogniser: str, 
             found, certainty = heard_language, round(sure, 3)
         for window, row in zip(windows, rows, strict=True):
             _back(window, row, stretches, words)
-    return Heard(words=words, language=found if stretches else language, certainty=certainty)
+    return Recognised(words=words, language=found if stretches else language, certainty=certainty)
 
 
-def _packed(sound: DecodedSound, stretches: Sequence[Stretch]) -> Iterator[_Window]:
+def _packed(sound: DecodedSound, stretches: Sequence[Stretch]) -> Iterator[_SpeechWindow]:
     """Windows of as many stretches as fit, in order."""
     gap = np.zeros(round(GAP_S * RATE), np.float32)
     numbers: list[int] = []
@@ -169,7 +171,7 @@ def _packed(sound: DecodedSound, stretches: Sequence[Stretch]) -> Iterator[_Wind
     for number, (span, channel) in enumerate(stretches):
         seconds = min(span.seconds, WINDOW_S)
         if numbers and filled + GAP_S + seconds > WINDOW_S:
-            yield _Window(stretches=numbers, starts=starts, samples=np.concatenate(pieces))
+            yield _SpeechWindow(stretches=numbers, starts=starts, samples=np.concatenate(pieces))
             numbers, starts, pieces, filled = [], [], [], 0.0
         if numbers:
             pieces.append(gap)
@@ -179,11 +181,11 @@ def _packed(sound: DecodedSound, stretches: Sequence[Stretch]) -> Iterator[_Wind
         pieces.append(sound.read(channel, Span(span.start, span.start + seconds)))
         filled += len(pieces[-1]) / RATE
     if numbers:
-        yield _Window(stretches=numbers, starts=starts, samples=np.concatenate(pieces))
+        yield _SpeechWindow(stretches=numbers, starts=starts, samples=np.concatenate(pieces))
 
 
-def _batched(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
-    batch: list[_Window] = []
+def _batched(windows: Iterator[_SpeechWindow]) -> Iterator[list[_SpeechWindow]]:
+    batch: list[_SpeechWindow] = []
     for window in windows:
         batch.append(window)
         if len(batch) == BATCH:
@@ -193,7 +195,7 @@ def _batched(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
         yield batch
 
 
-def _read(model: Any, windows: Sequence[_Window], language: str | None) -> tuple[list[list[Word]], str, float]:
+def _read(model: Any, windows: Sequence[_SpeechWindow], language: str | None) -> tuple[list[list[Word]], str, float]:
     """The words of windows, by their times in each; and the language."""
     from faster_whisper import BatchedInferencePipeline
 
@@ -234,7 +236,7 @@ def _read(model: Any, windows: Sequence[_Window], language: str | None) -> tuple
     return rows, str(info.language), float(info.language_probability)
 
 
-def _halves(window: _Window) -> list[tuple[_Window, float]]:
+def _halves(window: _SpeechWindow) -> list[tuple[_SpeechWindow, float]]:
     """A window as two, each with where it begins in it; one of a single stretch stays whole."""
     count = len(window.stretches)
     if count < 2:
@@ -243,7 +245,7 @@ def _halves(window: _Window) -> list[tuple[_Window, float]]:
     for places in (range(count // 2), range(count // 2, count)):
         begin = window.starts[places[0]]
         end = len(window.samples) if places[-1] + 1 == count else round((window.starts[places[-1] + 1] - GAP_S) * RATE)
-        half = _Window(
+        half = _SpeechWindow(
             stretches=[window.stretches[place] for place in places],
             starts=[window.starts[place] - begin for place in places],
             samples=window.samples[round(begin * RATE) : end],
@@ -252,7 +254,7 @@ def _halves(window: _Window) -> list[tuple[_Window, float]]:
     return found
 
 
-def _back(window: _Window, row: Sequence[Word], stretches: Sequence[Stretch], words: list[list[Word]]) -> None:
+def _back(window: _SpeechWindow, row: Sequence[Word], stretches: Sequence[Stretch], words: list[list[Word]]) -> None:
     """Gives each word to the stretch that its middle was heard in, at the time that it has there."""
     for word in row:
         middle = (word.start + word.end) / 2

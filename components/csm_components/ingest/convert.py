@@ -16,10 +16,10 @@ from typing import Any
 from csm_components.ingest.audio import write_flac
 from csm_components.ingest.checks import check_meter, check_text
 from csm_components.ingest.intervals import Stretch
-from csm_components.ingest.listening import HeardFile, HeardSpan, Span, listen
+from csm_components.ingest.listening import AskedSpan, HeardFile, HeardSpan, listen
 from csm_components.ingest.policy import Rules
 from csm_components.ingest.records import Reason, Rejection, SourceConversation, SourceTurn, Track
-from csm_components.ingest.scratch import Lane, Scratch, open_scratch
+from csm_components.ingest.scratch import Lane, LaneScratch, open_scratch
 from csm_components.ingest.timeline import Laid, laid_out, one_timeline
 from csm_model.errors import AudioError
 from csm_model.files import digest_of, known_json, write_json
@@ -94,7 +94,7 @@ def committed_part(out: Path, source: SourceConversation, key: str) -> bool:
 class _Heard:
     """What was heard of the sound of one conversation: each file once, all its turns and channels in one pass."""
 
-    def __init__(self, task: ConvertTask, refused: Mapping[str, object], scratch: Scratch) -> None:
+    def __init__(self, task: ConvertTask, refused: Mapping[str, object], scratch: LaneScratch) -> None:
         source = task.source
         self._turns: dict[str, HeardSpan | None] = {}
         self._lanes: dict[Track, Lane | None] = {}
@@ -107,11 +107,11 @@ class _Heard:
             if not asked and all(turn.duration is not None for turn in mine):
                 continue  # nothing of it is to be known
             tracks = tuple(dict.fromkeys(turn.channel for turn in asked)) if source.one_timeline else ()
-            spans = [Span(channel=channel, kept=True) for channel in tracks]
+            spans = [AskedSpan(channel=channel, kept=True) for channel in tracks]
             for turn in asked:
                 begin = turn.start or 0.0
                 kept = not source.one_timeline
-                spans.append(Span(channel=turn.channel, start=begin, duration=turn.duration, kept=kept))
+                spans.append(AskedSpan(channel=turn.channel, start=begin, duration=turn.duration, kept=kept))
             try:
                 heard = listen(task.corpus / audio, spans, scratch)
             except AudioError as error:
@@ -157,7 +157,7 @@ class _Heard:
         """A turn in its file, in samples at 24 kHz; may lie outside."""
         heard = self._files.get(turn.audio)
         rate, length = (heard.rate, heard.samples) if isinstance(heard, HeardFile) else (SAMPLE_RATE, 0)
-        span = Span(channel=turn.channel, start=turn.start or 0.0, duration=turn.duration, kept=False)
+        span = AskedSpan(channel=turn.channel, start=turn.start or 0.0, duration=turn.duration, kept=False)
         start, end = span.samples(rate)
         return round(start * SAMPLE_RATE / rate), round((length if end is None else end) * SAMPLE_RATE / rate)
 

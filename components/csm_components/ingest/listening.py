@@ -10,11 +10,11 @@ from csm_components.ingest.audio import Samples, to_pcm
 from csm_components.ingest.checks import SoundMeter
 from csm_components.ingest.decoding import open_sound
 from csm_components.ingest.resampling import Resampler
-from csm_components.ingest.scratch import Lane, Scratch
+from csm_components.ingest.scratch import Lane, LaneScratch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class AskedSpan:
     """A stretch of a sound file that is listened to."""
 
     channel: int | None
@@ -79,7 +79,7 @@ class _Tap:
         return HeardSpan(start=self.start, end=end, meter=self.meter, lane=self.lane)
 
 
-def listen(path: Path, spans: Sequence[Span], scratch: Scratch) -> HeardFile:
+def listen(path: Path, spans: Sequence[AskedSpan], scratch: LaneScratch) -> HeardFile:
     """Reads a sound file once, block by block, for all spans of it.
 
     Time grows with its length and that of the spans, memory with neither.

@@ -71,7 +71,7 @@ class Lane:
         return found
 
 
-class Scratch:
+class LaneScratch:
     """Where lanes lie."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -83,8 +83,8 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch(folder: Path) -> Iterator[Scratch]:
+def open_scratch(folder: Path) -> Iterator[LaneScratch]:
     """Room for lanes; a file in `folder` where they are many, which has no name and is gone when this process is."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder)) as file:
-        yield Scratch(file)
+        yield LaneScratch(file)

@@ -25,7 +25,7 @@ _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class PlacedTurn:
     """A kept turn and where it lies."""
 
     turn: SourceTurn
@@ -39,7 +39,7 @@ class Piece:
 class Laid:
     """A conversation's sound and turns."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PlacedTurn, ...]
     channels: int
     blocks: Callable[[], Iterator[Pcm]]
     """Its sound at 24 kHz, once: blocks `[S]`, or `[S, C]` of several channels."""
@@ -73,7 +73,7 @@ def one_timeline(
         else:
             silent.append(without(union(places[turn.id] for turn in source.turns if turn.id not in kept), own))
     pieces = (
-        Piece(
+        PlacedTurn(
             turn=turn,
             start=places[turn.id][0] - begin,
             samples=places[turn.id][1] - places[turn.id][0],
@@ -109,13 +109,13 @@ def _interleaved(tracks: Sequence[tuple[Lane, list[Stretch]]], begin: int, end: 
 
 def laid_out(turns: Iterable[tuple[SourceTurn, Lane]]) -> Laid:
     """Turns from files of their own, each with its sound, one after another with a short silence between."""
-    pieces: list[Piece] = []
+    pieces: list[PlacedTurn] = []
     lanes: list[Lane] = []
     position = 0
     for turn, lane in turns:
         if lanes:
             position += GAP_SAMPLES
-        pieces.append(Piece(turn=turn, start=position, samples=len(lane)))
+        pieces.append(PlacedTurn(turn=turn, start=position, samples=len(lane)))
         lanes.append(lane)
         position += len(lane)
 
