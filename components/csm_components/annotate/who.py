@@ -300,7 +300,7 @@ def _distinct(voices: Embeddings, weights: NDArray[np.int64]) -> Embeddings:
         sums[other] += sums[one]
         weights[other] += weights[one]
         sums, weights = np.delete(sums, one, axis=0), np.delete(weights, one)
-    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 
 
 def _linked(points: Embeddings, count: int | None) -> NDArray[np.int64]:
