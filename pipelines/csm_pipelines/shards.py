@@ -52,7 +52,7 @@ def ingest_shards(
 
     corpus, found = sources["corpus"], sources.get("annotations")
     with tempfile.TemporaryDirectory(prefix="csm-annotations-") as scratch:
-        annotations = None if found is None else Path(found.folder or scratch)
+        annotations = None if found is None else found.folder or Path(scratch)
         if found is not None and found.folder is None:
             part, key = open_tree(found.address, settings)
             files = part.read_tree(key)["files"]

@@ -168,8 +168,8 @@ def _given(sound: DecodedSound, speech: Activity, task: RecordingTask) -> tuple[
             at += WINDOW_S
     heard = hear(sound, stretches, recogniser=task.asked.recogniser, language=task.asked.language)
     mine: list[list[Word]] = [[] for _ in task.given]
-    for owner, row in zip(owners, heard.words, strict=True):
-        mine[owner] += row
+    for owner, found in zip(owners, heard.words, strict=True):
+        mine[owner] += found
     rows = []
     for turn, span, said in zip(task.given, spans, mine, strict=True):
         text = " ".join("".join(word.text for word in said).split())
