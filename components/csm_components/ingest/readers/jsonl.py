@@ -91,7 +91,11 @@ def records(folder: Path, sounds: Sequence[str]) -> Found:
 def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRecord:
     """A line's turn; `counts` holds how many each conversation has had, for ids that are not given."""
     try:
-        row = JsonlTurn.model_validate(json.loads(text))
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return BadRecord(source=source, reason="damaged record", detail=f"not valid JSON ({error})")
+    try:
+        row = JsonlTurn.model_validate(value)
         conversation = row.conversation or str(Path(row.audio).with_suffix(""))
         record = TurnRecord(
             id=row.id or f"{conversation}-{counts[conversation]:03}",
@@ -110,14 +114,13 @@ def _record(text: str, source: str, counts: Counter[str]) -> TurnRecord | BadRec
             tags=tags_of(row.tags, "the line"),
             rights=rights_of(row.model_dump(include=set(FIELDS)), "the line"),
         )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "the line"
-        return BadRecord(source=source, reason="damaged record", detail=f"{field}: {problem['msg']}")
-    except InputError as error:
-        return BadRecord(source=source, reason="damaged record", detail=str(error))
-    except (ValueError, RecursionError) as error:
-        return BadRecord(source=source, reason="damaged record", detail=f"not valid JSON ({error})")
+    except (ValidationError, InputError) as error:
+        detail = str(error)
+        if isinstance(error, ValidationError):
+            problem = error.errors()[0]
+            detail = f"{'.'.join(map(str, problem['loc'])) or 'the line'}: {problem['msg']}"
+        named = str(value.get("audio") or "") if isinstance(value, dict) else ""
+        return BadRecord(source=source, reason="damaged record", detail=detail, sound=named)
     counts[conversation] += 1
     return record
 
