@@ -630,7 +630,7 @@ def test_given_codebooks_stay_and_the_rest_is_drawn_as_the_generator_draws(mater
         for before, turn in zip(*(list(load_tokens(material.tokens, "test"))[start:] for start in (0, 1)), strict=False)
         if before.conversation == turn.conversation
     )
-    sampling = Sampling(temperature=0.8, depth_temperature=0.6, guidance=1.5, seed=7)
+    sampling = Sampling(temperature=0.8, depth_temperature=0.6, guidance=1.5, depth_guidance=2.0, seed=7)
     recorded = torch.from_numpy(turn.codes.astype(np.int64))
     for given in helps(range(books + 1), ("recorded", "own"), books):
         codes = codes_with_help(bundle.model, before, turn, given, sampling)

@@ -152,8 +152,8 @@ def generation(kind: Kind) -> list[str]:
 
 
 def sampling_of(stream: int) -> Sampling:
-    """Guidance of some, so that the backbone reads more sequences than there are streams."""
-    return Sampling(seed=stream, top_k=0, guidance=2.0 if stream % 5 == 0 else 1.0)
+    """Guidance of some, so that the backbone reads more sequences than there are streams; the depth of fewer."""
+    return Sampling(seed=stream, top_k=0, guidance=2.0 if stream % 5 == 0 else 1.0, depth_guidance=1.0 + stream % 2)
 
 
 def prompt_of(stream: int, books: int) -> Prompt:

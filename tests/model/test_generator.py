@@ -83,6 +83,15 @@ def test_guidance_of_one_is_none_and_of_three_is_something(bundle: Bundle) -> No
     assert plain.shape != guided.shape or not torch.equal(plain, guided)
 
 
+def test_guidance_of_the_depth_leaves_the_first_codebook_and_needs_guidance(bundle: Bundle) -> None:
+    plain, guided = codes_of(bundle, seed=2), codes_of(bundle, seed=2, guidance=3.0)
+    assert torch.equal(guided, codes_of(bundle, seed=2, guidance=3.0, depth_guidance=1.0))
+    deep = codes_of(bundle, seed=2, guidance=3.0, depth_guidance=5.0)
+    assert torch.equal(deep[:1, :1], guided[:1, :1])
+    assert deep.shape != guided.shape or not torch.equal(deep, guided)
+    assert torch.equal(plain, codes_of(bundle, seed=2, depth_guidance=5.0)), "without guidance there is none of it"
+
+
 def test_context_changes_speech(bundle: Bundle) -> None:
     generator = Generator(bundle)
     turn = ContextTurn(speaker=0, text="How are you?", codes=codes_of(bundle, seed=1))
@@ -118,7 +127,8 @@ def test_bad_context_is_refused(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"seed": -1}, {"guidance": 11.0}]
+    "settings",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"seed": -1}, {"guidance": 11.0}],
 )
 def test_bad_sampling_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

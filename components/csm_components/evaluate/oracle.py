@@ -161,10 +161,13 @@ def draw_frames(model: CsmModel, states: Tensor, given: Tensor, gumbel: Tensor, 
     if not codes:
         read, unread = model.codebook0_head(states).float()
         codes = [drawn(unread + sampling.guidance * (read - unread), 0)]
+    weight = sampling.depth_guidance if sampling.guidance != 1.0 else 1.0
     for book in range(len(codes), config.num_codebooks):
-        entering = [states[0], *(model.embed_code(each, number) for number, each in enumerate(codes))]
-        out = model.decoder(model.projection(torch.stack(entering, dim=1)))[:, -1]
-        codes.append(drawn(model.code_logits(out, book), book))
+        heard = torch.stack([model.embed_code(each, number) for number, each in enumerate(codes)], dim=1)
+        entering = torch.cat([states[:, :, None], heard.expand(2, -1, -1, -1)], dim=2).flatten(0, 1)
+        out = model.decoder(model.projection(entering))[:, -1].unflatten(0, (2, frames))
+        read, unread = model.code_logits(out, book).float()
+        codes.append(drawn(unread + weight * (read - unread), book))
     return torch.stack(codes)
 
 
