@@ -630,10 +630,10 @@ def test_given_codebooks_stay_and_the_rest_is_drawn_as_the_generator_draws(mater
         for before, turn in zip(*(list(load_tokens(material.tokens, "test"))[start:] for start in (0, 1)), strict=False)
         if before.conversation == turn.conversation
     )
-    sampling = Sampling(temperature=0.8, depth_temperature=0.6, guidance=1.5, depth_guidance=2.0, seed=7)
+    sampling = Sampling(temperature=0.8, depth_temperature=0.6, guidance=1.5, depth_guidance=2.0, depth_mean=1, seed=7)
     recorded = torch.from_numpy(turn.codes.astype(np.int64))
     for given in helps(range(books + 1), ("recorded", "own"), books):
-        codes = codes_with_help(bundle.model, before, turn, given, sampling)
+        codes = codes_with_help(bundle, before, turn, given, sampling)
         assert codes.shape == recorded.shape
         assert codes[: given.books].equal(recorded[: given.books])
         assert codes.equal(recorded) == (given.books == books), given
@@ -642,11 +642,11 @@ def test_given_codebooks_stay_and_the_rest_is_drawn_as_the_generator_draws(mater
         speaker=before.speaker, text=before.text, codes=torch.from_numpy(before.codes.astype(np.int64))
     )
     by_itself = Generator(bundle, sampling=sampling).speak(turn.text, turn.speaker, context=[context]).codes
-    drawn = codes_with_help(bundle.model, before, turn, Help(history="own", books=0), sampling)
+    drawn = codes_with_help(bundle, before, turn, Help(history="own", books=0), sampling)
     least = min(by_itself.shape[1], drawn.shape[1])
     assert least > 2
     assert drawn[:, :least].equal(by_itself[:, :least])
-    first = codes_with_help(bundle.model, before, turn, Help(history="recorded", books=0), sampling)
+    first = codes_with_help(bundle, before, turn, Help(history="recorded", books=0), sampling)
     assert first[:, 0].equal(drawn[:, 0]), "nothing stands before the first frame"
     assert not first.equal(drawn)
 

@@ -36,7 +36,9 @@ def full_request() -> SpeechRequest:
             Turn(voice="Käthe, warm", text="heard too", audio=AUDIO[:7]),
         ),
         seed=2**63 - 1,
-        sampling=SamplingOptions(temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5, depth_guidance=2.0),
+        sampling=SamplingOptions(
+            temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5, depth_guidance=2.0, depth_mean=3
+        ),
         max_frames=25,
         stream_id="0a-Z_9xyz",
         text_more=True,

@@ -47,7 +47,7 @@ from csm_components.settings import worker_count
 from csm_model.bundle import Bundle, load_bundle
 from csm_model.errors import CsmError, InputError
 from csm_model.files import write_json
-from csm_model.inference.draws import noise, sample
+from csm_model.inference.draws import nearest_to_mean, noise, sample
 from csm_model.inference.prompt import audio_rows, text_rows
 from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
@@ -104,13 +104,13 @@ def helps(books: Sequence[int], histories: Sequence[History], most: int) -> list
 
 @torch.inference_mode()
 def codes_with_help(
-    model: CsmModel, before: TokenTurn | None, turn: TokenTurn, given: Help, sampling: Sampling
+    bundle: Bundle, before: TokenTurn | None, turn: TokenTurn, given: Help, sampling: Sampling
 ) -> Tensor:
     """Codes `[K, F]` of a recorded turn, of which the model draws what is not given; as many frames as it has.
 
     A frame's draw has the noise that the generator would give it. Speech does not end before the recording does.
     """
-    config = model.config
+    model, config = bundle.model, bundle.model.config
     codes = torch.from_numpy(turn.codes.astype(np.int64))
     frames, shape = codes.shape[1], (config.num_codebooks, config.audio_vocab_size)
     gumbel = torch.stack([noise(sampling.seed, frame, shape) for frame in range(frames)])
@@ -121,29 +121,29 @@ def codes_with_help(
         sound, heard = audio_rows(codes, config, close=False)
         rows, masks = torch.cat([rows, sound]), torch.cat([masks, heard.expand(2, -1, -1)], dim=1)
         states = model.hidden(rows.expand(2, -1, -1), masks)[:, -frames - 1 : -1]
-        return draw_frames(model, states, codes[: given.books], gumbel, sampling)
+        return draw_frames(bundle, states, codes[: given.books], gumbel, sampling)
     cache = KVCache(config.backbone, batch_size=2, rows=len(rows) + frames, dtype=model.audio_embeddings.weight.dtype)
     state = model.hidden(rows.expand(2, -1, -1), masks, cache)[:, -1:]
     made = []
     for frame in range(frames):
         part = slice(frame, frame + 1)
-        made.append(draw_frames(model, state, codes[: given.books, part], gumbel[part], sampling))
+        made.append(draw_frames(bundle, state, codes[: given.books, part], gumbel[part], sampling))
         row, heard = audio_rows(made[-1], config, close=False)
         state = model.hidden(row.expand(2, -1, -1), heard.expand(2, -1, -1), cache)[:, -1:]
     return torch.cat(made, dim=1)
 
 
-def draw_frames(model: CsmModel, states: Tensor, given: Tensor, gumbel: Tensor, sampling: Sampling) -> Tensor:
-    """Codes `[K, F]` of frames, drawn by the model after the codebooks `[N, F]` that are given.
+def draw_frames(bundle: Bundle, states: Tensor, given: Tensor, gumbel: Tensor, sampling: Sampling) -> Tensor:
+    """Codes `[K, F]` of frames, drawn by a bundle after the codebooks `[N, F]` that are given.
 
     Args:
-        model: it; K codebooks, V audio ids.
+        bundle: it; K codebooks, V audio ids.
         states: `[2, F, D]`: of the backbone with the text, and without it.
         given: codes of the first N codebooks; N may be 0.
         gumbel: noise `[F, K, V]`.
-        sampling: temperatures, guidance and `top_k`.
+        sampling: how they are drawn.
     """
-    config = model.config
+    model, config, entries = bundle.model, bundle.model.config, bundle.codec.entries
     frames = states.shape[1]
     banned = torch.arange(config.audio_vocab_size) >= config.codebook_size
     most = min(sampling.top_k, config.audio_vocab_size) or config.audio_vocab_size
@@ -167,7 +167,12 @@ def draw_frames(model: CsmModel, states: Tensor, given: Tensor, gumbel: Tensor, 
         entering = torch.cat([states[:, :, None], heard.expand(2, -1, -1, -1)], dim=2).flatten(0, 1)
         out = model.decoder(model.projection(entering))[:, -1].unflatten(0, (2, frames))
         read, unread = model.code_logits(out, book).float()
-        codes.append(drawn(unread + weight * (read - unread), book))
+        logits = unread + weight * (read - unread)
+        if book <= sampling.depth_mean and entries is not None:
+            heat = torch.full((frames,), sampling.depth_temperature)
+            codes.append(nearest_to_mean(logits, entries[book].double(), temperature=heat))
+        else:
+            codes.append(drawn(logits, book))
     return torch.stack(codes)
 
 
@@ -300,7 +305,7 @@ def _make(
         sentence: Sentence = take.sentence
         before = corpus.tokens[sentence.context] if sentence.context else None
         sampling = Sampling(**asdict(asked), seed=seeds[sentence.id])
-        codes = codes_with_help(bundle.model, before, corpus.tokens[sentence.turn], given, sampling)
+        codes = codes_with_help(bundle, before, corpus.tokens[sentence.turn], given, sampling)
         with torch.inference_mode():
             sound = bundle.codec.decode(codes[None])[0, 0].float().numpy()
         commit_clip(take.place, sound, ended=True)

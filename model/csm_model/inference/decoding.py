@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csm_model.inference.draws import noise, sample
+from csm_model.inference.draws import nearest_to_mean, noise, sample
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import KernelLinear, attend_slots
@@ -93,6 +93,7 @@ class _Step:
     gumbel: Tensor  # [M, K, V]
     may_end: Tensor  # [M] bool
     most: int | None  # the largest `top_k`; None where all draw from all
+    means: int  # codebooks after the first of which any takes the mean
 
 
 class FrameDecoder:
@@ -103,9 +104,12 @@ class FrameDecoder:
         slots: S, sequences at once.
         rows: the most rows of a sequence, prompt and speech together.
         guided: whether sequences may ask for guidance, which takes a second cache.
+        entries: `[K, N, L]`, what the codec's codes stand for; without it none is taken by the mean.
     """
 
-    def __init__(self, model: CsmModel, *, slots: int, rows: int, guided: bool = True) -> None:
+    def __init__(
+        self, model: CsmModel, *, slots: int, rows: int, guided: bool = True, entries: Tensor | None = None
+    ) -> None:
         assert rows <= model.config.max_rows, (rows, model.config.max_rows)
         weight = model.audio_embeddings.weight
         config, device = model.config, weight.device
@@ -118,6 +122,7 @@ class FrameDecoder:
         )
         if isinstance(model.projection, KernelLinear):
             self._cache.attend = self._depth_cache.attend = attend_slots
+        self._entries = None if entries is None else entries.to(device, torch.float64)
         self._numbers = torch.arange(sequences, device=device)
         self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
         self._state = torch.zeros(sequences, config.backbone.dim, dtype=weight.dtype, device=device)
@@ -126,6 +131,7 @@ class FrameDecoder:
         self._top_k = torch.ones(slots, dtype=torch.long, device=device)
         self._guidance = torch.ones(slots, 1, device=device)
         self._depth_guidance = torch.ones(slots, 1, device=device)
+        self._depth_mean = torch.zeros(slots, dtype=torch.long, device=device)
         self._audio_only = torch.ones(1, 1, config.num_codebooks + 1, dtype=torch.bool, device=device)
         self._audio_only[..., -1] = False
         self._sampling = [Sampling()] * slots
@@ -159,6 +165,7 @@ class FrameDecoder:
         self._top_k[slot] = min(sampling.top_k, vocabulary) or vocabulary
         self._guidance[slot] = sampling.guidance
         self._depth_guidance[slot] = sampling.depth_guidance
+        self._depth_mean[slot] = sampling.depth_mean
         self._cache.lengths[slot :: self.slots] = keep
 
     @torch.inference_mode()
@@ -240,6 +247,7 @@ class FrameDecoder:
             gumbel=gumbel.to(device, non_blocking=True),
             may_end=torch.tensor(may_end, device=device),
             most=max(ks) if min(ks) < vocabulary else None,
+            means=0 if self._entries is None else max(self._sampling[slot].depth_mean for slot in slots),
         )
 
     def _at(self, sequences: Tensor, most: int) -> CacheItems:
@@ -276,7 +284,11 @@ class FrameDecoder:
             logits = model.code_logits(out, book)
             if len(step.deep):
                 logits = _guided(logits[:batch].float(), logits[batch:].float(), step.deep, weight)
-            codes.append(self._sample(logits, self._banned, step, book, self._depth_temperature))
+            code = self._sample(logits, self._banned, step, book, self._depth_temperature)
+            if book <= step.means and self._entries is not None:
+                mean = nearest_to_mean(logits, self._entries[book], temperature=self._depth_temperature[slots])
+                code = torch.where(self._depth_mean[slots] < book, code, mean)
+            codes.append(code)
             entering = model.embed_code(codes[-1], book)[twice, None]
         frame = torch.stack(codes, dim=1)
         ended = frame[:, 0] == config.end_code if config.end == "reserved" else (frame == config.end_code).all(1)
