@@ -166,6 +166,7 @@ def main() -> None:
     if options.one:
         train_here(options.tokens, options.one, options.steps)
         return
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # OMP_PROC_BIND has bound this process, and so its children
     with tempfile.TemporaryDirectory() as home:
         whole = compare(Path(home), steps=options.steps, rounds=options.rounds)
     sys.exit(0 if whole else 1)

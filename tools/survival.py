@@ -1,13 +1,13 @@
 """What becomes of a run that is killed, or whose files are damaged: `csm run --preset debug`, hard used.
 
     .venv/bin/python tools/survival.py kills  [--place build/survival] [--random 20] [--seed 0]
-    .venv/bin/python tools/survival.py damage [--place build/survival] [--only tokens/]
+    .venv/bin/python tools/survival.py damage [--place build/survival] [--only tokens/] [--random 100] [--seed 0]
 
 `kills`: one run whose whole process group is killed with SIGKILL at 14 named moments and at random ones, in order; each
 time the same command goes on. A moment is a file that is about to be opened, renamed or removed (`kill_moments.py`).
 
 `damage`: every file of a finished run is made empty, cut in half, filled with zeros, and removed, one case after
-another; each time the same command is given to the damaged run.
+another; each time the same command is given to the damaged run. With `--random` so many of these cases, drawn.
 
 Each must end well, with the digests of a run that nothing happened to, one version of the model, no unfinished run in
 MLflow, and no file that was begun and not ended. A line tells of each case; what was done is noted down in PLACE, and
@@ -162,12 +162,14 @@ def cases(whole: Path, only: str) -> Iterator[tuple[str, str]]:
             yield from ((name, way) for way in (DAMAGES if path.stat().st_size else ("gone",)))
 
 
-def damages(place: Place, *, only: str) -> int:
-    """Damages every file in every way; the number of cases that were not made good."""
+def damages(place: Place, *, only: str, randomly: int | None, seed: int) -> int:
+    """Damages every file in every way, or draws that many cases; the number of those that were not made good."""
     place.prepare()
     noted = place.folder / "damage.json"
     done: dict[str, str] = known_json(noted) or {}
     todo = list(cases(place.whole, only))
+    if randomly is not None:
+        todo = random.Random(seed).sample(todo, min(randomly, len(todo)))
     warm()
     for number, (name, way) in enumerate(todo, 1):
         case = f"{name} {way}"
@@ -209,7 +211,9 @@ def warm() -> None:
     import importlib
 
     import mlflow  # noqa: F401
+    import torch
 
+    torch.set_num_threads(1)  # a team of threads does not come along into a fork, which waits for it for ever
     for step in _WARM:
         importlib.import_module(f"csm_components.{step}.step")
 
@@ -240,15 +244,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["kills", "damage"])
     parser.add_argument("--place", type=Path, default=Path("build/survival"), help="folder for all of it")
-    parser.add_argument("--random", type=int, default=20, help="moments that are drawn, beside those with names")
+    parser.add_argument(
+        "--random", type=int, help="moments drawn beside those with names (20), or cases of damage drawn from all (all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default="", help="files with this in their path")
     asked = parser.parse_args(arguments)
     place = Place(asked.place)
     wrong = (
-        kills(place, randomly=asked.random, seed=asked.seed)
+        kills(place, randomly=20 if asked.random is None else asked.random, seed=asked.seed)
         if asked.what == "kills"
-        else damages(place, only=asked.only)
+        else damages(place, only=asked.only, randomly=asked.random, seed=asked.seed)
     )
     return 1 if wrong else 0
 
