@@ -195,6 +195,8 @@ _BAD: Final[dict[str, tuple[str, Sequence[Any]]]] = {
     "TEMPERATURE": ("<d", _FLOATS),
     "DEPTH_TEMPERATURE": ("<d", _FLOATS),
     "GUIDANCE": ("<d", _FLOATS),
+    "DEPTH_GUIDANCE": ("<d", _FLOATS),
+    "DEPTH_MEAN": ("<i", _INTS),
     "TOP_K": ("<i", _INTS),
     "SEED": ("<q", (-1, -(2**63))),
     "MAX_FRAMES": ("<i", (0, *_INTS)),

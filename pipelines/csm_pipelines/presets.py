@@ -29,7 +29,13 @@ _RECIPE: Mapping[str, Any] = {
     "depth_share": 0.4,
     "history_dropout": 0.5,
     "dropout": 0.1,
-    "sampling": {"temperature": 0.5, "depth_temperature": 0.5, "guidance": 1.5},
+    "sampling": {
+        "temperature": 0.5,
+        "depth_temperature": 0.5,
+        "guidance": 1.5,
+        "depth_guidance": 2.0,
+        "depth_mean": 3,
+    },
 }
 """What the base and its fine-tuning share; docs/demo.md says how it was found."""
 

@@ -24,6 +24,8 @@ from csm_components.evaluate.context import ContextFigures, context_table, judge
 from csm_components.evaluate.context import main as context_main
 from csm_components.evaluate.figures import JudgedSentence, figures_of, wilson_interval
 from csm_components.evaluate.html import Markup
+from csm_components.evaluate.oracle import Help, Helped, codes_with_help, helps, measure_parts, parts_table
+from csm_components.evaluate.oracle import main as oracle_main
 from csm_components.evaluate.report_sentences import badness, choose_samples
 from csm_components.evaluate.sampling import Tried, compare_samplings, grid, own_sampling, samplings_table
 from csm_components.evaluate.sampling import main as sampling_main
@@ -38,13 +40,17 @@ from csm_components.ingest.step import ingest
 from csm_components.speak.dialogue import cast_dialogue, hold_dialogue, judge_dialogue, voices_of
 from csm_components.tokenise.knobs import CheckSettings
 from csm_components.tokenise.step import tokenise
-from csm_model.bundle import write_bundle
+from csm_model.bundle import load_bundle, write_bundle
 from csm_model.codec import RvqCodec, RvqConfig
 from csm_model.config import debug_config
 from csm_model.errors import ArtifactError, InputError
 from csm_model.files import read_json
+from csm_model.inference.context import ContextTurn
+from csm_model.inference.generator import Generator
+from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
 from csm_model.text import load_tokenizer
+from csm_model.training.shards import load_tokens
 from csm_serving.client.dialogue import PAUSE_S, DialogueLine, Said, dialogue_of
 from csm_serving.server.local import LocalSpeech
 from csm_serving.wire.protocol import SpeechRequest, Turn
@@ -585,7 +591,79 @@ def test_a_comparison_of_nothing_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("main", [codec_main, context_main])
+def test_a_model_is_helped_by_the_recordings_codes(material: Material, tmp_path: Path) -> None:
+    def measured() -> list[Helped]:
+        return measure_parts(
+            material.bundle,
+            material.tokens,
+            material.conversations,
+            tmp_path / "out",
+            books=[0, 1, 4],
+            split="test",
+            per_voice=1,
+            max_frames=4,
+            workers=1,
+            console=quiet(),
+        )
+
+    parts = measured()
+    named = ["free" if each.help is None else each.help.series for each in parts]
+    assert named == ["free", "recorded-0", "recorded-1", "recorded-4", "own-1", "own-4"], "own-0 is free"
+    assert all(set(each.voices) == {0, 1} and each.figures.sentences == 2 for each in parts)
+    for each in parts:
+        assert each.difference == pytest.approx(each.figures.wer - parts[0].figures.wer)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if path.name != "oracle.json"}
+    assert measured() == parts
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was committed is not made again"
+    assert [row["help"] for row in read_json(tmp_path / "out/oracle.json")][:2] == [
+        None,
+        {"history": "recorded", "books": 0},
+    ]
+    assert parts_table(parts).row_count == len(parts)
+
+
+def test_given_codebooks_stay_and_the_rest_is_drawn_as_the_generator_draws(material: Material) -> None:
+    bundle = load_bundle(material.bundle, codec_folder=material.tokens / "codec", kernels=False)
+    books = bundle.model.config.num_codebooks
+    before, turn = next(
+        (before, turn)
+        for before, turn in zip(*(list(load_tokens(material.tokens, "test"))[start:] for start in (0, 1)), strict=False)
+        if before.conversation == turn.conversation
+    )
+    sampling = Sampling(temperature=0.8, depth_temperature=0.6, guidance=1.5, depth_guidance=2.0, depth_mean=1, seed=7)
+    recorded = torch.from_numpy(turn.codes.astype(np.int64))
+    for given in helps(range(books + 1), ("recorded", "own"), books):
+        codes = codes_with_help(bundle, before, turn, given, sampling)
+        assert codes.shape == recorded.shape
+        assert codes[: given.books].equal(recorded[: given.books])
+        assert codes.equal(recorded) == (given.books == books), given
+        assert int(codes.max()) < bundle.model.config.codebook_size
+    context = ContextTurn(
+        speaker=before.speaker, text=before.text, codes=torch.from_numpy(before.codes.astype(np.int64))
+    )
+    by_itself = Generator(bundle, sampling=sampling).speak(turn.text, turn.speaker, context=[context]).codes
+    drawn = codes_with_help(bundle, before, turn, Help(history="own", books=0), sampling)
+    least = min(by_itself.shape[1], drawn.shape[1])
+    assert least > 2
+    assert drawn[:, :least].equal(by_itself[:, :least])
+    first = codes_with_help(bundle, before, turn, Help(history="recorded", books=0), sampling)
+    assert first[:, 0].equal(drawn[:, 0]), "nothing stands before the first frame"
+    likely = Sampling(temperature=0.0, depth_temperature=0.0)  # random weights hardly move the odds, but the likeliest
+    after = [codes_with_help(bundle, before, turn, Help(history=each, books=1), likely) for each in ("recorded", "own")]
+    assert not after[0].equal(after[1]), "what was drawn is heard"
+
+
+def test_help_by_more_codebooks_than_there_are_is_refused(
+    material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"bundle": material.bundle, "tokens": material.tokens, "conversations": material.conversations}
+    options = [word for name, folder in given.items() for word in (f"--{name}", str(folder))]
+    assert oracle_main([*options, "--out", str(tmp_path / "out"), "--books", "99"]) == 2
+    assert capsys.readouterr().err.startswith("books 99: must be from 0 to the model's ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("main", [codec_main, context_main, oracle_main])
 def test_a_split_that_there_is_none_of_is_refused_with_those_that_there_are(
     main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,7 @@ def generation(kind: Kind) -> list[str]:
         model = use_kernels(with_rounded_weights(model, rounded_state(model, kind)))
     else:
         model = use_kernels(model.bfloat16() if kind == "bf16" else model)
-    decoder = FrameDecoder(model, slots=MOST, rows=12)
+    decoder = FrameDecoder(model, slots=MOST, rows=12, entries=torch.randn(4, 61, 8))
     for stream in range(MOST):
         decoder.begin(stream, sampling_of(stream))
         decoder.read(stream, prompt_of(stream, model.config.num_codebooks))
@@ -152,8 +152,9 @@ def generation(kind: Kind) -> list[str]:
 
 
 def sampling_of(stream: int) -> Sampling:
-    """Guidance of some, so that the backbone reads more sequences than there are streams."""
-    return Sampling(seed=stream, top_k=0, guidance=2.0 if stream % 5 == 0 else 1.0)
+    """Guidance of some, so that the backbone reads more sequences than there are streams; the depth of fewer."""
+    guided = {"guidance": 2.0, "depth_guidance": 1.0 + stream % 2} if stream % 5 == 0 else {}
+    return Sampling(seed=stream, top_k=0, depth_mean=stream % 3, **guided)
 
 
 def prompt_of(stream: int, books: int) -> Prompt:

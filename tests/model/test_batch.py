@@ -25,6 +25,7 @@ from csm_model.inference.sampling import Sampling
 from csm_model.model import CsmModel
 
 OFF = Bounds(silent_frames=0, repeated_frames=0)
+DEEP = Sampling(guidance=2.0, depth_guidance=3.0, depth_mean=2)
 LONG = "Hello there. How are you today? It is sunny; we go out."
 
 
@@ -258,8 +259,8 @@ def test_nothing_in_a_frame_waits_for_the_numbers_in_it() -> None:
     """On the meta device tensors have no numbers: whoever asks for one fails."""
     config = debug_config(text_vocab_size=64, num_codebooks=4, codebook_size=32)
     model = CsmModel(config).to("meta")
-    decoder = FrameDecoder(model, slots=4, rows=64)
-    for slot, sampling in enumerate([Sampling(), Sampling(guidance=2.0), Sampling(top_k=0), Sampling(seed=3)]):
+    decoder = FrameDecoder(model, slots=4, rows=64, entries=torch.rand(4, 32, 5))
+    for slot, sampling in enumerate([Sampling(), Sampling(guidance=2.0), DEEP, Sampling(top_k=0)]):
         decoder.begin(slot, sampling)
         decoder.read(slot, Prompt(*text_rows([1, 2, 3], config)))
     for slots in ([0], [2, 1], [3, 0, 1, 2]):
@@ -274,8 +275,9 @@ def test_nothing_in_a_frame_waits_for_the_numbers_in_it() -> None:
 def test_a_frame_is_one_graph(part: str) -> None:
     config = debug_config(text_vocab_size=64, num_codebooks=4, codebook_size=32)
     torch.manual_seed(0)
-    decoder = FrameDecoder(CsmModel(config).eval().requires_grad_(False), slots=3, rows=64)
-    for slot, sampling in enumerate([Sampling(), Sampling(guidance=2.0), Sampling(seed=3)]):
+    model = CsmModel(config).eval().requires_grad_(False)
+    decoder = FrameDecoder(model, slots=3, rows=64, entries=torch.rand(4, 32, 5))
+    for slot, sampling in enumerate([Sampling(), DEEP, Sampling(seed=3)]):
         decoder.begin(slot, sampling)
         decoder.read(slot, Prompt(*text_rows([1, 2, 3], config)))
     slots = [2, 0, 1]

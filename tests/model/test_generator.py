@@ -13,7 +13,7 @@ from csm_model.config import TransformerConfig
 from csm_model.errors import ArtifactError, DigestError, InputError
 from csm_model.frames import FRAME_SAMPLES
 from csm_model.inference.context import ContextTurn
-from csm_model.inference.draws import noise, sample
+from csm_model.inference.draws import nearest_to_mean, noise, sample
 from csm_model.inference.generator import Generator
 from csm_model.inference.safety import MIN_FRAMES, frame_limit
 from csm_model.inference.sampling import Sampling
@@ -83,6 +83,37 @@ def test_guidance_of_one_is_none_and_of_three_is_something(bundle: Bundle) -> No
     assert plain.shape != guided.shape or not torch.equal(plain, guided)
 
 
+def test_guidance_of_the_depth_leaves_the_first_codebook_and_needs_guidance(bundle: Bundle) -> None:
+    plain, guided = codes_of(bundle, seed=2), codes_of(bundle, seed=2, guidance=3.0)
+    assert torch.equal(guided, codes_of(bundle, seed=2, guidance=3.0, depth_guidance=1.0))
+    deep = codes_of(bundle, seed=2, guidance=3.0, depth_guidance=5.0)
+    assert torch.equal(deep[:1, :1], guided[:1, :1])
+    assert deep.shape != guided.shape or not torch.equal(deep, guided)
+    assert torch.equal(plain, codes_of(bundle, seed=2, depth_guidance=5.0)), "without guidance there is none of it"
+
+
+def test_a_mean_leaves_the_codebooks_before_and_after_to_be_drawn(bundle: Bundle) -> None:
+    drawn = [codes_of(bundle, seed=seed, depth_mean=0) for seed in (2, 3)]
+    meant = [codes_of(bundle, seed=seed, depth_mean=1) for seed in (2, 3)]
+    for with_mean, without in zip(meant, drawn, strict=True):
+        assert torch.equal(with_mean[:1, :1], without[:1, :1])
+        assert with_mean.shape != without.shape or not torch.equal(with_mean, without)
+    assert len(meant[0][1].unique()) < len(drawn[0][1].unique()), "random weights hardly move the odds, nor the mean"
+    assert len(meant[0][2].unique()) > 1
+
+
+def test_the_code_nearest_to_the_mean_need_not_be_a_likely_one() -> None:
+    entries = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 0.1], [5.0, 5.0]], dtype=torch.float64)
+    logits = torch.tensor([[2.0, 2.0, -9.0, -9.0, 99.0], [0.0, 9.0, 0.0, 0.0, 99.0], [-9.0, -9.0, -9.0, 2.0, 99.0]])
+    meant = nearest_to_mean(logits, entries, temperature=torch.ones(3))
+    assert meant.tolist() == [2, 1, 3], "the last id is none of the entries"
+    cold = nearest_to_mean(logits, entries, temperature=torch.zeros(3))
+    assert cold.tolist() == [2, 1, 3], "equal odds stay equal"
+    warm = nearest_to_mean(torch.tensor([[1.0, 1.5, 0.0, -99.0]]), entries, temperature=torch.tensor([5.0]))
+    sure = nearest_to_mean(torch.tensor([[1.0, 1.5, 0.0, -99.0]]), entries, temperature=torch.tensor([0.05]))
+    assert (warm.tolist(), sure.tolist()) == ([2], [1])
+
+
 def test_context_changes_speech(bundle: Bundle) -> None:
     generator = Generator(bundle)
     turn = ContextTurn(speaker=0, text="How are you?", codes=codes_of(bundle, seed=1))
@@ -118,7 +149,8 @@ def test_bad_context_is_refused(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"seed": -1}, {"guidance": 11.0}]
+    "settings",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"seed": -1}, {"guidance": 11.0}],
 )
 def test_bad_sampling_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

@@ -36,7 +36,9 @@ def full_request() -> SpeechRequest:
             Turn(voice="Käthe, warm", text="heard too", audio=AUDIO[:7]),
         ),
         seed=2**63 - 1,
-        sampling=SamplingOptions(temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5),
+        sampling=SamplingOptions(
+            temperature=0.7, depth_temperature=0.0, top_k=50, guidance=1.5, depth_guidance=2.0, depth_mean=3
+        ),
         max_frames=25,
         stream_id="0a-Z_9xyz",
         text_more=True,
@@ -203,6 +205,7 @@ def test_what_cannot_be_said_is_refused_when_it_is_asked(values: dict[str, objec
         ({"temperature": float("nan")}, "temperature nan"),
         ({"depth_temperature": float("inf")}, "depth_temperature inf"),
         ({"guidance": 11.0}, "guidance 11.0: must be 0 to 10"),
+        ({"depth_guidance": -0.5}, "depth_guidance -0.5: must be 0 to 10"),
         ({"top_k": -1}, "top_k -1"),
     ],
 )

@@ -95,7 +95,8 @@ def test_a_stream_equals_the_offline_generator(client: SpeechClient, offline: Bu
 
 def test_context_and_sampling_reach_the_model(client: SpeechClient, bundle: Path, offline: Bundle) -> None:
     context = [Turn(speaker=1, text="Where to?", codes=CONTEXT_CODES), Turn(speaker=0, text="To Boston, please.")]
-    options = SamplingOptions(temperature=0.3, depth_temperature=0.0, top_k=7, guidance=1.0)
+    settings = {"temperature": 0.3, "depth_temperature": 0.0, "guidance": 1.5, "depth_guidance": 2.0}
+    options = SamplingOptions(top_k=7, depth_mean=1, **settings)
     chunks, ended = heard(client, TEXT, 0, context=context, sampling=options, seed=5, max_frames=20)
     speech = Generator(offline).speak(
         TEXT,
@@ -104,7 +105,7 @@ def test_context_and_sampling_reach_the_model(client: SpeechClient, bundle: Path
             ContextTurn(speaker=1, text="Where to?", codes=torch.from_numpy(CONTEXT_CODES)),
             ContextTurn(speaker=0, text="To Boston, please."),
         ],
-        sampling=Sampling(temperature=0.3, depth_temperature=0.0, top_k=7, guidance=1.0, seed=5),
+        sampling=Sampling(top_k=7, depth_mean=1, seed=5, **settings),
         max_frames=20,
     )
     assert_equal(chunks, ended, speech)

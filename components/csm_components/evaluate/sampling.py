@@ -37,7 +37,7 @@ from csm_model.inference.sampling import Sampling
 from csm_serving.wire.protocol import SamplingOptions
 
 FIGURES = "sampling.json"
-_COLUMNS = ("temperature", "depth_temperature", "guidance")
+_COLUMNS = ("temperature", "depth_temperature", "guidance", "depth_guidance", "depth_mean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,15 @@ def compare_samplings(
 
 def series_of(setting: SamplingOptions, draw: int) -> str:
     """What the folder of its clips is called."""
-    values = (setting.temperature, setting.depth_temperature, setting.top_k, setting.guidance, draw)
+    values = (
+        setting.temperature,
+        setting.depth_temperature,
+        setting.top_k,
+        setting.guidance,
+        setting.depth_guidance,
+        setting.depth_mean,
+        draw,
+    )
     return "-".join(f"{value:g}" for value in values if value is not None)
 
 
@@ -162,7 +170,7 @@ def _tried(setting: SamplingOptions, rows: Sequence[JudgedSentence], own: Sequen
 def samplings_table(tried: Sequence[Tried]) -> Table:
     """A row a setting, the bundle's own first, then the fewest word errors."""
     table = Table(
-        title="sampling: temperature of codebook 0, of the others, guidance;\n"
+        title="sampling: temperature of codebook 0, of the others, guidance of either, means;\n"
         "difference from the bundle's own (first row) in points, paired, with 95 %",
         title_justify="left",
     )
@@ -202,6 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, nargs="+", help="of codebook 0 (default: the bundle's)")
     parser.add_argument("--depth-temperature", type=float, nargs="+", help="of the others (default: the bundle's)")
     parser.add_argument("--guidance", type=float, nargs="+", help="towards the text (default: the bundle's)")
+    parser.add_argument(
+        "--depth-guidance", type=float, nargs="+", help="the same of the other codebooks (default: the bundle's)"
+    )
+    parser.add_argument("--depth-mean", type=int, nargs="+", help="codebooks by their mean (default: the bundle's)")
     parser.add_argument("--split", default="validation", help="whose sentences (default validation)")
     parser.add_argument("--per-voice", type=int, default=48, help="sentences of each voice, at most (default 48)")
     parser.add_argument("--draws", type=int, default=2, help="how often each is spoken (default 2)")
@@ -220,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 temperature=options.temperature,
                 depth_temperature=options.depth_temperature,
                 guidance=options.guidance,
+                depth_guidance=options.depth_guidance,
+                depth_mean=options.depth_mean,
             ),
             codec=options.codec,
             split=options.split,

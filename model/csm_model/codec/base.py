@@ -63,6 +63,11 @@ class AudioCodec(Protocol):
         """SHA-256 of the weights and configuration; token shards and bundles name it."""
         ...
 
+    @property
+    def entries(self) -> Tensor | None:
+        """`[K, N, L]`: what the codes of each codebook stand for, of which sound is made; None where it is not told."""
+        ...
+
     def encode(self, audio: Tensor) -> Tensor:
         """Sound `[B, 1, S]` (float32, -1 to 1) to codes `[B, K, ceil(S / 1920)]` (int64); zeros fill the last frame."""
         ...

@@ -168,6 +168,11 @@ class MimiCodec:
         return int(self._model.cardinality)
 
     @property
+    def entries(self) -> None:
+        """Not told: a code stands for a vector of either of two spaces."""
+        return None
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the configuration and every tensor; worked out once."""
         if self._digest is None:

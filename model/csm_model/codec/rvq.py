@@ -68,6 +68,11 @@ class RvqCodec(nn.Module):
             total.update(tensor.half().numpy().tobytes())
         return total.hexdigest()
 
+    @property
+    def entries(self) -> Tensor:
+        """`[K, N, L]`: the vectors whose sum a frame's latent is."""
+        return self.quantizer.codebooks
+
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
         """Sound `[B, 1, S]` to codes `[B, K, ceil(S / 1920)]`."""

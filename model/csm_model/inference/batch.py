@@ -104,7 +104,8 @@ class SpeechBatch:
         self.prefixes = PrefixCache(PREFIX_BYTES) if prefixes is None else prefixes
         self._prefill_rows = prefill_rows
         most = rows or bundle.model.config.max_rows
-        self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided)
+        entries = bundle.codec.entries
+        self._decoder = FrameDecoder(bundle.model, slots=slots, rows=most, guided=guided, entries=entries)
         self._codec = bundle.codec.slot_decoder(slots)
         self._marker = marker
         self._silence: Tensor | None = None

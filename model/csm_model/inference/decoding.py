@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csm_model.inference.draws import noise, sample
+from csm_model.inference.draws import nearest_to_mean, noise, sample
 from csm_model.inference.prompt import audio_rows
 from csm_model.inference.sampling import Sampling
 from csm_model.kernels import KernelLinear, attend_slots
@@ -89,9 +89,11 @@ class _Step:
 
     slots: Tensor  # [M]
     guided: Tensor  # places among the M of those that are guided
+    deep: Tensor  # places among the M of those whose other codebooks are guided too
     gumbel: Tensor  # [M, K, V]
     may_end: Tensor  # [M] bool
     most: int | None  # the largest `top_k`; None where all draw from all
+    means: int  # codebooks after the first of which any takes the mean
 
 
 class FrameDecoder:
@@ -102,9 +104,12 @@ class FrameDecoder:
         slots: S, sequences at once.
         rows: the most rows of a sequence, prompt and speech together.
         guided: whether sequences may ask for guidance, which takes a second cache.
+        entries: `[K, N, L]`, what the codec's codes stand for; without it none is taken by the mean.
     """
 
-    def __init__(self, model: CsmModel, *, slots: int, rows: int, guided: bool = True) -> None:
+    def __init__(
+        self, model: CsmModel, *, slots: int, rows: int, guided: bool = True, entries: Tensor | None = None
+    ) -> None:
         assert rows <= model.config.max_rows, (rows, model.config.max_rows)
         weight = model.audio_embeddings.weight
         config, device = model.config, weight.device
@@ -113,17 +118,20 @@ class FrameDecoder:
         kept = model.backbone.cache_dtype or weight.dtype
         self._cache = KVCache(config.backbone, batch_size=sequences, rows=rows, dtype=kept, device=device)
         self._depth_cache = KVCache(
-            config.depth, batch_size=slots, rows=config.num_codebooks, dtype=kept, device=device
+            config.depth, batch_size=sequences, rows=config.num_codebooks, dtype=kept, device=device
         )
         if isinstance(model.projection, KernelLinear):
             self._cache.attend = self._depth_cache.attend = attend_slots
-        self._numbers = torch.arange(slots, device=device)
+        self._entries = None if entries is None else entries.to(device, torch.float64)
+        self._numbers = torch.arange(sequences, device=device)
         self._banned = torch.arange(config.audio_vocab_size, device=device)[None] >= config.codebook_size
         self._state = torch.zeros(sequences, config.backbone.dim, dtype=weight.dtype, device=device)
         self._temperature = torch.ones(slots, device=device)
         self._depth_temperature = torch.ones(slots, device=device)
         self._top_k = torch.ones(slots, dtype=torch.long, device=device)
         self._guidance = torch.ones(slots, 1, device=device)
+        self._depth_guidance = torch.ones(slots, 1, device=device)
+        self._depth_mean = torch.zeros(slots, dtype=torch.long, device=device)
         self._audio_only = torch.ones(1, 1, config.num_codebooks + 1, dtype=torch.bool, device=device)
         self._audio_only[..., -1] = False
         self._sampling = [Sampling()] * slots
@@ -156,6 +164,8 @@ class FrameDecoder:
         self._depth_temperature[slot] = sampling.depth_temperature
         self._top_k[slot] = min(sampling.top_k, vocabulary) or vocabulary
         self._guidance[slot] = sampling.guidance
+        self._depth_guidance[slot] = sampling.depth_guidance
+        self._depth_mean[slot] = sampling.depth_mean
         self._cache.lengths[slot :: self.slots] = keep
 
     @torch.inference_mode()
@@ -229,12 +239,15 @@ class FrameDecoder:
         device = self._state.device
         gumbel = torch.stack([noise(self._sampling[slot].seed, self._frames[slot], shape) for slot in slots])
         guided = [place for place, slot in enumerate(slots) if self._is_guided(slot)]
+        deep = [place for place in guided if self._sampling[slots[place]].depth_guidance != 1.0]
         return _Step(
             slots=torch.tensor(slots, device=device),
             guided=torch.tensor(guided, dtype=torch.long, device=device),
+            deep=torch.tensor(deep, dtype=torch.long, device=device),
             gumbel=gumbel.to(device, non_blocking=True),
             may_end=torch.tensor(may_end, device=device),
             most=max(ks) if min(ks) < vocabulary else None,
+            means=0 if self._entries is None else max(self._sampling[slot].depth_mean for slot in slots),
         )
 
     def _at(self, sequences: Tensor, most: int) -> CacheItems:
@@ -254,20 +267,29 @@ class FrameDecoder:
         state = self._state[slots]
         logits = model.codebook0_head(state).float()
         if len(step.guided):
-            read = logits[step.guided]
             unread = model.codebook0_head(self._state[slots[step.guided] + self.slots]).float()
-            logits[step.guided] = unread + self._guidance[slots[step.guided]] * (read - unread)
+            logits = _guided(logits, unread, step.guided, self._guidance[slots[step.guided]])
         bans = self._banned.repeat(batch, 1)
         bans[:, config.end_code] = ~step.may_end
         codes = [self._sample(logits, bans, step, 0, self._temperature)]
         self._depth_cache.clear()
-        depth = self._depth_cache.at(self._numbers[:batch])
-        entering = torch.stack([state, model.embed_code(codes[0], 0)], dim=1)
+        # Those whose depth is guided come once more behind the others, with the state that has not read the text.
+        twice = torch.cat([torch.arange(batch, device=slots.device), step.deep]) if len(step.deep) else slice(None)
+        depth = self._depth_cache.at(self._numbers[: batch + len(step.deep)])
+        weight = self._depth_guidance[slots[step.deep]]
+        state = torch.cat([state, self._state[slots[step.deep] + self.slots]]) if len(step.deep) else state
+        entering = torch.stack([state, model.embed_code(codes[0], 0)[twice]], dim=1)
         for book in range(1, books):
             out = model.decoder(model.projection(entering), depth)[:, -1]
             logits = model.code_logits(out, book)
-            codes.append(self._sample(logits, self._banned, step, book, self._depth_temperature))
-            entering = model.embed_code(codes[-1], book)[:, None]
+            if len(step.deep):
+                logits = _guided(logits[:batch].float(), logits[batch:].float(), step.deep, weight)
+            code = self._sample(logits, self._banned, step, book, self._depth_temperature)
+            if book <= step.means and self._entries is not None:
+                mean = nearest_to_mean(logits, self._entries[book], temperature=self._depth_temperature[slots])
+                code = torch.where(self._depth_mean[slots] < book, code, mean)
+            codes.append(code)
+            entering = model.embed_code(codes[-1], book)[twice, None]
         frame = torch.stack(codes, dim=1)
         ended = frame[:, 0] == config.end_code if config.end == "reserved" else (frame == config.end_code).all(1)
         return SampledFrame(frame, ended)
@@ -281,3 +303,9 @@ class FrameDecoder:
             top_k=self._top_k[step.slots],
             most=step.most,
         )
+
+
+def _guided(logits: Tensor, unread: Tensor, places: Tensor, weight: Tensor) -> Tensor:
+    """Logits `[M, V]` of which those at `places` `[G]` are led away from the `unread` ones `[G, V]`, in place."""
+    logits[places] = unread + weight * (logits[places] - unread)
+    return logits

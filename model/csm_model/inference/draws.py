@@ -22,6 +22,23 @@ def noise(seed: int, frame: int, shape: tuple[int, ...]) -> Tensor:
     return -(-uniform.log_()).log_()
 
 
+def nearest_to_mean(logits: Tensor, entries: Tensor, *, temperature: Tensor) -> Tensor:
+    """The code of each row of `[B, V]` whose entry is nearest to the mean of all entries by their odds: int64 `[B]`.
+
+    Of many codes that are about as likely as one another the likeliest is hardly less a matter of chance than a draw;
+    their mean is not, being the estimate with the least squared error.
+
+    Args:
+        logits: `[B, V]`, of any float type; those after the first N count nothing.
+        entries: `[N, L]` float64: what the codes stand for. Single precision would let the neighbours in a batch decide
+            between entries that are equally near.
+        temperature: float32 `[B]`.
+    """
+    heat = temperature[:, None].clamp(min=1e-3)
+    odds = (logits[:, : len(entries)].float() / heat).softmax(-1).double()
+    return (odds @ entries @ entries.T - 0.5 * entries.square().sum(-1)).argmax(-1)
+
+
 def sample(logits: Tensor, gumbel: Tensor, *, temperature: Tensor, top_k: Tensor, most: int | None) -> Tensor:
     """Draws one id from each row of `[B, V]`: int64 `[B]`.
 

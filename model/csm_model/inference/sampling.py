@@ -22,6 +22,11 @@ class Sampling:
     """Only so many of the most likely codes are drawn from; 0 for all."""
     guidance: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Classifier-free guidance of codebook 0 towards the text; 1 is none ([Ho and Salimans 2022](https://arxiv.org/abs/2207.12598))."""
+    depth_guidance: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Of the other codebooks, where codebook 0 is guided; 1 is none."""
+    depth_mean: Annotated[int, Field(ge=0, le=256)] = 0
+    """Of so many codebooks after the first no code is drawn, but the one is taken that is nearest to the mean of all
+    by their odds at `depth_temperature`. Where the codec does not tell its entries they are drawn."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The same seed gives the same speech."""
 

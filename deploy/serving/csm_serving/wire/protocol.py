@@ -112,11 +112,18 @@ class SamplingOptions:
     """Only so many of the likeliest codes are drawn from; 0 for all."""
     guidance: float | None = None
     """Towards the text; 1 is none."""
+    depth_guidance: float | None = None
+    """The same of the other codebooks, where codebook 0 is guided."""
+    depth_mean: int | None = None
+    """So many of the other codebooks are not drawn: the code nearest to the mean of all by their odds is taken."""
 
     def __post_init__(self) -> None:
         _check_float(self.temperature, "temperature", MAX_TEMPERATURE)
         _check_float(self.depth_temperature, "depth_temperature", MAX_TEMPERATURE)
         _check_float(self.guidance, "guidance", MAX_GUIDANCE)
+        _check_float(self.depth_guidance, "depth_guidance", MAX_GUIDANCE)
+        if self.depth_mean is not None:
+            _check_int(self.depth_mean, "depth_mean", 0, MAX_CODEBOOKS)
         if self.top_k is not None:
             _check_int(self.top_k, "top_k", 0, MAX_INT32)
 

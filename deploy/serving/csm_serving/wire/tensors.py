@@ -77,6 +77,8 @@ INPUTS: Final = (
     _input("DEPTH_TEMPERATURE", "FP64", (1,), "Of the others; 0 to 5."),
     _input("TOP_K", "INT32", (1,), "Likeliest codes; 0 for all."),
     _input("GUIDANCE", "FP64", (1,), "Towards the text; 0 to 10, 1: none."),
+    _input("DEPTH_GUIDANCE", "FP64", (1,), "The same of the other codebooks."),
+    _input("DEPTH_MEAN", "INT32", (1,), "Other codebooks taken by their mean."),
     _input("MAX_FRAMES", "INT32", (1,), "Frames that cut the turn."),
     _input("CONTEXT_TEXT", "BYTES", (-1,), "Texts of the N turns before, oldest first."),
     _input("CONTEXT_SPEAKER", "INT32", (-1,), "Their N speakers."),
