@@ -1,22 +1,20 @@
 """The policy of a data set: which licences it takes and for what, whose consent it needs, and the bounds of its checks.
 
 It is one TOML file, which the setting data.policy names; `csm data policy` prints the one in force, to begin one's own
-from. A section that the file leaves out is as it is without a file; `[licenses]` is the whole list.
+from. A section that the file leaves out is as it is without a file; `[licenses]` is the whole list::
 
-```toml
-[licenses]
-"CC0-1.0" = ["train", "evaluate", "research"]
-"CC-BY-NC-4.0" = ["research"]
+    [licenses]
+    "CC0-1.0" = ["train", "evaluate", "research"]
+    "CC-BY-NC-4.0" = ["research"]
 
-[licenses.LicenseRef-LDC]
-document = "ldc-agreement.pdf"
-sha256 = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
-approver = "J. Doe, legal"
-uses = ["train", "evaluate"]
+    [licenses.LicenseRef-LDC]
+    document = "ldc-agreement.pdf"
+    sha256 = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
+    approver = "J. Doe, legal"
+    uses = ["train", "evaluate"]
 
-[rights]
-consent = "required"
-```
+    [rights]
+    consent = "required"
 
 A licence that has no public name is a `LicenseRef-NAME` with the document that somebody has approved: where that is
 missing, or is another, nothing of a corpus is read.
