@@ -161,7 +161,7 @@ def load_bundle(
     try:
         _ = bundle.sampling, bundle.speakers
         for name, value in manifest.get("sampling", {}).items():
-            if isinstance(value, bool) or (name in ("top_k", "seed") and not isinstance(value, int)):
+            if isinstance(value, bool) or (name in ("top_k", "depth_mean", "seed") and not isinstance(value, int)):
                 raise InputError(f"{name} is {quoted(value)}")
     except (CsmError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
