@@ -205,8 +205,8 @@ def test_what_cannot_be_said_is_refused_when_it_is_asked(values: dict[str, objec
         ({"temperature": float("nan")}, "temperature nan"),
         ({"depth_temperature": float("inf")}, "depth_temperature inf"),
         ({"guidance": 11.0}, "guidance 11.0: must be 0 to 10"),
-        ({"depth_guidance": -0.5}, "depth_guidance -0.5: must be 0 to 10"),
         ({"top_k": -1}, "top_k -1"),
+        ({"depth_guidance": -0.5}, "depth_guidance -0.5: must be 0 to 10"),
     ],
 )
 def test_sampling_has_bounds(values: dict[str, float], message: str) -> None:

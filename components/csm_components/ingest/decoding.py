@@ -118,6 +118,8 @@ def _finite(path: Path, block: Samples) -> Samples:
 
 def _refused(path: Path, error: Exception) -> AudioError:
     reason = getattr(error, "error_string", None) or error
+    if "does not exist" in str(reason):  # libsndfile's word for an MP3 in which it finds none
+        reason = "it is not what its name says"
     if _is_shortened(path):
         reason = "it is packed with shorten; unpack it, such as by sph2pipe -f wav"
     return AudioError(f"{path}: cannot be read as sound ({str(reason).rstrip('.')})")

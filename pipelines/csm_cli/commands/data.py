@@ -43,14 +43,11 @@ def readers(as_json: AsJson = False) -> None:
     console_for(sys.stdout).print(table, highlight=False, markup=False)
 
 
-_Place = Annotated[
-    Path, typer.Argument(help="Folder of a run, or of what ingest wrote.", metavar="RUN", show_default=False)
-]
-_Name = Annotated[
+_Run = Annotated[Path, typer.Argument(help="Folder of a run, or of what ingest wrote.", show_default=False)]
+_Record = Annotated[
     str,
     typer.Argument(
         help="A turn or a conversation by its id, or a file of the corpus by its path.",
-        metavar="ID",
         show_default=False,
     ),
 ]
@@ -60,7 +57,7 @@ _Annotations = Annotated[
 ]
 
 
-def why(place: _Place, name: _Name, annotations: _Annotations = None, as_json: AsJson = False) -> None:
+def why(run: _Run, record: _Record, annotations: _Annotations = None, as_json: AsJson = False) -> None:
     """Say why a record is in the data or not: by which rule, with the figure that was found and its bound.
 
     [bold]Examples[/bold]
@@ -70,7 +67,7 @@ def why(place: _Place, name: _Name, annotations: _Annotations = None, as_json: A
     from csm_components.datacard.record import find_folders, find_record
     from csm_components.datacard.record import why as told
 
-    found = find_record(find_folders(place, annotations), name)
+    found = find_record(find_folders(run, annotations), record)
     if as_json:
         fields = ("id", "kept", "conversation", "split", "reason", "detail", "tags")
         print_json([{key: value for key, value in row.to_json().items() if key in fields} for row in found])
@@ -80,8 +77,8 @@ def why(place: _Place, name: _Name, annotations: _Annotations = None, as_json: A
 
 
 def show(
-    place: _Place,
-    name: _Name,
+    run: _Run,
+    record: _Record,
     annotations: _Annotations = None,
     as_json: AsJson = False,
 ) -> None:
@@ -93,7 +90,7 @@ def show(
     """
     from csm_components.datacard.record import find_folders, find_record
 
-    rows = [row.to_json() for row in find_record(find_folders(place, annotations), name)]
+    rows = [row.to_json() for row in find_record(find_folders(run, annotations), record)]
     if as_json:
         print_json(rows)
         return
@@ -106,7 +103,7 @@ def show(
 
 
 def card(
-    place: _Place,
+    run: _Run,
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("data.html"),
     corpus: Annotated[
         Path | None,
@@ -114,7 +111,9 @@ def card(
             help="Folder of the corpus, for the sound of what was left out.", show_default="without that sound"
         ),
     ] = None,
-    players: Annotated[int, typer.Option(min=0, help="Players of records kept, and of those left out.")] = 20,
+    players: Annotated[
+        int, typer.Option(min=0, metavar="<int>", help="Players of records kept, and of those left out.")
+    ] = 20,
     annotations: _Annotations = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +127,7 @@ def card(
     """
     from csm_components.datacard.record import find_folders
 
-    folders = find_folders(place, annotations)
+    folders = find_folders(run, annotations)
 
     from csm_components.datacard.page import write_page
     from csm_components.datacard.summary import lead
