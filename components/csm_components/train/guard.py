@@ -34,9 +34,9 @@ ERRORS_VARIABLE = "CSM_GUARD_ERRORS"
 """Where a process leaves what it dies of: a folder, or an address of the storage; unset: nowhere."""
 STOP_SECONDS = 600.0
 """What workers get to save once they were asked to stop; then they are killed."""
-LEAVE_SECONDS = 60.0
-"""What an agent gets to end once its workers have: it waits for the other agents, for those that are gone already 300
-seconds in vain, and in a call that no signal ends."""
+LEAVE_SECONDS = 10.0
+"""What an agent gets to end once its workers have: it waits for the other agents, of which nothing is to come any more,
+and for those that are gone already 300 seconds in vain, in a call that no signal ends."""
 _LOOK_SECONDS = 0.5
 
 

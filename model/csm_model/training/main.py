@@ -54,7 +54,7 @@ def main(
         fetch, replay_fetch = (
             open_storage(place) if "://" in place else None for place in (config.tokens, config.replay or "")
         )
-        with StopSignal() as stop, joined_world() as world:
+        with joined_world() as world, StopSignal() as stop:  # who waits for others to join has nothing to save yet
             Trainer(config, world, mirror=mirror, fetch=fetch, replay_fetch=replay_fetch).run(stop)
     except Exception as error:
         said = error if isinstance(error, CsmError) else machine_error(error, out)
