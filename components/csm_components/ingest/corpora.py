@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from csm_components.ingest.annotated import read_annotated
 from csm_components.ingest.archives import file_of, is_archive, member_of
@@ -139,37 +139,41 @@ class Described:
     """What has refused them."""
 
 
-def describe(
-    files: CorpusFiles,
-    *,
-    layout: str | None = None,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
-) -> Described:
+class Chosen(TypedDict, total=False):
+    """What of a corpus is taken, as every part of ingest is given it."""
+
+    layout: str | None
+    """Name of the reader to read it with; without it, the one that recognises it."""
+    default_license: str | None
+    """Licence of records that name none; without it, what the corpus's LICENSE file names."""
+    max_conversations: int | None
+    """Take only so many, evenly spread over the corpus and over its splits."""
+    annotations: Path | None
+    """Folder that annotate wrote of it (`annotated`); without it, its own texts are all that is known."""
+    gate: RecordGate | None
+    """Which records may be taken, and the bounds of the checks; the packaged policy without it."""
+
+
+def describe(files: CorpusFiles, **chosen: Unpack[Chosen]) -> Described:
     """Reads the texts of a corpus.
 
     Args:
         files: the corpus.
-        layout: name of the reader to read it with; without it, the one that recognises it.
-        default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
-        max_conversations: take only so many, evenly spread over the corpus and over its splits.
-        annotations: folder that annotate wrote of it (`annotated`); without it, its own texts are all that is known.
-        gate: what decides which records may be taken; the packaged policy without it.
+        chosen: what of it is taken.
 
     Raises:
         InputError: no sound or no text in it.
     """
-    gate = gate or RecordGate()
-    license_name = default_license or license_of_folder(files.folder, gate.policy.documents)
+    layout, annotations = chosen.get("layout"), chosen.get("annotations")
+    gate = chosen.get("gate") or RecordGate()
+    license_name = chosen.get("default_license") or license_of_folder(files.folder, gate.policy.documents)
     if annotations is None:
         found = read_corpus(files.folder, list(files.sounds), layout)
     else:
         found = read_annotated(files.folder, list(files.sounds), annotations, layout)
     corpus = with_default_license(read_marks(found, gate.policy.text), license_name)
     sounds = files.sounds
-    if max_conversations is not None:
+    if (max_conversations := chosen.get("max_conversations")) is not None:
         corpus, sounds = thin_out(corpus, max_conversations), ()
     corpus, refused = gate.passed(corpus)
     corpus, refused = selected(corpus, gate.policy.figures, refused)

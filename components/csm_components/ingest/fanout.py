@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 
 from csm_components import made
 from csm_components.ingest import step
 from csm_components.ingest.convert import committed_part, part_path
-from csm_components.ingest.corpora import describe, digests_of_sounds, keys_of, open_corpus, work_of
-from csm_components.ingest.rights import RecordGate
+from csm_components.ingest.corpora import Chosen, describe, digests_of_sounds, keys_of, open_corpus, work_of
 from csm_components.ingest.speakers import Numbering
 from csm_components.program import code_digest
 from csm_components.settings import Settings
@@ -60,12 +59,8 @@ def plan_ingest(
     corpus: str,
     *,
     shards: int,
-    layout: str | None = None,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
     settings: Settings | None = None,
+    **chosen: Unpack[Chosen],
 ) -> ShardPlan:
     """Divides a corpus into at most `shards` shards that take about the same time.
 
@@ -73,14 +68,7 @@ def plan_ingest(
         InputError: what `corpora.describe` raises, or a number of shards that cannot be.
     """
     with open_corpus(corpus, settings) as files:
-        described = describe(
-            files,
-            layout=layout,
-            default_license=default_license,
-            max_conversations=max_conversations,
-            annotations=annotations,
-            gate=gate,
-        )
+        described = describe(files, **chosen)
     count = len(described.corpus.conversations)
     return ShardPlan(shards=shard_names(shards, count), conversations=count)
 
@@ -90,14 +78,10 @@ def ingest_shard(
     shard: str,
     out: Path,
     *,
-    layout: str | None = None,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
     workers: int | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
+    **chosen: Unpack[Chosen],
 ) -> IngestShardResult:
     """Converts the conversations of one shard; takes what this or another run has made of the same inputs.
 
@@ -105,28 +89,17 @@ def ingest_shard(
         corpus: folder, or a tree in the storage, of which only the texts and this shard's sound are fetched.
         shard: name of the shard.
         out: folder for the result; may hold part of one from a run that was killed.
-        layout: name of the corpus's reader; without it, the one that recognises it.
-        default_license: licence of records that name none.
-        max_conversations: take only so many of the corpus.
-        annotations: folder that annotate wrote of the corpus, if any.
-        gate: which records may be taken; the packaged policy without it.
         workers: processes; `CSM_WORKERS` or one a core without it.
         settings: of the storage that holds the corpus; the environment's without them.
         console: where progress goes; standard error without it.
+        chosen: what of the corpus is taken.
 
     Raises:
         InputError: what `corpora.describe` raises, or no such shard.
     """
     console = console or Console(stderr=True)
     with open_corpus(corpus, settings) as files:
-        described = describe(
-            files,
-            layout=layout,
-            default_license=default_license,
-            max_conversations=max_conversations,
-            annotations=annotations,
-            gate=gate,
-        )
+        described = describe(files, **chosen)
         everything = described.corpus.conversations
         sources = everything[shard_span(shard, work_of(files, everything))]
         digests = digests_of_sounds(files, sources)
@@ -154,23 +127,12 @@ def shard_keys(
     corpus: str,
     *,
     shards: int,
-    layout: str | None = None,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
     settings: Settings | None = None,
+    **chosen: Unpack[Chosen],
 ) -> dict[str, str]:
     """The key that each shard of a corpus will have, by its name; for whoever asks what the storage holds already."""
     with open_corpus(corpus, settings) as files:
-        described = describe(
-            files,
-            layout=layout,
-            default_license=default_license,
-            max_conversations=max_conversations,
-            annotations=annotations,
-            gate=gate,
-        )
+        described = describe(files, **chosen)
         everything = described.corpus.conversations
         keys = keys_of(everything, described, digests_of_sounds(files, everything))
         work = work_of(files, everything)
@@ -185,14 +147,10 @@ def join_ingest(
     corpus: str,
     out: Path,
     *,
-    layout: str | None = None,
-    default_license: str | None = None,
-    max_conversations: int | None = None,
     numbering: Numbering = "auto",
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
     settings: Settings | None = None,
     console: Console | None = None,
+    **chosen: Unpack[Chosen],
 ) -> step.IngestResult:
     """Joins all shards of a corpus; only its texts are read again.
 
@@ -200,28 +158,17 @@ def join_ingest(
         parts: the shards' folders, in any order.
         corpus: the corpus, as the shards had it.
         out: folder for the result.
-        layout: as the shards had it.
-        default_license: as the shards had it.
-        max_conversations: as the shards had it.
         numbering: where speakers' numbers count (`speakers`).
-        annotations: as the shards had them.
-        gate: as the shards had it.
         settings: of the storage that holds the corpus.
         console: where tables go; standard error without it.
+        chosen: what of the corpus is taken, as the shards had it.
 
     Raises:
         InputError: a shard is missing, or the corpus has changed since; and what `step.ingest` raises.
     """
     console = console or Console(stderr=True)
     with open_corpus(corpus, settings) as files:
-        described = describe(
-            files,
-            layout=layout,
-            default_license=default_license,
-            max_conversations=max_conversations,
-            annotations=annotations,
-            gate=gate,
-        )
+        described = describe(files, **chosen)
     notes = {part: _shard_note(part) for part in parts}
     digests = {audio: digest for note in notes.values() for audio, digest in note["sounds"].items()}
     folders = {name: part for part, note in notes.items() for name in note["keys"]}

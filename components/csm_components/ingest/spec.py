@@ -16,6 +16,7 @@ from csm_components.spec import FanOut, Input, Output, StepSettings, StepSpec
 from csm_model.rules import by
 
 if TYPE_CHECKING:
+    from csm_components.ingest.corpora import Chosen
     from csm_components.job import StepJob
 
 
@@ -52,8 +53,8 @@ class IngestSettings(StepSettings):
 
 
 @contextmanager
-def _chosen(job: StepJob) -> Iterator[dict[str, Any]]:
-    """What a person chose, by the names under which the work of every part takes it."""
+def _chosen(job: StepJob) -> Iterator[Chosen]:
+    """What a person chose of the corpus."""
     from csm_components.annotate.annotations import TABLES
     from csm_components.ingest.rights import open_gate
     from csm_components.settings import load_settings

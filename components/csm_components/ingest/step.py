@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 from rich.progress import Progress
@@ -37,6 +37,7 @@ from csm_components.ingest.catalogue import (
 )
 from csm_components.ingest.convert import ConvertTask, committed_part, convert, file_name, part_path
 from csm_components.ingest.corpora import (
+    Chosen,
     CorpusFiles,
     Described,
     corpus_in,
@@ -46,7 +47,6 @@ from csm_components.ingest.corpora import (
     sounds_of,
 )
 from csm_components.ingest.records import SourceConversation
-from csm_components.ingest.rights import RecordGate
 from csm_components.ingest.speakers import Numbering
 from csm_components.ingest.table import kept_table, rejection_table
 from csm_components.settings import worker_count
@@ -78,44 +78,29 @@ def ingest(
     corpus: Path,
     out: Path,
     *,
-    layout: str | None = None,
-    default_license: str | None = None,
-    annotations: Path | None = None,
-    gate: RecordGate | None = None,
     speakers: Mapping[str, int] | None = None,
     numbering: Numbering = "auto",
-    max_conversations: int | None = None,
     workers: int | None = None,
     console: Console | None = None,
+    **chosen: Unpack[Chosen],
 ) -> IngestResult:
     """Checks every record of a corpus and writes what can be used as conversations of sound at 24 kHz.
 
     Args:
         corpus: folder of sound and text (see `layouts`).
         out: folder for the result; may hold part of one from a run that was killed.
-        layout: name of the corpus's reader (`readers.table`); without it, the one that recognises it.
-        default_license: licence of records that name none; without it, what the corpus's LICENSE file names.
-        annotations: folder that annotate wrote of this corpus; without it, its own texts are all that is known.
-        gate: which records may be taken, and the bounds of the checks; the packaged policy without it.
         speakers: number of each of the corpus's speaker labels; without it they are kept or given in order.
         numbering: where numbers count that are not given (`speakers`).
-        max_conversations: take only so many, evenly spread over the corpus and over its splits.
         workers: processes; `CSM_WORKERS` or one a core without it.
         console: where progress and tables go; standard error without it.
+        chosen: what of the corpus is taken.
 
     Raises:
         InputError: no such folder, no sound or no text in it, or nothing left after the checks.
     """
     console = console or Console(stderr=True)
     files = corpus_in(corpus, leave_out=out.absolute())
-    described = describe(
-        files,
-        layout=layout,
-        default_license=default_license,
-        max_conversations=max_conversations,
-        annotations=annotations,
-        gate=gate,
-    )
+    described = describe(files, **chosen)
     sources = described.corpus.conversations
     keys = keys_of(sources, described, digests_of_sounds(files, sources))
     inputs = inputs_of(described, keys, speakers, numbering)
