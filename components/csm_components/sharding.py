@@ -36,15 +36,6 @@ def shard_names(shards: int, items: int) -> list[str]:
     return [f"{number:05}-of-{count:05}" for number in range(count)]
 
 
-def shard_place(name: str) -> tuple[int, int]:
-    """The number of a shard, and of how many; raises `InputError` for what names none."""
-    match = _NAME.fullmatch(name)
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if number >= count:
-        raise InputError(f"shard {name!r}: must be NUMBER-of-COUNT in five digits each, such as 00002-of-00008")
-    return number, count
-
-
 def shard_span(name: str, work: Sequence[int]) -> slice:
     """Which items in order are a shard's, so that all shards of a plan have about as much to do.
 
@@ -54,8 +45,14 @@ def shard_span(name: str, work: Sequence[int]) -> slice:
     Args:
         name: of the shard.
         work: how much each item is, more than 0.
+
+    Raises:
+        InputError: the name is no shard's.
     """
-    number, count = shard_place(name)
+    match = _NAME.fullmatch(name)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number >= count:
+        raise InputError(f"shard {name!r}: must be NUMBER-of-COUNT in five digits each, such as 00002-of-00008")
     done = [0, *accumulate(work)]
     start = end = 0
     for left in range(count, count - number - 1, -1):

@@ -6,7 +6,6 @@ parts of its recordings, as in the folder of the whole.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from csm_components.annotate.recording import RecordingTask, committed
 from csm_components.ingest.corpora import open_corpus
 from csm_components.program import code_digest
 from csm_components.settings import Settings
-from csm_components.sharding import shard_names, shard_place, shard_store
+from csm_components.sharding import shard_names, shard_span, shard_store
 from csm_model.errors import InputError
 from csm_model.files import copy_file, digest_of, sweep
 
@@ -114,16 +113,8 @@ def annotate_shard(
 
 
 def share(tasks: Sequence[RecordingTask], shard: str) -> list[RecordingTask]:
-    """The recordings of a shard: the largest that is left goes to the shard with the fewest bytes."""
-    number, count = shard_place(shard)
-    heap = [(0, index) for index in range(count)]
-    mine = []
-    for task in sorted(tasks, key=lambda task: (-task.size, task.audio)):
-        filled, index = heapq.heappop(heap)
-        heapq.heappush(heap, (filled + max(1, task.size), index))
-        if index == number:
-            mine.append(task)
-    return sorted(mine, key=lambda task: task.audio)
+    """The recordings of a shard; all shards have about as many bytes."""
+    return list(tasks[shard_span(shard, [max(1, task.size) for task in tasks])])
 
 
 def join_annotate(

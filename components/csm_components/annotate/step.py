@@ -25,7 +25,7 @@ from csm_components.annotate.recording import STAGES, Asked, RecordingTask, anno
 from csm_components.annotate.words import recogniser_digest, recogniser_folder
 from csm_components.events import progress as tell
 from csm_components.ingest.archives import file_of, is_archive
-from csm_components.ingest.corpora import CorpusFiles, StoredCorpus
+from csm_components.ingest.corpora import CorpusFiles
 from csm_components.ingest.layouts import is_described, read_corpus
 from csm_components.ingest.records import SourceTurn
 from csm_components.settings import worker_count
@@ -133,7 +133,7 @@ def plan_annotate(
                 corpus=files.folder,
                 out=out,
                 asked=asked,
-                size=_size(files, name),
+                size=files.size(name),
                 given=tuple(given.get(audio, ())),
             )
         )
@@ -151,14 +151,6 @@ def _asked(settings: AnnotateSettings) -> Asked:
         channels=settings.channels,
         pause=settings.pause,
     )
-
-
-def _size(files: CorpusFiles, name: str) -> int:
-    """Bytes of a file, of which nothing is fetched."""
-    if isinstance(files, StoredCorpus):
-        return int(files.rows[name]["size"]) if name in files.rows else 0
-    path = files.folder / name
-    return path.stat().st_size if path.is_file() else 0
 
 
 def inputs_of(tasks: Iterable[RecordingTask]) -> str:
