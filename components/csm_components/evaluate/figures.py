@@ -137,6 +137,12 @@ def wer_difference(rows: Sequence[JudgedSentence], others: Sequence[JudgedSenten
     return sum(difference) / max(1, sum(words)), bootstrap_interval(difference, words)
 
 
+def points(difference: float, interval: Interval) -> str:
+    """A difference of rates in points, with its interval."""
+    low, high = interval
+    return f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
 def _errors_by_sentence(rows: Sequence[JudgedSentence]) -> dict[str, tuple[int, int]]:
     """Errors and words of each sentence, over all its clips."""
     sums: dict[str, tuple[int, int]] = {}

@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor
 
 from csm_components.evaluate.clips import commit_clip
-from csm_components.evaluate.figures import Figures, Interval, JudgedSentence, figures_of, wer_difference
+from csm_components.evaluate.figures import Figures, Interval, JudgedSentence, figures_of, points, wer_difference
 from csm_components.evaluate.judges import Size
 from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.sampling import own_sampling
@@ -335,12 +335,11 @@ def parts_table(measured: Sequence[Helped]) -> Table:
     for heading in ("WER", *(f"voice {voice}" for voice in voices), "difference", "MOS"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in measured:
-        low, high = each.difference_interval
         table.add_row(
             "none: by itself" if each.help is None else f"{each.help.history}, {each.help.books}",
             f"{each.figures.wer:.1%}",
             *(f"{each.voices[voice].wer:.1%}" for voice in voices),
-            f"{100 * each.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+            points(each.difference, each.difference_interval),
             "-" if each.figures.mos is None else f"{each.figures.mos:.2f}",
         )
     return table

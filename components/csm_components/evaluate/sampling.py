@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from csm_components.evaluate.figures import Figures, Interval, JudgedSentence, figures_of, wer_difference
+from csm_components.evaluate.figures import Figures, Interval, JudgedSentence, figures_of, points, wer_difference
 from csm_components.evaluate.judges import Size
 from csm_components.evaluate.judging import judged_rows
 from csm_components.evaluate.sources import FromBundle
@@ -177,11 +177,10 @@ def samplings_table(tried: Sequence[Tried]) -> Table:
     for heading in ("sampling", "WER", "difference", "likeness", "MOS", "not ended"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in [tried[0], *sorted(tried[1:], key=lambda other: other.figures.wer)]:
-        low, high = each.difference_interval
         table.add_row(
             "  ".join(f"{getattr(each.sampling, name):g}" for name in _COLUMNS),
             f"{each.figures.wer:.1%}",
-            f"{100 * each.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+            points(each.difference, each.difference_interval),
             f"{each.figures.speaker_similarity:.3f}",
             "-" if each.figures.mos is None else f"{each.figures.mos:.2f}",
             f"{each.figures.unended:.1%}",
